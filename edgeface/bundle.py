@@ -1,0 +1,223 @@
+"""A bundle: a directory with an engine's files and ``bundle.json``, which says all that the runtime must know.
+
+Nothing is guessed from a file name or a shape, and every file's sha256 is checked before an engine sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edgeface.errors import BundleError, BundleHashError, OutputError
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of the bundle, by plain name, with its sha256 in hex and its size."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One pyramid level of a dense stage; maps are (channels, H / stride, W / stride).
+
+    ``anchors_px`` are the sides of the square anchors at a position, centred at ((x + 0.5) * stride, (y + 0.5) *
+    stride); A is their number. Outputs: ``score`` (A) logit face minus background; ``box`` (4A, anchor-major: dx dy dw
+    dh); ``landmarks`` (10A, anchor-major: x y of five points); ``features`` (C), what a points stage gathers from.
+    """
+
+    stride: int
+    anchors_px: list[float]
+    score: str
+    box: str
+    landmarks: str | None = None
+    features: str | None = None
+
+
+class DenseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dense", tag_field="kind"):
+    """A net over the whole image: x = (bgr - mean) * scale as (3, H, W) float32, H and W multiples of ``multiple``.
+
+    With anchor (cx, cy, s): centre = c + dx * v0 * s, side = s * exp(dw * v1), point = c + p * v0 * s, where
+    ``variances`` = (v0, v1).
+    """
+
+    files: list[str]
+    input: str
+    mean: float
+    scale: float
+    multiple: int
+    levels: list[Level]
+    variances: tuple[float, float]
+
+
+class PoseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pose_at_points", tag_field="kind"):
+    """A net on features gathered round kept anchors: P patches of ``patch`` x ``patch`` side by side.
+
+    Input (C, patch, patch * P), zero outside the map; output ``logits`` (3 * bins, 1, P), pitch, yaw, roll. An angle is
+    the expectation over the bins' centres, first_centre_deg + i * bin_deg. ``level`` is the dense level's index; each
+    level has its own file set because the multi-task head before it is folded in.
+    """
+
+    files: list[list[str]]
+    input: str
+    logits: str
+    patch: int
+    bins: int
+    bin_deg: float
+    first_centre_deg: float
+
+
+class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a detector uses when its caller does not say: input size (longest side, px), score and NMS IoU thresholds."""
+
+    size_px: int
+    score: float
+    nms_iou: float
+
+
+class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of bundle.json."""
+
+    schema: int
+    name: str
+    model: str
+    precision: Literal["fp32", "fp16", "int8"]
+    engine: str
+    stages: list[DenseStage | PoseStage]
+    defaults: Defaults
+    files: list[File]
+    licence: str
+    metrics: dict[str, Any]
+    made: dict[str, Any]
+    verified: bool
+
+    @property
+    def dense(self) -> DenseStage:
+        """The dense stage, which every bundle has first (read_bundle checks it)."""
+        stage = self.stages[0]
+        assert isinstance(stage, DenseStage)
+        return stage
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_file(path: Path) -> File:
+    """The manifest entry of a file that lies in the bundle's directory."""
+    return File(path.name, sha256_of(path), path.stat().st_size)
+
+
+def read_bundle(directory: Path, *, verify: bool = True) -> Bundle:
+    """Read and check bundle.json, and with ``verify`` the hash of every file.
+
+    Raises BundleError (missing, not JSON, another schema, inconsistent) and BundleHashError (a file is not the one
+    described).
+    """
+    manifest = directory / MANIFEST
+    try:
+        raw = manifest.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{directory}: no {MANIFEST} there: give a bundle's directory") from None
+    except OSError as error:
+        raise BundleError(f"{manifest}: {error.strerror}") from None
+    try:
+        version = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
+        if version != SCHEMA:
+            raise BundleError(
+                f"{manifest}: schema {version!r}, this edgeface reads {SCHEMA}: convert the checkpoint again"
+            )
+        bundle = msgspec.json.decode(raw, type=Bundle)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{manifest}: {error}: copy the bundle again") from None
+    _check(bundle, manifest)
+    if verify:
+        verify_files(directory, bundle)
+    return bundle
+
+
+def _check(bundle: Bundle, manifest: Path) -> None:
+    if not bundle.stages or not isinstance(bundle.stages[0], DenseStage):
+        raise BundleError(f"{manifest}: the first stage must be a dense one: convert the checkpoint again")
+    listed = {f.name for f in bundle.files}
+    for name in listed:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise BundleError(f"{manifest}: file name {name!r} is not a plain name: do not use this bundle")
+    for stage in bundle.stages:
+        wanted = stage.files if isinstance(stage, DenseStage) else [f for files in stage.files for f in files]
+        for name in wanted:
+            if name not in listed:
+                raise BundleError(f"{manifest}: stage file {name!r} is not under 'files': convert the checkpoint again")
+        if isinstance(stage, PoseStage) and len(stage.files) != len(bundle.dense.levels):
+            raise BundleError(
+                f"{manifest}: {len(stage.files)} pose nets for {len(bundle.dense.levels)} levels: "
+                "convert the checkpoint again"
+            )
+
+
+def verify_files(directory: Path, bundle: Bundle) -> None:
+    """Compare every file with its size and sha256; raises BundleError or BundleHashError with the file's name."""
+    for entry in bundle.files:
+        path = directory / entry.name
+        if not path.is_file():
+            raise BundleError(f"{path}: missing: copy the bundle again, or run 'edgeface models verify'")
+        actual = sha256_of(path)
+        if actual != entry.sha256:
+            raise BundleHashError(
+                f"{path}: sha256 {actual[:12]}... is not {MANIFEST}'s {entry.sha256[:12]}...: "
+                "copy the bundle again, or run 'edgeface models verify'"
+            )
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[Path]:
+    """A temporary directory beside ``directory`` that takes its place when the block ends without an error.
+
+    An existing bundle of that name is replaced only then; after an error nothing is left. Raises OutputError when the
+    disk refuses, and BundleError when ``directory`` holds something that is not a bundle.
+    """
+    if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not (directory / MANIFEST).is_file())):
+        raise OutputError(f"{directory}: exists and is not a bundle: choose another --out")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise OutputError(f"{directory}: {error.strerror}: choose another --out") from None
+    try:
+        yield work
+        work.chmod(0o755)
+        if directory.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+            os.replace(directory, old)
+            os.replace(work, directory)
+            shutil.rmtree(old)
+        else:
+            os.replace(work, directory)
+    except OSError as error:
+        raise OutputError(f"{directory}: {error.strerror}: nothing was written there") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_manifest(directory: Path, bundle: Bundle) -> None:
+    """Write bundle.json into ``directory``, indented, for people to read as well."""
+    (directory / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n")

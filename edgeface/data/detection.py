@@ -1,0 +1,198 @@
+"""The training set of a face detector: every set of the data folder, drawn by weight, cropped and augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from edgeface.data import augment
+from edgeface.data.annotations import Picture, read_annotations
+from edgeface.data.augment import Crop
+from edgeface.data.pixels import Pixels, open_pixels
+from edgeface.data.targets import Targets, targets_of
+from edgeface.errors import DataError
+from edgeface.training.config import Data
+
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """How crops of one kind of set are scaled: see ``augment.choose_scale``."""
+
+    native: float
+    smallest_px: float
+    scale_range: tuple[float, float]
+
+
+# Pictures of one face teach large faces and their landmarks; pasting brings their faces into scenes as small ones. A
+# crop of 80 px may be enlarged further than a whole scene.
+FACE_CROPS = Cropping(0.2, 48.0, (0.15, 3.0))
+SCENE_SMALLEST_PX, SCENE_SCALE_RANGE = 8.0, (0.25, 2.0)
+PASTED_FACE_PX = (8.0, 72.0)
+# Sources of faces to paste: one face a picture, with known landmarks.
+PASTE_SETS = ("landmarks68", "landmarks5")
+
+
+@dataclass(frozen=True)
+class SourceSet:
+    """One set's training pictures: pixels, targets a picture, and which of them serve for what."""
+
+    name: str
+    pictures: list[Picture]
+    pixels: Pixels
+    targets: list[Targets]
+    complete: bool
+
+
+def read_sources(
+    data: Path,
+    names: Iterable[str],
+    cache: Path,
+    progress: Callable[[Iterable[int], str, int], Iterable[int]] = lambda items, _label, _total: items,
+) -> dict[str, SourceSet]:
+    """The named sets below ``data``, without the pictures whose faces nothing places.
+
+    Raises DataError when a set is missing or wrong (file and line are named).
+    """
+    sources = {}
+    for name in names:
+        pictures, targets = [], []
+        for picture in read_annotations(data / name, "train"):
+            found = targets_of(picture, name)
+            if picture.complete or len(found):
+                pictures.append(picture)
+                targets.append(found)
+        if not pictures:
+            raise DataError(f"{data / name}: no training picture with a placed face: set data.weights.{name}=0")
+        pixels = open_pixels(pictures, cache, progress)
+        sources[name] = SourceSet(name, pictures, pixels, targets, all(p.complete for p in pictures))
+    return sources
+
+
+class FeedbackState:
+    """What training tells its loaders: whether to stitch, and which pictures are in the hard set S.
+
+    Lies in shared memory, so that loader processes see it at their next sample.
+    """
+
+    def __init__(self, sources: Mapping[str, SourceSet]) -> None:
+        self.stitch = torch.zeros(1, dtype=torch.uint8).share_memory_()
+        self.hard = {
+            name: torch.zeros(len(s.pictures), dtype=torch.uint8).share_memory_() for name, s in sources.items()
+        }
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one sample is made from: its number in the run (which seeds it) and the side of its canvas."""
+
+    number: int
+    canvas_px: int
+
+
+class DetectionSet(Dataset[Crop]):
+    """Draws crops; the same seed and number give the same crop while the feedback state is the same."""
+
+    def __init__(
+        self, sources: Mapping[str, SourceSet], data: Data, feedback: FeedbackState, hard_share: float, seed: int
+    ) -> None:
+        self.sources = sources
+        self.config = data
+        self.feedback = feedback
+        self.hard_share = hard_share
+        self.seed = seed
+        self.names = [n for n in sources if data.weights.get(n, 0) > 0]
+        weights = np.array([data.weights[n] for n in self.names])
+        self.weights = weights / weights.sum()
+        scenes = [self.sources[n].complete for n in self.names]
+        self.scene_names = [n for n, scene in zip(self.names, scenes, strict=True) if scene]
+        scene_weights = self.weights[scenes]
+        self.scene_weights = scene_weights / scene_weights.sum() if len(scene_weights) else scene_weights
+        self.scenes = Cropping(data.native, SCENE_SMALLEST_PX, SCENE_SCALE_RANGE)
+        self.paste_names = [n for n in PASTE_SETS if n in sources]
+
+    def __getitem__(self, draw: Draw) -> Crop:  # type: ignore[override]  # torch types the index as int
+        rng = np.random.default_rng((self.seed, draw.number))
+        if self.scene_names and bool(self.feedback.stitch[0]):
+            half = draw.canvas_px // 2
+            return augment.stitch([self._crop(rng, half, 0.5, scenes_only=True) for _ in range(4)])
+        return self._crop(rng, draw.canvas_px, 1.0, scenes_only=False)
+
+    def _pick(self, rng: np.random.Generator, scenes_only: bool) -> tuple[SourceSet, int]:
+        names, weights = (self.scene_names, self.scene_weights) if scenes_only else (self.names, self.weights)
+        name = names[int(rng.choice(len(names), p=weights))]
+        source = self.sources[name]
+        if rng.random() < self.hard_share:
+            hard = np.flatnonzero(self.feedback.hard[name].numpy())
+            if len(hard):
+                return source, int(rng.choice(hard))
+        return source, int(rng.integers(len(source.pictures)))
+
+    def _crop(self, rng: np.random.Generator, canvas_px: int, shrink: float, scenes_only: bool) -> Crop:
+        source, i = self._pick(rng, scenes_only)
+        targets = source.targets[i]
+        image = source.pixels[i]
+        how = self.scenes if source.complete else FACE_CROPS
+        scale, face = augment.choose_scale(
+            rng, targets, round(canvas_px / shrink), how.native, how.smallest_px, how.scale_range
+        )
+        scale *= shrink
+        corner = augment.crop_window(rng, image.shape, targets, face, canvas_px / scale)
+        crop = augment.cut(image, targets, corner, scale, canvas_px)
+        if source.complete and self.paste_names and rng.random() < self.config.paste:
+            for _ in range(int(rng.integers(1, 4))):
+                crop = self._pasted(rng, crop)
+        if rng.random() < 0.5:
+            crop = augment.flip(crop)
+        image = augment.colour(rng, crop.image, self.config.colour)
+        if rng.random() < self.config.degrade:
+            image = augment.degrade(rng, image)
+        return Crop(image, self._without_tiny(crop.targets))
+
+    def _pasted(self, rng: np.random.Generator, crop: Crop) -> Crop:
+        faces = self.sources[self.paste_names[int(rng.integers(len(self.paste_names)))]]
+        i = int(rng.integers(len(faces.pictures)))
+        low, high = PASTED_FACE_PX
+        goal_px = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        return augment.paste(rng, crop, faces.pixels[i], faces.targets[i].select(np.array([0])), goal_px)
+
+    def _without_tiny(self, targets: Targets) -> Targets:
+        tiny = augment.sides(targets.boxes) < self.config.min_face_px
+        return Targets(
+            targets.boxes, targets.landmarks, targets.pose, targets.ignore | tiny, targets.regress, targets.complete
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B crops as one tensor, uint8 (B, 3, S, S) BGR, with their targets as tensors, a list of B.
+
+    A face's row: box (4), landmarks (10), pose (3), ignore, regress; NaN where unknown. ``complete`` (B,) bool.
+    """
+
+    images: Tensor
+    faces: list[Tensor]
+    complete: Tensor
+
+
+def collate(crops: list[Crop]) -> Batch:
+    """Crops of one canvas size into a batch."""
+    images = torch.from_numpy(np.stack([c.image for c in crops])).permute(0, 3, 1, 2).contiguous()
+    faces = [torch.from_numpy(_rows(c.targets)) for c in crops]
+    return Batch(images, faces, torch.tensor([c.targets.complete for c in crops]))
+
+
+def _rows(targets: Targets) -> NDArray[np.float32]:
+    n = len(targets)
+    columns = (
+        targets.boxes, targets.landmarks.reshape(n, 10), targets.pose,
+        targets.ignore[:, None].astype(np.float32), targets.regress[:, None].astype(np.float32),
+    )
+    return np.concatenate(columns, 1).astype(np.float32)

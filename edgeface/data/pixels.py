@@ -1,0 +1,99 @@
+"""Decoded pictures in one memory-mapped file a set: training reads crops of them thousands of times."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.annotations import Picture
+from edgeface.errors import DataError, OutputError
+
+
+class PixelIndex(msgspec.Struct, frozen=True):
+    """Where each picture lies in the cache file: ``offsets`` in bytes, ``sizes`` (width, height)."""
+
+    offsets: list[int]
+    sizes: list[tuple[int, int]]
+
+
+class Pixels:
+    """Read-only pixels of a list of pictures, uint8 BGR, mapped and not held in memory."""
+
+    def __init__(self, path: Path, index: PixelIndex) -> None:
+        self._index = index
+        self._path = path
+        self._map: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self._index.offsets)
+
+    def __getitem__(self, i: int) -> NDArray[np.uint8]:
+        """Picture i as uint8 (H, W, 3) BGR, a view of the file."""
+        if self._map is None:       # mapped on first use, so that each loader process maps for itself
+            self._map = np.memmap(self._path, np.uint8, "r")
+        width, height = self._index.sizes[i]
+        start = self._index.offsets[i]
+        return self._map[start : start + width * height * 3].reshape(height, width, 3)
+
+
+def cache_directory() -> Path:
+    """``$XDG_CACHE_HOME/edgeface/pixels``, by default below ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeface" / "pixels"
+
+
+def open_pixels(
+    pictures: Sequence[Picture],
+    cache: Path,
+    progress: Callable[[Iterable[int], str, int], Iterable[int]] = lambda items, _label, _total: items,
+) -> Pixels:
+    """Map the decoded pictures, decoding them into ``cache`` the first time.
+
+    The file is named by the pictures' paths, sizes and times, so that a changed set is decoded anew. Raises DataError
+    for a picture that cannot be decoded or is not of its annotated size, OutputError when the cache cannot be written.
+    """
+    digest = hashlib.sha256()
+    try:
+        for p in pictures:
+            digest.update(f"{p.path}|{p.width}|{p.height}|{p.path.stat().st_mtime_ns}\n".encode())
+    except OSError as error:
+        raise DataError(f"{p.path}: {error.strerror}: the annotations name it") from None
+    sizes = [(p.width, p.height) for p in pictures]
+    offsets = np.concatenate(([0], np.cumsum([w * h * 3 for w, h in sizes]))).tolist()
+    index = PixelIndex(offsets[:-1], sizes)
+    path = cache / f"{digest.hexdigest()[:24]}.u8"
+    if path.is_file() and path.stat().st_size == offsets[-1]:
+        return Pixels(path, index)
+    temporary = None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".decoding.", dir=cache)
+        with os.fdopen(handle, "wb") as stream:
+            for i in progress(range(len(pictures)), "decoding", len(pictures)):
+                stream.write(_decode(pictures[i]).tobytes())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise OutputError(f"{cache}: {error.strerror}: choose another --cache") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return Pixels(path, index)
+
+
+def _decode(picture: Picture) -> NDArray[np.uint8]:
+    image = cv2.imread(str(picture.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"{picture.path}: not a picture that OpenCV can decode: copy the data again")
+    if image.shape[:2] != (picture.height, picture.width):
+        raise DataError(
+            f"{picture.path}: is {image.shape[1]}x{image.shape[0]}, annotated as {picture.width}x{picture.height}"
+        )
+    return image.astype(np.uint8, copy=False)

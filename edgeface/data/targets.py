@@ -1,0 +1,119 @@
+"""What a detector is trained on: every set's faces as arrays of one form, with what each may be trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.annotations import Face, Picture
+
+# Teacher pose in `wider` reads this much too low in pitch (the data's README).
+TEACHER_PITCH_OFFSET_DEG = 4.5
+# Sets whose boxes reach from forehead to chin; others' boxes place a face but are not regressed to.
+FOREHEAD_TO_CHIN_SETS = frozenset({"wider", "extra", "masks"})
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The faces of one picture or crop, N of them, in its pixels.
+
+    ``boxes`` (N, 4) float32 x1 y1 x2 y2; ``landmarks`` (N, 5, 2) float32, NaN where unknown; ``pose`` (N, 3) float32
+    pitch yaw roll in degrees, NaN where unknown; ``ignore`` (N,) bool, neither face nor background; ``regress`` (N,)
+    bool, whether the box itself is annotated in the forehead-to-chin style; ``complete``: all else is background.
+    """
+
+    boxes: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    pose: NDArray[np.float32]
+    ignore: NDArray[np.bool_]
+    regress: NDArray[np.bool_]
+    complete: bool
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Targets:
+        """The faces of a mask or of indices."""
+        return Targets(
+            self.boxes[keep], self.landmarks[keep], self.pose[keep], self.ignore[keep], self.regress[keep],
+            self.complete,
+        )
+
+    def moved(self, scale: float, dx: float, dy: float) -> Targets:
+        """The faces after x -> x * scale + dx, y -> y * scale + dy."""
+        shift = np.array([dx, dy], np.float32)
+        return Targets(
+            (self.boxes.reshape(-1, 2, 2) * scale + shift).reshape(-1, 4).astype(np.float32),
+            (self.landmarks * scale + shift).astype(np.float32),
+            self.pose, self.ignore, self.regress, self.complete,
+        )
+
+    def flipped(self, width: int) -> Targets:
+        """The faces in the picture mirrored left to right: landmarks swap sides, yaw and roll change sign."""
+        boxes = self.boxes.copy()
+        boxes[:, [0, 2]] = width - self.boxes[:, [2, 0]]
+        landmarks = self.landmarks[:, [1, 0, 2, 4, 3]].copy()
+        landmarks[:, :, 0] = width - landmarks[:, :, 0]
+        pose = self.pose * np.array([1, -1, -1], np.float32)
+        return Targets(boxes, landmarks, pose, self.ignore, self.regress, self.complete)
+
+
+def joined(parts: list[Targets]) -> Targets:
+    """Faces of several parts of one canvas, in one; complete where all are."""
+    return Targets(
+        np.concatenate([p.boxes for p in parts]), np.concatenate([p.landmarks for p in parts]),
+        np.concatenate([p.pose for p in parts]), np.concatenate([p.ignore for p in parts]),
+        np.concatenate([p.regress for p in parts]), all(p.complete for p in parts),
+    )
+
+
+def box_from_landmarks68(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Forehead-to-chin box (4,) of the 68 points (68, 2): their extent, with a forehead of 0.3 of brow to chin."""
+    x1, y1 = points.min(0)
+    x2, y2 = points.max(0)
+    return np.array([x1, y1 - 0.3 * (y2 - y1), x2, y2], np.float32)
+
+
+def box_from_landmarks5(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Box (4,) from eyes, nose tip and mouth corners (5, 2).
+
+    Its unit is the larger of the distance between the eyes and 1.1 times that from the eyes to the mouth, so that a
+    turned face, whose eyes are close, keeps its height; 2.0 by 2.5 units, centred a little above the points' middle.
+    """
+    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
+    unit = max(float(np.linalg.norm(points[1] - points[0])), 1.1 * float(np.linalg.norm(mouth - eyes)))
+    cx, cy = (eyes + mouth) / 2 - np.array([0, 0.1 * unit], np.float32)
+    return np.array([cx - unit, cy - 1.25 * unit, cx + unit, cy + 1.25 * unit], np.float32)
+
+
+def face_box(face: Face) -> NDArray[np.float32] | None:
+    """The annotated box (4,) float32, else one derived from the 68 or the 5 points, else None."""
+    if face.box is not None:
+        return np.asarray(face.box, np.float32)
+    if face.landmarks68 is not None:
+        return box_from_landmarks68(np.asarray(face.landmarks68, np.float32))
+    if face.landmarks is not None:
+        return box_from_landmarks5(np.asarray(face.landmarks, np.float32))
+    return None
+
+
+def targets_of(picture: Picture, set_name: str) -> Targets:
+    """A picture's annotations as arrays; faces that nothing places are left out."""
+    rows = [(face, box) for face in picture.faces if (box := face_box(face)) is not None]
+    n = len(rows)
+    landmarks = np.full((n, 5, 2), np.nan, np.float32)
+    pose = np.full((n, 3), np.nan, np.float32)
+    for i, (face, _) in enumerate(rows):
+        if face.landmarks is not None:
+            landmarks[i] = face.landmarks
+        if face.pose is not None:
+            pose[i] = face.pose
+            if face.teacher:
+                pose[i, 0] += TEACHER_PITCH_OFFSET_DEG
+    regress = [face.box is not None and set_name in FOREHEAD_TO_CHIN_SETS for face, _ in rows]
+    return Targets(
+        np.array([box for _, box in rows], np.float32).reshape(n, 4), landmarks, pose,
+        np.array([bool(face.ignore) for face, _ in rows], bool), np.array(regress, bool), bool(picture.complete),
+    )

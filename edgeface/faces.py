@@ -1,0 +1,42 @@
+"""``Faces``: what every detector returns, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Faces:
+    """N faces of one picture, best score first.
+
+    ``boxes`` (N, 4) float32, x1 y1 x2 y2 in pixels of the original picture, not clipped to it; ``scores`` (N,)
+    float32 in 0..1; ``landmarks`` (N, 5, 2) float32 in the same pixels (eye on the image's left, eye on its right,
+    nose tip, mouth corner left, right) or None; ``pose`` (N, 3) float32, pitch yaw roll in degrees, or None;
+    ``attributes`` name -> (N,) array. What a model does not predict is None.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    landmarks: NDArray[np.float32] | None = None
+    pose: NDArray[np.float32] | None = None
+    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        shapes: dict[str, tuple[NDArray[Any] | None, tuple[int, ...]]] = {
+            "boxes": (self.boxes, (n, 4)),
+            "scores": (self.scores, (n,)),
+            "landmarks": (self.landmarks, (n, 5, 2)),
+            "pose": (self.pose, (n, 3)),
+        }
+        for name, (array, shape) in shapes.items():
+            if array is not None and array.shape != shape:
+                raise ValueError(f"Faces.{name} has shape {array.shape}, not {shape}")
+
+    def __len__(self) -> int:
+        return len(self.scores)

@@ -1,0 +1,8 @@
+"""The networks, in torch: one file a network, blocks they share, and the registry that builds them by name."""
+
+from __future__ import annotations
+
+from edgeface.models import mos as _mos  # noqa: F401  (registers mos_s)
+from edgeface.models.registry import model
+
+__all__ = ["model"]

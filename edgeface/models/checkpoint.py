@@ -1,0 +1,115 @@
+"""Checkpoints: a ``.pt`` that names its architecture and options, so that nothing else is needed to use it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeface.errors import CheckpointError, OutputError
+from edgeface.models.registry import model
+
+FORMAT = "edgeface-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network by name, with what it takes to build it and to know where it came from.
+
+    ``options`` are the builder's keyword arguments, ``metrics`` figures with the part they were measured on,
+    ``made`` how it was trained, ``licence`` what its training data allow.
+    """
+
+    model: str
+    options: dict[str, Any]
+    state: dict[str, Tensor]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+
+    def build(self) -> nn.Module:
+        """The network with these weights, in eval mode; raises CheckpointError when they do not fit."""
+        net = model.get(self.model)(**self.options)
+        try:
+            net.load_state_dict(self.state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"weights do not fit {self.model} {self.options}: {reason}") from None
+        return net.eval()
+
+
+def write_atomically(path: Path, content: Any) -> None:
+    """``torch.save`` to a temporary name beside ``path``, then replace; raises OutputError when the disk refuses."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            torch.save(content, stream)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OutputError(f"{path}: {reason}: nothing was written") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def read_untrusted(path: Path) -> dict[str, Any]:
+    """A dict of plain types and tensors from a ``.pt``, by ``weights_only=True`` with no fallback.
+
+    Raises CheckpointError when the file is missing, damaged or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint: copy it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not an edgeface checkpoint: train one with 'edgeface train'")
+    return content
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; the file is complete or not there. Raises OutputError."""
+    write_atomically(
+        path,
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": checkpoint.model,
+            "options": checkpoint.options,
+            "state": checkpoint.state,
+            "metrics": checkpoint.metrics,
+            "made": checkpoint.made,
+            "licence": checkpoint.licence,
+        },
+    )
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint without running code from it; raises CheckpointError."""
+    content = read_untrusted(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not an edgeface checkpoint: train one with 'edgeface train'")
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint version {content.get('version')!r}, this edgeface reads {VERSION}: train it again"
+        )
+    try:
+        return Checkpoint(
+            content["model"], content["options"], content["state"],
+            content["metrics"], content["made"], content["licence"],
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path}: has no {error.args[0]!r}: copy it again") from None

@@ -1,0 +1,55 @@
+"""MOS's multi-task head with channel-wise cross-stitch (mos.txt, section 3.1), and its fold into one 1x1 a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class MultiTaskHead(nn.Module):
+    """One 1x1 convolution a task, a cross-stitch of all of them per channel, and one 1x1 convolution a task.
+
+    For task k: y_k = B_k(sum_j stitch[k, j, c] * (A_j x)[c]) + b_k. Nothing in between is non-linear and A has no
+    bias, so at export it is the 1x1 convolution of ``folded``. ``outputs`` maps a task's name to its channels; a task
+    with 0 channels stops after the stitch (the pose head continues from there, at kept anchors only).
+    """
+
+    def __init__(self, channels: int, outputs: Mapping[str, int]) -> None:
+        super().__init__()
+        self.tasks = tuple(outputs)
+        n = len(self.tasks)
+        self.trunk = nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=False) for _ in self.tasks)
+        # Starts near "each task its own" with a share of the others, as cross-stitch networks do.
+        start = torch.full((n, n), 0.1 / max(1, n - 1)) + (0.9 - 0.1 / max(1, n - 1)) * torch.eye(n)
+        self.stitch = nn.Parameter(start[:, :, None].repeat(1, 1, channels))
+        self.final = nn.ModuleDict({t: nn.Conv2d(channels, c, 1) for t, c in outputs.items() if c})
+
+    def folded(self, task: str) -> tuple[Tensor, Tensor | None]:
+        """Weight (out, C, 1, 1) and bias (out,) of the one convolution that equals this head for ``task``.
+
+        For a task without a final convolution the weight is (C, C, 1, 1) and the bias None.
+        """
+        k = self.tasks.index(task)
+        mixed = sum(
+            self.stitch[k, j][:, None] * conv.weight[:, :, 0, 0] for j, conv in enumerate(self.trunk)
+        )
+        assert isinstance(mixed, Tensor)
+        if task not in self.final:
+            return mixed[:, :, None, None], None
+        final = self.final[task]
+        return (final.weight[:, :, 0, 0] @ mixed)[:, :, None, None], final.bias
+
+    def forward(self, x: Tensor, task: str) -> Tensor:
+        """(N, C, H, W) -> (N, out, H, W) for ``task``; computed through the fold, which is equal and cheaper."""
+        weight, bias = self.folded(task)
+        return nn.functional.conv2d(x, weight, bias)
+
+    def unfolded(self, x: Tensor, task: str) -> Tensor:
+        """The head as the paper draws it, (N, C, H, W) -> (N, out, H, W): what a test holds the fold against."""
+        k = self.tasks.index(task)
+        mixed = torch.zeros_like(x)
+        for j, conv in enumerate(self.trunk):
+            mixed = mixed + self.stitch[k, j][None, :, None, None] * conv(x)
+        return self.final[task](mixed) if task in self.final else mixed

@@ -1,0 +1,49 @@
+"""The one registry shape: a decorated name; a duplicate raises; an unknown name answers with the choices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from edgeface.errors import DuplicateNameError, UnknownNameError
+
+T = TypeVar("T")
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
+    """One line for a name that is not there: ``no target 'nncn'. Did you mean 'ncnn'? Targets: ncnn, onnx.``"""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"no {kind} {name!r}.{hint} {kind.capitalize()}s: {', '.join(known) or 'none'}."
+
+
+class Registry(Generic[T]):
+    """Named entries of one kind; calling it with a name gives the decorator that registers under that name."""
+
+    def __init__(self, kind: str, error: type[UnknownNameError]) -> None:
+        self.kind = kind
+        self._error = error
+        self._entries: dict[str, T] = {}
+
+    def __call__(self, name: str) -> Callable[[T], T]:
+        """Decorator that registers under ``name``; raises DuplicateNameError when the name is taken."""
+
+        def register(entry: T) -> T:
+            if name in self._entries:
+                raise DuplicateNameError(f"{self.kind} {name!r} is registered twice: rename one of them")
+            self._entries[name] = entry
+            return entry
+
+        return register
+
+    def get(self, name: str) -> T:
+        """The entry of that name; raises the registry's UnknownNameError with the choices."""
+        if name not in self._entries:
+            raise self._error(unknown_name(self.kind, name, self._entries))
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._entries)

@@ -1,0 +1,1 @@
+"""Training: configuration, anchor assignment, losses, the loop with resume, and its log and plots."""

@@ -1,0 +1,158 @@
+"""The configuration of a training run: TOML into types, with overrides ``section.key=value`` from the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edgeface.errors import OptionError, TrainingError
+
+
+class Canvas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Crops of ``size_px``, ``batch`` of them a step on all GPUs together; ``share`` of the steps use this canvas."""
+
+    size_px: int
+    batch: int
+    share: float
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which sets are drawn from, how often, and how crops are made of them."""
+
+    weights: dict[str, float]
+    native: float = 0.5                 # share of crops at about the picture's own scale
+    min_face_px: float = 5.0            # smaller faces are ignored in training
+    paste: float = 0.3                  # share of crops with background that get pasted faces
+    colour: float = 0.35
+    degrade: float = 0.25
+    workers: int = 1
+
+
+class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``name`` adamw or sgd (momentum 0.9), its peak learning rate, and the schedule's warm-up."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 0.002
+    weight_decay: float = 0.02
+    warmup_steps: int = 200
+    final_share: float = 0.01           # of the peak rate, at the end of the cosine
+    clip_norm: float = 10.0
+    ema_decay: float = 0.998
+
+
+class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Anchor assignment, hard negative mining and the starting weights of the uncertainty loss (eq. 7)."""
+
+    positive_iou: float = 0.35
+    negative_iou: float = 0.3
+    min_anchors: int = 3                # every face gets at least so many, scale-compensated
+    negatives_per_positive: float = 3.0
+    smooth_l1_beta: float = 0.33        # in units of 0.1 anchor side: below it the loss is quadratic
+    pose_mse_weight: float = 0.001
+    start: tuple[float, float, float, float] = (2.0, 1.0, 1.0, 0.25)    # score, box, landmarks, pose
+    learn_weights: bool = True
+
+
+class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Online feedback sampling (mos.txt, section 3.3)."""
+
+    stitch_below: float = 0.35          # T: stitch while the small faces' share of the box loss is under this
+    small_face_px: float = 25.0
+    every_epochs: int = 1               # how often the set S is renewed; 0 never
+    pictures: int = 0                   # how many training pictures are tested for it, 0 all
+    hard_share: float = 0.5             # share of the draws that come from S
+
+
+class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Length, checkpoints, precision and seed."""
+
+    steps: int = 60000
+    budget_minutes: float = 0.0         # > 0: the schedule ends when so many minutes were spent, whatever the steps
+    epoch_steps: int = 500
+    checkpoint_minutes: float = 5.0
+    dev_pictures: int = 100             # of the dev part, for choosing the best weights; 0 all
+    dev_size_px: int = 640
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    threads: int = 0                    # 0: torch's default
+    seed: int = 1
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of it; ``model`` and ``options`` choose the network."""
+
+    model: str
+    options: dict[str, Any]
+    canvases: list[Canvas]
+    data: Data
+    optimiser: Optimiser
+    loss: Loss
+    feedback: Feedback
+    run: Run
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply overrides such as ``run.steps=2000`` or ``data.weights.wider=1``.
+
+    Raises OptionError that names the file or the override and what is wrong with it.
+    """
+    try:
+        content = msgspec.toml.decode(path.read_bytes())
+    except OSError as error:
+        raise OptionError(f"{path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise OptionError(f"{path}: not TOML: {error}") from None
+    for override in overrides:
+        _apply(content, override)
+    try:
+        config = msgspec.convert(content, Config)
+    except msgspec.ValidationError as error:
+        where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
+        raise OptionError(f"{where}: {error}") from None
+    _check(config, path)
+    return config
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise OptionError(f"override {override!r}: write section.key=value, for instance run.steps=2000")
+    try:
+        value = msgspec.toml.decode(f"value = {text}")["value"]
+    except msgspec.DecodeError:
+        value = text                    # a bare word is a string: run.precision=bf16
+    *path, last = key.split(".")
+    table = content
+    for name in path:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise OptionError(f"override {override!r}: {name} is not a section")
+    table[last] = value
+
+
+def _check(config: Config, path: Path) -> None:
+    if not config.canvases or any(c.size_px % 64 or c.size_px <= 0 or c.batch < 1 for c in config.canvases):
+        raise OptionError(f"{path}: canvases need a batch of 1 or more and a size_px that is a multiple of 64")
+    if sum(c.share for c in config.canvases) <= 0 or any(c.share < 0 for c in config.canvases):
+        raise OptionError(f"{path}: the canvases' shares must not be negative, and not all 0")
+    if sum(config.data.weights.values()) <= 0 or any(w < 0 for w in config.data.weights.values()):
+        raise OptionError(f"{path}: data.weights must not be negative, and not all 0")
+    if config.run.epoch_steps < 1 or config.run.steps < 1:
+        raise OptionError(f"{path}: run.steps and run.epoch_steps must be 1 or more")
+
+
+def default_config_path(model: str) -> Path:
+    """The configuration that ships for a model; raises TrainingError when none does."""
+    path = Path(sys.modules[__name__].__file__ or "").parent / "configs" / f"{model}.toml"
+    if not path.is_file():
+        raise TrainingError(f"no configuration ships for {model!r}: give one with --config")
+    return path
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as plain types, for checkpoints and logs."""
+    result: dict[str, Any] = msgspec.to_builtins(config)
+    return result

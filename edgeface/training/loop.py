@@ -1,0 +1,297 @@
+"""The training loop of a dense detector: resumable, on one device or several, with online feedback sampling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Sampler
+
+from edgeface.data.detection import Batch, DetectionSet, Draw, FeedbackState, collate
+from edgeface.errors import TrainingError
+from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.training.config import Config, plain
+from edgeface.training.devices import Place
+from edgeface.training.losses import TASKS
+from edgeface.training.objective import MOSObjective
+from edgeface.training.schedule import build_optimiser, done_share, learning_rate
+from edgeface.training.state import AveragedWeights, Progress, RunDirectory, to_cpu
+
+LOG_EVERY_STEPS = 50
+
+
+class Probe(Protocol):
+    """What looks at the network between epochs, on the leading process."""
+
+    def dev(self, net: nn.Module) -> dict[str, float]:
+        """Figures on the dev parts; ``choose`` among them decides which weights are best."""
+        ...
+
+    def hard(self, net: nn.Module) -> dict[str, NDArray[np.uint8]]:
+        """The set S: for every training set, 1 for the pictures with false or missed boxes."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a progress line shows: done share 0 to 1, smoothed losses by task, pictures a second, the last dev figures."""
+
+    step: int
+    share: float
+    losses: Mapping[str, float]
+    pictures_per_s: float
+    dev: Mapping[str, float] = field(default_factory=dict)
+
+
+class StepBatches(Sampler[list[Draw]]):
+    """Endless batches from ``start`` on; each step's canvas and samples depend on the seed and the step alone."""
+
+    def __init__(self, config: Config, start: int, rank: int, world: int) -> None:
+        self.config, self.start, self.rank, self.world = config, start, rank, world
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        canvases = self.config.canvases
+        shares = np.array([c.share for c in canvases])
+        most = max(c.batch for c in canvases)
+        step = self.start
+        while True:
+            rng = np.random.default_rng((self.config.run.seed, step, 0))
+            canvas = canvases[int(rng.choice(len(canvases), p=shares / shares.sum()))]
+            yield [Draw(step * most + i, canvas.size_px) for i in range(self.rank, canvas.batch, self.world)]
+            step += 1
+
+
+class Trainer:
+    """Trains one network from a configuration into a run directory; ``run`` goes on where an earlier run stopped."""
+
+    def __init__(
+        self, net: nn.Module, objective: MOSObjective, config: Config, dataset: DetectionSet, out: Path, place: Place,
+        probe: Probe | None, made: Mapping[str, Any], licence: str,
+    ) -> None:
+        self.config, self.place, self.probe = config, place, probe
+        self.dataset, self.directory = dataset, RunDirectory(out)
+        self.made, self.licence = dict(made), licence
+        self.objective = objective.to(place.device)
+        self.net = net
+        self.optimiser = build_optimiser(self.objective, config.optimiser)
+        self.average = AveragedWeights(net, config.optimiser.ema_decay)
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
+        self.progress = Progress()
+        self.dev: dict[str, float] = {}
+        self.stop_requested = False
+
+    def resume(self) -> bool:
+        """Take up the state of an earlier run in the directory; False when there is none.
+
+        Raises TrainingError when it was made with another network.
+        """
+        state = self.directory.load_state()
+        if state is None:
+            return False
+        if (state["model"], state["options"]) != (self.config.model, self.config.options):
+            raise TrainingError(
+                f"{self.directory.path}: holds a run of {state['model']} {state['options']}: choose another --out"
+            )
+        self.objective.load_state_dict(state["objective"])
+        self.average.net.load_state_dict(state["average"])
+        self.average.updates = state["average_updates"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.dataset.feedback.stitch.copy_(state["stitch"])
+        for name, hard in state["hard"].items():
+            if name in self.dataset.feedback.hard and len(hard) == len(self.dataset.feedback.hard[name]):
+                self.dataset.feedback.hard[name].copy_(hard)
+        return True
+
+    def _save(self) -> None:
+        if not self.place.leads:
+            return
+        feedback = self.dataset.feedback
+        self.directory.save_state({
+            "model": self.config.model, "options": self.config.options,
+            "objective": to_cpu(self.objective.state_dict()), "average": to_cpu(self.average.net.state_dict()),
+            "average_updates": self.average.updates, "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(), "progress": asdict(self.progress),
+            "stitch": feedback.stitch.clone(), "hard": {k: v.clone() for k, v in feedback.hard.items()},
+        })
+        self._save_weights("last")
+
+    def _save_weights(self, name: str) -> None:
+        made = {
+            **self.made, "config": plain(self.config), "step": self.progress.step,
+            "minutes": round(self.progress.spent_s / 60, 1), "precision": self.place.precision,
+            "device": self.place.device.type, "processes": self.place.world,
+        }
+        checkpoint = Checkpoint(
+            self.config.model, self.config.options, to_cpu(self.average.net.state_dict()), dict(self.dev), made,
+            self.licence,
+        )
+        save(self.directory.path / f"{self.config.model}.{name}.pt", checkpoint)
+
+    def run(self, on_step: Callable[[StepReport], None] = lambda _report: None) -> None:
+        """Train until the steps or the minutes are spent, or until ``stop_requested`` is set (state is saved then).
+
+        Raises TrainingError when the loss is no longer a number, and OutputError when the disk refuses.
+        """
+        self.directory.log({"kind": "start", "step": self.progress.step, "config": plain(self.config), **self.made})
+        module: nn.Module = self.objective
+        if self.place.world > 1:
+            ids = [self.place.device] if self.place.device.type == "cuda" else None
+            module = DistributedDataParallel(self.objective, device_ids=ids, find_unused_parameters=True)
+        batches = StepBatches(self.config, self.progress.step, self.place.rank, self.place.world)
+        workers = self.config.data.workers
+        loader = DataLoader(
+            self.dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
+            persistent_workers=False, pin_memory=self.place.device.type == "cuda",
+            prefetch_factor=4 if workers else None, worker_init_fn=_single_threaded,
+        )
+        window = _Window()
+        saved_at = time.monotonic()
+        for batch in loader:
+            began = time.monotonic()
+            share = done_share(self.progress.step, self.progress.spent_s, self.config.run)
+            if share >= 1 or self.stop_requested:
+                break
+            window.add(*self._step(module, batch, share), len(batch.faces) * self.place.world)
+            self._spend(time.monotonic() - began + window.waited(began))
+            self.progress.step += 1
+            on_step(StepReport(self.progress.step, share, window.losses(), window.rate(), self.dev))
+            if self.progress.step % LOG_EVERY_STEPS == 0 and self.place.leads:
+                self.directory.log(self._entry(window, share))
+                window.reset()
+            if self.progress.step % self.config.run.epoch_steps == 0:
+                self._between_epochs()
+            if time.monotonic() - saved_at > 60 * self.config.run.checkpoint_minutes:
+                self._save()
+                saved_at = time.monotonic()
+        self._look(final=not self.stop_requested)
+        self._save()
+
+    def _step(self, module: nn.Module, batch: Batch, share: float) -> tuple[float, Tensor]:
+        device = self.place.device
+        rate = learning_rate(self.progress.step, share, self.config.optimiser)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        module.train()
+        images = batch.images.to(device, non_blocking=True)
+        faces = [f.to(device, non_blocking=True) for f in batch.faces]
+        with self.place.autocast():
+            total, losses, boxes = module(images, faces, batch.complete.tolist())
+        if not bool(torch.isfinite(total)):
+            raise TrainingError(
+                f"the loss is {float(total)} at step {self.progress.step}: lower optimiser.learning_rate and resume"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.objective.parameters(), self.config.optimiser.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.average.update(self.net)
+        self._feed_back(boxes)
+        return float(total.detach()), losses
+
+    def _feed_back(self, boxes: Tensor) -> None:
+        """Stitch the next crops while small faces give less than T of the box loss (mos.txt, section 3.3)."""
+        if self.place.world > 1:
+            distributed.all_reduce(boxes)
+        small, every = boxes.tolist()
+        stitch = every > 0 and small / every < self.config.feedback.stitch_below
+        self.dataset.feedback.stitch[0] = int(stitch)
+        self.progress.stitched += int(stitch)
+
+    def _spend(self, seconds: float) -> None:
+        """Count time; all processes follow the leader's clock, so that they stop at the same step."""
+        spent = torch.tensor([self.progress.spent_s + seconds], dtype=torch.float64, device=self.place.device)
+        if self.place.world > 1:
+            distributed.broadcast(spent, 0)
+        self.progress.spent_s = float(spent)
+
+    def _entry(self, window: _Window, share: float) -> dict[str, Any]:
+        weights = self.objective.uncertainty.weights().detach().tolist()
+        return {
+            "kind": "train", "step": self.progress.step, "share": round(share, 4),
+            "minutes": round(self.progress.spent_s / 60, 2), "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "loss": window.total(), "losses": window.losses(), "weights": dict(zip(TASKS, weights, strict=True)),
+            "stitched": self.progress.stitched, "pictures_per_s": round(window.rate(), 2),
+        }
+
+    def _between_epochs(self) -> None:
+        epoch = self.progress.step // self.config.run.epoch_steps
+        every = self.config.feedback.every_epochs
+        self._look(final=False, renew_hard=bool(every) and epoch % every == 0)
+
+    def _look(self, final: bool, renew_hard: bool = False) -> None:
+        """Dev figures and the set S, on the leader; the time they take counts as spent."""
+        began = time.monotonic()
+        if self.probe is not None and self.place.leads:
+            self.dev = self.probe.dev(self.average.net)
+            entry = {"kind": "dev", "step": self.progress.step, "minutes": round(self.progress.spent_s / 60, 2)}
+            self.directory.log({**entry, **self.dev})
+            if self.dev["choose"] > self.progress.best:
+                self.progress.best = self.dev["choose"]
+                self._save_weights("best")
+            if renew_hard and not final:
+                self._renew_hard(self.probe)
+        if self.place.world > 1:
+            for hard in self.dataset.feedback.hard.values():
+                shared = hard.to(self.place.device)
+                distributed.broadcast(shared, 0)
+                hard.copy_(shared.cpu())
+        self._spend(time.monotonic() - began)
+
+    def _renew_hard(self, probe: Probe) -> None:
+        counts = {}
+        for name, found in probe.hard(self.average.net).items():
+            self.dataset.feedback.hard[name].copy_(torch.from_numpy(found))
+            counts[name] = int(found.sum())
+        self.directory.log({"kind": "hard", "step": self.progress.step, "pictures": counts})
+
+
+class _Window:
+    """Running means since the last log line, and how fast pictures went by, waiting for the loader included."""
+
+    def __init__(self) -> None:
+        self._ended = time.monotonic()
+        self.reset()
+
+    def reset(self) -> None:
+        self._steps, self._pictures, self._sum, self._losses = 0, 0, 0.0, torch.zeros(len(TASKS))
+        self._began = time.monotonic()
+
+    def waited(self, began: float) -> float:
+        """Seconds between the end of the last step and ``began``; called once a step."""
+        waited = max(0.0, began - self._ended)
+        self._ended = time.monotonic()
+        return waited
+
+    def add(self, total: float, losses: Tensor, pictures: int) -> None:
+        self._steps += 1
+        self._pictures += pictures
+        self._sum += total
+        self._losses += losses.cpu()
+
+    def total(self) -> float:
+        return round(self._sum / max(1, self._steps), 4)
+
+    def losses(self) -> dict[str, float]:
+        return {t: round(v, 4) for t, v in zip(TASKS, (self._losses / max(1, self._steps)).tolist(), strict=True)}
+
+    def rate(self) -> float:
+        return self._pictures / max(1e-6, time.monotonic() - self._began)
+
+
+def _single_threaded(_worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

@@ -1,0 +1,68 @@
+"""MOS's losses: hard-mined classification, smooth L1, pose, and their uncertainty weighting (mos.txt, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeface.models.mos import POSE_BIN_DEG, POSE_BINS, pose_degrees
+
+TASKS = ("score", "box", "landmarks", "pose")
+
+
+def mined_classification(logits: Tensor, positive: Tensor, negative: Tensor, ratio: float) -> Tensor:
+    """Softmax loss over the positives and the hardest negatives, ``ratio`` a positive, divided by the positives.
+
+    ``logits`` (K, 2) background and face, of all anchors of a batch; ``positive`` and ``negative`` (K,) bool. The
+    negatives are mined over the whole batch, so that pictures without a face give theirs. A batch without positives
+    keeps as many negatives as one positive would.
+    """
+    target = positive.long()
+    loss = F.cross_entropy(logits.float(), target, reduction="none")
+    count = int(positive.sum())
+    keep = min(int(ratio * max(1, count)), int(negative.sum()))
+    hardest = loss[negative].topk(keep).values
+    return (loss[positive].sum() + hardest.sum()) / max(1, count)
+
+
+def pose_bin(angle_deg: Tensor) -> Tensor:
+    """Index of the 3-degree bin of an angle, 0 to 65 for -99 to 99 degrees; those outside go to the end bins."""
+    return torch.floor((angle_deg + 99.0) / POSE_BIN_DEG).long().clamp(0, POSE_BINS - 1)
+
+
+def pose_loss(logits: Tensor, angle_deg: Tensor, mse_weight: float) -> Tensor:
+    """Eq. 1, summed over angles and faces: cross-entropy of the bin plus ``mse_weight`` times the squared error.
+
+    ``logits`` (P, 3, 66), ``angle_deg`` (P, 3); an angle that is NaN has no loss.
+    """
+    known = ~angle_deg.isnan()
+    if not bool(known.any()):
+        return logits.sum() * 0.0
+    bins = F.cross_entropy(logits[known].float(), pose_bin(angle_deg[known]), reduction="sum")
+    squared = (pose_degrees(logits[known]) - angle_deg[known]).square().sum()
+    return bins + mse_weight * squared
+
+
+class UncertaintyWeights(nn.Module):
+    """Eq. 7: the classification over T^2, each regression over 2 sigma^2, plus the log of T and every sigma.
+
+    The logarithms are the parameters. ``start`` gives the four weights 1/T^2 and 1/(2 sigma^2) of the first step;
+    with ``learn=False`` they stay, and the logarithms are left out of the loss.
+    """
+
+    def __init__(self, start: tuple[float, float, float, float], learn: bool) -> None:
+        super().__init__()
+        weights = torch.tensor(start)
+        weights[1:] *= 2
+        self.log_sigma = nn.Parameter(-0.5 * torch.log(weights), requires_grad=learn)
+
+    def weights(self) -> Tensor:
+        """The four weights (4,): 1/T^2, 1/(2 sigma_1^2), 1/(2 sigma_2^2), 1/(2 sigma_3^2)."""
+        inverse = torch.exp(-2 * self.log_sigma)
+        return torch.cat((inverse[:1], inverse[1:] / 2))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        """The four tasks' losses (4,) in TASKS' order -> the total."""
+        total = (self.weights() * losses).sum()
+        return total + self.log_sigma.sum() if self.log_sigma.requires_grad else total
