@@ -6,22 +6,27 @@ Nothing is guessed from a file name or a shape, and every file's sha256 is check
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
+from edgeface.atomic import refused
 from edgeface.errors import BundleError, BundleHashError, OutputError
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,8 +45,8 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dh); ``landmarks`` (10A, anchor-major: x y of five points); ``features`` (C), what a points stage gathers from.
     """
 
-    stride: int
-    anchors_px: list[float]
+    stride: Count
+    anchors_px: Annotated[list[Positive], Meta(min_length=1)]
     score: str
     box: str
     landmarks: str | None = None
@@ -59,9 +64,9 @@ class DenseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="d
     input: str
     mean: float
     scale: float
-    multiple: int
-    levels: list[Level]
-    variances: tuple[float, float]
+    multiple: Count
+    levels: Annotated[list[Level], Meta(min_length=1)]
+    variances: tuple[Positive, Positive]
 
 
 class PoseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pose_at_points", tag_field="kind"):
@@ -75,18 +80,18 @@ class PoseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="po
     files: list[list[str]]
     input: str
     logits: str
-    patch: int
-    bins: int
-    bin_deg: float
+    patch: Count
+    bins: Count
+    bin_deg: Positive
     first_centre_deg: float
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a detector uses when its caller does not say: input size (longest side, px), score and NMS IoU thresholds."""
+    """What a detector uses when its caller does not say: longest side of the input, score and NMS IoU thresholds."""
 
-    size_px: int
-    score: float
-    nms_iou: float
+    size_px: Count
+    score: Share
+    nms_iou: Share
 
 
 class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,7 +152,7 @@ def read_bundle(directory: Path, *, verify: bool = True) -> Bundle:
                 f"{manifest}: schema {version!r}, this edgeface reads {SCHEMA}: convert the checkpoint again"
             )
         bundle = msgspec.json.decode(raw, type=Bundle)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{manifest}: {error}: copy the bundle again") from None
     _check(bundle, manifest)
     if verify:
@@ -159,32 +164,48 @@ def _check(bundle: Bundle, manifest: Path) -> None:
     if not bundle.stages or not isinstance(bundle.stages[0], DenseStage):
         raise BundleError(f"{manifest}: the first stage must be a dense one: convert the checkpoint again")
     listed = {f.name for f in bundle.files}
-    for name in listed:
-        if not _PLAIN_NAME.fullmatch(name):
+    for name in sorted(listed):
+        if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{manifest}: file name {name!r} is not a plain name: do not use this bundle")
+    problem = _inconsistency(bundle)
+    if problem:
+        raise BundleError(f"{manifest}: {problem}: convert the checkpoint again")
     for stage in bundle.stages:
         wanted = stage.files if isinstance(stage, DenseStage) else [f for files in stage.files for f in files]
         for name in wanted:
             if name not in listed:
                 raise BundleError(f"{manifest}: stage file {name!r} is not under 'files': convert the checkpoint again")
-        if isinstance(stage, PoseStage) and len(stage.files) != len(bundle.dense.levels):
-            raise BundleError(
-                f"{manifest}: {len(stage.files)} pose nets for {len(bundle.dense.levels)} levels: "
-                "convert the checkpoint again"
-            )
+
+
+def _inconsistency(bundle: Bundle) -> str | None:
+    """What in the stages contradicts itself, in words; None when nothing does."""
+    levels = bundle.dense.levels
+    per_face = bundle.stages[1:]
+    if len({level.landmarks is None for level in levels}) > 1:
+        return "some levels have landmarks and some have not"
+    if len(per_face) > 1 or not all(isinstance(stage, PoseStage) for stage in per_face):
+        return "after the dense stage there can be one pose stage and nothing else"
+    for stage in per_face:
+        assert isinstance(stage, PoseStage)
+        if len(stage.files) != len(levels):
+            return f"{len(stage.files)} pose nets for {len(levels)} levels"
+        if any(level.features is None for level in levels):
+            return "a pose stage needs features from every level"
+    return None
 
 
 def verify_files(directory: Path, bundle: Bundle) -> None:
-    """Compare every file with its size and sha256; raises BundleError or BundleHashError with the file's name."""
+    """Compare every file with its sha256; raises BundleHashError, or BundleError when there is none, with its name."""
     for entry in bundle.files:
         path = directory / entry.name
-        if not path.is_file():
-            raise BundleError(f"{path}: missing: copy the bundle again, or run 'edgeface models verify'")
-        actual = sha256_of(path)
+        try:
+            actual = sha256_of(path)
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}: copy the bundle again") from None
         if actual != entry.sha256:
             raise BundleHashError(
                 f"{path}: sha256 {actual[:12]}... is not {MANIFEST}'s {entry.sha256[:12]}...: "
-                "copy the bundle again, or run 'edgeface models verify'"
+                "copy the bundle again"
             )
 
 
@@ -193,29 +214,43 @@ def writing(directory: Path) -> Iterator[Path]:
     """A temporary directory beside ``directory`` that takes its place when the block ends without an error.
 
     An existing bundle of that name is replaced only then; after an error nothing is left. Raises OutputError when the
-    disk refuses, and BundleError when ``directory`` holds something that is not a bundle.
+    disk refuses, and when ``directory`` holds something that is not a bundle.
     """
-    if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not (directory / MANIFEST).is_file())):
+    try:
+        occupied = directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir())
+    except OSError as error:
+        raise refused(directory, error) from None
+    if occupied:
         raise OutputError(f"{directory}: exists and is not a bundle: choose another --out")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as error:
-        raise OutputError(f"{directory}: {error.strerror}: choose another --out") from None
+        raise refused(directory, error) from None
     try:
         yield work
         work.chmod(0o755)
-        if directory.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
-            os.replace(directory, old)
-            os.replace(work, directory)
-            shutil.rmtree(old)
-        else:
-            os.replace(work, directory)
+        _replace(work, directory)
     except OSError as error:
-        raise OutputError(f"{directory}: {error.strerror}: nothing was written there") from None
+        raise refused(directory, error) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _replace(work: Path, directory: Path) -> None:
+    """Put ``work`` in the place of ``directory``; when that fails, what was there is there again."""
+    if not directory.exists():
+        work.replace(directory)
+        return
+    # A directory that is not empty cannot be replaced in one step.
+    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+    directory.replace(old)
+    try:
+        work.replace(directory)
+    except BaseException:
+        old.replace(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_manifest(directory: Path, bundle: Bundle) -> None:

@@ -79,13 +79,14 @@ def read_sources(
 class FeedbackState:
     """What training tells its loaders: whether to stitch, and which pictures are in the hard set S.
 
-    Lies in shared memory, so that loader processes see it at their next sample.
+    S starts from all training pictures (mos.txt, section 3.3). Lies in shared memory, so that loader processes see a
+    change at their next sample.
     """
 
     def __init__(self, sources: Mapping[str, SourceSet]) -> None:
         self.stitch = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self.hard = {
-            name: torch.zeros(len(s.pictures), dtype=torch.uint8).share_memory_() for name, s in sources.items()
+            name: torch.ones(len(s.pictures), dtype=torch.uint8).share_memory_() for name, s in sources.items()
         }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.atomic import refused, replacing
 from edgeface.data.annotations import Picture
-from edgeface.errors import DataError, OutputError
+from edgeface.errors import DataError
 
 
 class PixelIndex(msgspec.Struct, frozen=True):
@@ -71,24 +71,22 @@ def open_pixels(
     path = cache / f"{digest.hexdigest()[:24]}.u8"
     if path.is_file() and path.stat().st_size == offsets[-1]:
         return Pixels(path, index)
-    temporary = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".decoding.", dir=cache)
-        with os.fdopen(handle, "wb") as stream:
-            for i in progress(range(len(pictures)), "decoding", len(pictures)):
-                stream.write(_decode(pictures[i]).tobytes())
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
-        raise OutputError(f"{cache}: {error.strerror}: choose another --cache") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        raise refused(cache, error) from None
+    with replacing(path) as temporary:
+        try:
+            with temporary.open("wb") as stream:
+                for i in progress(range(len(pictures)), "decoding", len(pictures)):
+                    stream.write(read_pixels(pictures[i]).data)
+        except OSError as error:
+            raise refused(path, error) from None
     return Pixels(path, index)
 
 
-def _decode(picture: Picture) -> NDArray[np.uint8]:
+def read_pixels(picture: Picture) -> NDArray[np.uint8]:
+    """One picture, uint8 (H, W, 3) BGR; raises DataError when it cannot be decoded or is not of its annotated size."""
     image = cv2.imread(str(picture.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"{picture.path}: not a picture that OpenCV can decode: copy the data again")

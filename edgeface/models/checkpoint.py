@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import pickle
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeface.errors import CheckpointError, OutputError
+from edgeface.atomic import refused, replacing
+from edgeface.errors import CheckpointError
 from edgeface.models.registry import model
 
 FORMAT = "edgeface-checkpoint"
@@ -47,21 +47,16 @@ class Checkpoint:
 
 def write_atomically(path: Path, content: Any) -> None:
     """``torch.save`` to a temporary name beside ``path``, then replace; raises OutputError when the disk refuses."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            torch.save(content, stream)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OutputError(f"{path}: {reason}: nothing was written") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise refused(path.parent, error) from None
+    with replacing(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its archive writer.
+            raise refused(path, error if isinstance(error, OSError) else OSError(errno.ENOSPC, "disk full")) from None
 
 
 def read_untrusted(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _convolution(weight: Tensor, bias: Tensor | None, stride: int = 1) -> nn.Con
 
 
 def _face_minus_background(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(2A, C, 1, 1) with background and face logits, anchor-major -> (A, C, 1, 1): softmax needs the difference only."""
+    """(2A, C, 1, 1) with background and face logits, anchor-major -> (A, C, 1, 1): softmax needs the difference."""
     return weight[1::2] - weight[0::2], None if bias is None else bias[1::2] - bias[0::2]
 
 

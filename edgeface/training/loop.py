@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -35,8 +37,8 @@ class Probe(Protocol):
         """Figures on the dev parts; ``choose`` among them decides which weights are best."""
         ...
 
-    def hard(self, net: nn.Module) -> dict[str, NDArray[np.uint8]]:
-        """The set S: for every training set, 1 for the pictures with false or missed boxes."""
+    def hard(self, net: nn.Module, hard: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        """The set S after a test: a mark for every picture of every set, from the marks that it has now."""
         ...
 
 
@@ -152,7 +154,7 @@ class Trainer:
         loader = DataLoader(
             self.dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
             persistent_workers=False, pin_memory=self.place.device.type == "cuda",
-            prefetch_factor=4 if workers else None, worker_init_fn=_single_threaded,
+            prefetch_factor=4 if workers else None, worker_init_fn=_start_worker,
         )
         window = _Window()
         saved_at = time.monotonic()
@@ -188,7 +190,7 @@ class Trainer:
             total, losses, boxes = module(images, faces, batch.complete.tolist())
         if not bool(torch.isfinite(total)):
             raise TrainingError(
-                f"the loss is {float(total)} at step {self.progress.step}: lower optimiser.learning_rate and resume"
+                f"the loss is {float(total.detach())} at step {self.progress.step}: lower optimiser.learning_rate and resume"
             )
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -250,10 +252,11 @@ class Trainer:
         self._spend(time.monotonic() - began)
 
     def _renew_hard(self, probe: Probe) -> None:
-        counts = {}
-        for name, found in probe.hard(self.average.net).items():
-            self.dataset.feedback.hard[name].copy_(torch.from_numpy(found))
-            counts[name] = int(found.sum())
+        hard = self.dataset.feedback.hard
+        found = probe.hard(self.average.net, {name: marks.numpy() for name, marks in hard.items()})
+        for name, marks in found.items():
+            hard[name].copy_(torch.from_numpy(marks))
+        counts = {name: int(marks.sum()) for name, marks in found.items()}
         self.directory.log({"kind": "hard", "step": self.progress.step, "pictures": counts})
 
 
@@ -290,8 +293,9 @@ class _Window:
         return self._pictures / max(1e-6, time.monotonic() - self._began)
 
 
-def _single_threaded(_worker: int) -> None:
-    import cv2
-
+def _start_worker(_worker: int) -> None:
+    # Ctrl-C and a service manager signal the whole group: the loaders go on until the trainer has saved.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

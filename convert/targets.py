@@ -1,0 +1,52 @@
+"""The registry of conversion targets: what a bundle's files are and how a graph becomes them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeface.errors import MissingExtraError, UnknownTargetError
+from edgeface.registry import Registry
+
+if TYPE_CHECKING:
+    from edgeface.models.mos_export import Graph
+
+    from .parity import Tolerance
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of engine files.
+
+    ``packages`` are what ``write`` and the engine import; ``engine`` is the name in edgeface.runtime.engines;
+    ``tolerances`` by precision also says which precisions there are, the default one first. A graph becomes one file a
+    suffix: ``write(graph, paths, precision)`` makes ``paths``, in the order of ``suffixes``, and raises ConversionError
+    or OSError.
+    """
+
+    packages: tuple[str, ...]
+    engine: str
+    tolerances: Mapping[str, Tolerance]
+    suffixes: tuple[str, ...]
+    write: Callable[[Graph, Sequence[Path], str], None]
+
+    def files(self, stem: str) -> list[str]:
+        """The names of the files that a graph called ``stem`` becomes."""
+        return [stem + suffix for suffix in self.suffixes]
+
+
+target: Registry[Target] = Registry("target", UnknownTargetError)
+
+
+def require(packages: Iterable[str]) -> None:
+    """Import each package, so that a missing one is named before any work; raises MissingExtraError."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise MissingExtraError(
+                f'conversion needs {package} ({error}): pip install "edgeface[convert]"'
+            ) from None

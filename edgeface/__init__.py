@@ -1,0 +1,43 @@
+"""edgeface: light face models on small ARM boards. ``load`` gives a detector; the names in ``__all__`` are the API.
+
+Names are imported when they are first used, so that the command line's help costs no numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgeface import errors
+
+if TYPE_CHECKING:
+    from edgeface.faces import Faces
+    from edgeface.runtime.detector import Detector
+    from edgeface.runtime.loading import load
+
+    __version__: str
+
+__all__ = ["Detector", "Faces", "__version__", "errors", "load"]
+
+_HOMES = {
+    "Detector": "edgeface.runtime.detector",
+    "Faces": "edgeface.faces",
+    "load": "edgeface.runtime.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("edgeface")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,90 @@
+"""The command line. A command's file is imported when the command is used, so that help loads no numpy."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+import click
+
+from edgeface.errors import EdgefaceError
+from edgeface.registry import unknown_name
+
+INTERRUPTED = 130
+
+
+class _Lazy(NamedTuple):
+    home: str
+    help: str
+
+
+COMMANDS = {
+    "detect": _Lazy("edgeface.cli.detect:command", "Find faces in pictures and videos."),
+    "demo": _Lazy("edgeface.cli.demo:command", "Find the face in a photograph that is at hand."),
+    "models": _Lazy("edgeface.cli.models:command", "List, describe and verify models."),
+    "train": _Lazy("edgeface.cli.train:command", "Train a model."),
+    "evaluate": _Lazy("edgeface.cli.evaluate:command", "Measure a model on annotated pictures."),
+    "convert": _Lazy("edgeface.cli.convert:command", "Convert a checkpoint to a bundle, and compare the two."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and one line of help; imports the one that is asked for.
+
+    An EdgefaceError becomes one line on standard error and its exit code; any other exception is a mistake in edgeface
+    and keeps its traceback.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].home.split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(unknown_name("command", args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[click.shell_completion.CompletionItem]:
+        # Not click's own for the commands: it would import every one of them at each press of the tab key.
+        names = [
+            click.shell_completion.CompletionItem(name, help=lazy.help)
+            for name, lazy in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgefaceError as error:
+            click.echo(f"edgeface: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("edgeface: stopped", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="For completion by the tab key: eval \"$(_EDGEFACE_COMPLETE=bash_source edgeface)\" in bash; zsh and fish "
+    "take zsh_source and fish_source.",
+)
+@click.version_option(package_name="edgeface", message="edgeface %(version)s")
+def main() -> None:
+    """Light face models, from training to a cheap ARM board.
+
+    Start with 'edgeface demo', or 'edgeface detect photo.jpg'.
+    """

@@ -1,0 +1,91 @@
+"""``edgeface convert``: from a checkpoint to a bundle for an engine, with a parity report."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+
+@click.command("convert", short_help="Make a bundle for an engine from a checkpoint.")
+@click.argument("model")
+@click.option("--target", "target_name", required=True, help="What to make: ncnn or onnx.")
+@click.option("--precision", help="fp16 or fp32.  [default: fp16 for ncnn, fp32 for onnx]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The bundle's directory.  [default: MODEL-PRECISION-ENGINE here]"
+)
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    help="Folder of pictures to compare on.  [default: dev part of ../shared/data/wider, or what is at hand]",
+)
+@click.option("--size", "size_px", type=click.IntRange(min=1), help="The bundle's input size, longest side in pixels.")
+@click.option("--force", is_flag=True, help="Write the bundle even if it finds other faces, marked as not verified.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report here as well, as JSON.",
+)
+def command(
+    model: str,
+    target_name: str,
+    precision: str | None,
+    out: Path | None,
+    pictures: Path | None,
+    size_px: int | None,
+    force: bool,
+    json_path: Path | None,
+) -> None:
+    """Convert MODEL, a checkpoint (.pt) or the name of one that comes with edgeface, and compare it with torch.
+
+    \b
+    edgeface convert mos_s.pt --target ncnn
+    edgeface convert mos_s --target onnx --out door
+
+    The comparison says which pictures it was made on. A bundle whose raw outputs or faces are too far from torch's is
+    not written, unless with --force.
+    """
+    # Imported here, so that --help does not wait for them.
+    from edgeface.atomic import write_bytes
+    from edgeface.cli.progress import progress
+    from edgeface.convert import DepartedError, convert
+    from edgeface.errors import OutputError
+
+    if json_path is not None and not json_path.parent.is_dir():
+        raise OutputError(f"{json_path.parent}: no such folder: make it, or choose another --json")
+    try:
+        with _cleaning_up():
+            done = convert(
+                model, target_name, precision=precision, out=out, pictures=pictures, size_px=size_px, force=force,
+                watch=progress,
+            )
+    except DepartedError as error:
+        click.echo(error.report.to_text(), err=True)
+        if json_path is not None:
+            write_bytes(json_path, error.report.to_json())
+        raise
+    click.echo(done.report.to_text())
+    size_mb = sum(file.size_bytes for file in done.bundle.files) / 1e6
+    click.echo(f"{done.directory}: {size_mb:.2f} MB{'' if done.bundle.verified else ', not verified'}")
+    if json_path is not None:
+        write_bytes(json_path, done.report.to_json())
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """SIGTERM leaves the block as an exception does; by default it ends Python at once, and unfinished files stay."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,63 @@
+"""``edgeface demo``: the whole way once, on a photograph that needs no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeface.cli import detect
+from edgeface.cli.results import say
+from edgeface.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEFAULT_OUT = Path("edgeface-demo")
+PHOTOGRAPH = "astronaut.jpg"
+DRAWN = "faces"
+
+
+def photograph() -> NDArray[np.uint8]:
+    """scikit-image's photograph of Eileen Collins (NASA, public domain), uint8 (512, 512, 3) BGR.
+
+    Raises MissingExtraError when scikit-image is not installed.
+    """
+    import numpy as np
+
+    try:
+        from skimage import data
+    except ImportError:
+        raise MissingExtraError(
+            'the demo takes its photograph from scikit-image, which is not installed: pip install "edgeface[demo]", '
+            "or run 'edgeface detect photo.jpg' on a photograph of yours"
+        ) from None
+    rgb: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+@click.command(short_help="Find the face in a photograph that is at hand.")
+@click.option("--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, metavar="DIR",
+              help="The folder for the photograph and the drawn picture.")
+@click.option("--model", default=detect.DEFAULT_MODEL, show_default=True, shell_complete=detect.complete_model,
+              help="A model's name ('edgeface models list'), a bundle's folder, or a checkpoint.")
+@click.pass_context
+def command(context: click.Context, out: Path, model: str) -> None:
+    """Find the face in a photograph that is at hand, and draw it.
+
+    The photograph is NASA's of the astronaut Eileen Collins, in the public domain, from the package scikit-image
+    (pip install "edgeface[demo]"); 'edgeface detect photo.jpg' does the same with a photograph of yours.
+    """
+    image = photograph()
+    with detect.output_folder(out):
+        from edgeface.images import write_image
+
+        write_image(out / PHOTOGRAPH, image)
+        say(f"photograph -> {out / PHOTOGRAPH}")
+        drawn = out / DRAWN
+        exit_code = detect.run([str(out / PHOTOGRAPH)], detect.Options(model=model, out=drawn))
+    if not exit_code:
+        say(f"Look at {drawn / PHOTOGRAPH}: the box with its score, five landmarks, and the axes of the head's pose.")
+    context.exit(exit_code)

@@ -1,0 +1,304 @@
+"""``edgeface detect``: faces in pictures and videos, drawn and as JSON lines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from edgeface.cli.progress import progress
+from edgeface.cli.results import STDOUT, JsonLines, ResultsLostError, complain, json_lines, picture_record, say
+from edgeface.cli.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
+from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
+from edgeface.image_headers import MAX_MEGAPIXELS
+
+if TYPE_CHECKING:
+    from edgeface.runtime.detector import Detector
+
+DEFAULT_OUT = Path("edgeface-out")
+DEFAULT_MODEL = "mos_s"
+TERMINATED = 143
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options; None leaves a choice to the model. ``out`` None: nothing is drawn."""
+
+    model: str = DEFAULT_MODEL
+    size: int | None = None
+    score: float | None = None
+    nms: float | None = None
+    threads: int | None = None
+    engine: str | None = None
+    out: Path | None = DEFAULT_OUT
+    json: str | None = None
+    max_megapixels: float = MAX_MEGAPIXELS
+
+
+@dataclass
+class _Batch:
+    """One run over the sources: what is done with a file, and what failed so far."""
+
+    options: Options
+    sources: frozenset[Path]
+    detector: Detector
+    lines: JsonLines | None
+    drawn: set[str] = field(default_factory=set)
+
+    def one(self, path: Path) -> None:
+        from edgeface.videos import SNIFF_BYTES, is_video
+
+        try:
+            with path.open("rb") as stream:
+                start = stream.read(SNIFF_BYTES)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}: check the file") from None
+        if is_video(start):
+            self._video(path)
+        else:
+            self._picture(path)
+
+    def _picture(self, path: Path) -> None:
+        from edgeface.cli.decoder_notes import check_notes, decoder_notes
+        from edgeface.drawing import draw_faces
+        from edgeface.images import read_image, write_image
+
+        target = self._target(path, is_video=False)
+        start = perf_counter()
+        with decoder_notes() as notes:
+            image = read_image(path, max_megapixels=self.options.max_megapixels)
+            check_notes(path, notes())
+        read_ms = (perf_counter() - start) * 1e3
+        faces, timing = self.detector.timed(image)
+        if target is not None:
+            write_image(target, draw_faces(image, faces))
+        if self.lines is not None:
+            self.lines.write(picture_record(path, image, faces, timing))
+        parts = f"preprocess {timing.preprocess_ms:.1f}, network {timing.network_ms:.1f}, decode {timing.decode_ms:.1f}"
+        self._say(
+            f"{path}: {_count(len(faces), 'face')} in {timing.total_ms:.1f} ms ({parts}; "
+            f"OpenCV read the file in {read_ms:.1f} ms)",
+            target,
+        )
+
+    def _video(self, path: Path) -> None:
+        from edgeface.drawing import draw_faces
+        from edgeface.videos import Video, writing_video
+
+        target = self._target(path, is_video=True)
+        video = Video(path, max_megapixels=self.options.max_megapixels)
+        times_ms, most, with_faces = [], 0, 0
+        with nullcontext() if target is None else writing_video(target, video.fps) as sink:
+            for frame in progress(video.frames(), path.name, video.frames_claimed or None):
+                faces, timing = self.detector.timed(frame.image)
+                times_ms.append(timing.total_ms)
+                most, with_faces = max(most, len(faces)), with_faces + bool(len(faces))
+                if sink is not None:
+                    sink.write(draw_faces(frame.image, faces))
+                if self.lines is not None:
+                    record = picture_record(path, frame.image, faces, timing)
+                    self.lines.write(record | {"frame": frame.index, "time_s": round(frame.time_s, 3)})
+        self._say(
+            f"{path}: faces in {with_faces} of {_count(len(times_ms), 'frame')}, at most {most} at once; "
+            f"median {statistics.median(times_ms):.1f} ms a frame, slowest {max(times_ms):.1f} ms",
+            target,
+        )
+
+    def _target(self, path: Path, *, is_video: bool) -> Path | None:
+        if self.options.out is None:
+            return None
+        target = self.options.out / drawn_name(path, is_video=is_video, taken=self.drawn)
+        if target.resolve() in self.sources:
+            raise OutputError(f"{path}: what is drawn would replace the source {target}: choose another --out")
+        return target
+
+    def _say(self, summary: str, target: Path | None) -> None:
+        if self.options.json != STDOUT:
+            say(f"{summary} -> {target}" if target is not None else summary)
+
+
+def run(sources: Sequence[str], options: Options) -> int:
+    """Detect in every file that ``sources`` mean; the exit code, 0 when every one of them could be used.
+
+    A file that cannot be used is reported in one line and does not stop the others. Raises EdgefaceError when nothing
+    can start: a model, an option or the output folder that cannot work.
+    """
+    failures: list[tuple[str, EdgefaceError]] = []
+    paths: list[Path] = []
+    for source in sources:
+        try:
+            paths += expand(source)
+        except InputError as error:
+            _fail(failures, source, error)
+    paths = unique(paths)
+    resolved = frozenset(path.resolve() for path in paths)
+    _check_targets(options, resolved)
+    if paths:
+        detector = _load(options)
+        with output_folder(options.out), json_lines(options.json) as lines:
+            batch = _Batch(options, resolved, detector, lines)
+            for path in _with_bar(paths, options):
+                try:
+                    batch.one(path)
+                except ResultsLostError:
+                    raise
+                except EdgefaceError as error:
+                    _fail(failures, str(path), error)
+    tried = len({*map(str, paths), *(name for name, _ in failures)})
+    if failures and tried > 1:
+        complain(f"{len(failures)} of {tried} failed: {', '.join(name for name, _ in failures)}")
+    return failures[0][1].exit_code if failures else 0
+
+
+def _fail(failures: list[tuple[str, EdgefaceError]], name: str, error: EdgefaceError) -> None:
+    failures.append((name, error))
+    complain(str(error))
+
+
+def _check_targets(options: Options, sources: frozenset[Path]) -> None:
+    if options.json not in (None, STDOUT) and Path(options.json).resolve() in sources:
+        raise OptionError(f"--json {options.json}: is one of the sources: choose another name")
+    if options.out is None:
+        return
+    if options.out.exists() and not options.out.is_dir():
+        raise OptionError(f"--out {options.out}: is a file: give a folder")
+    if not options.out.exists() and options.out.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
+        raise OptionError(f"--out {options.out}: looks like a file: give a folder, files are named after the sources")
+
+
+@contextmanager
+def output_folder(folder: Path | None) -> Iterator[None]:
+    """The output folder, made and known to be writable, so that one that is not is one error and not one a picture.
+
+    If it was made here and nothing came to lie in it, it goes again. Raises OutputError.
+    """
+    from edgeface.atomic import refused
+
+    if folder is None:
+        yield
+        return
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: cannot be written: no permission: choose another --out")
+    try:
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _load(options: Options) -> Detector:
+    # OpenCV and OpenMP read these when they are loaded, and never again.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(int(options.max_megapixels * 1e6)))
+    # OpenMP's threads otherwise spin while they wait: on a machine with other work that made the network 40 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import cv2
+
+    from edgeface.runtime.loading import load
+
+    if options.threads is not None:
+        cv2.setNumThreads(options.threads)
+    return load(
+        options.model,
+        engine=options.engine,
+        threads=options.threads,
+        size=options.size,
+        score=options.score,
+        nms=options.nms,
+    )
+
+
+def _with_bar(paths: Sequence[Path], options: Options) -> Iterator[Path]:
+    """With a bar over the files only where the summary lines do not show the progress already."""
+    summary_is_seen = options.json != STDOUT and sys.stdout.isatty()
+    return iter(paths) if summary_is_seen or len(paths) < 2 else progress(paths, "detect", len(paths))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def complete_model(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[click.shell_completion.CompletionItem]:
+    from edgeface.runtime import catalog
+    from edgeface.weights import DEFAULTS
+
+    names = sorted({*DEFAULTS, *(entry.name for entry in catalog.shipped())})
+    paths = click.shell_completion.CompletionItem(incomplete, type="file")
+    return [*(click.shell_completion.CompletionItem(n) for n in names if n.startswith(incomplete)), paths]
+
+
+@click.command(short_help="Find faces in pictures and videos.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, shell_complete=complete_model,
+              help="A model's name ('edgeface models list'), a bundle's folder, or a checkpoint.")
+@click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
+              help="The longest side that the network sees a picture at; smaller is faster and misses small faces.")
+@click.option("--score", type=click.FloatRange(0, 1), help="The least score of a face.")
+@click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
+@click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all, at most 4]")
+@click.option("--engine", help="The inference engine.  [default: the bundle's]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help=f"The folder for the drawn pictures and videos.  [default: {DEFAULT_OUT}]")
+@click.option("--no-draw", is_flag=True, help="Draw nothing and make no folder.")
+@click.option("--json", "json_target", metavar="FILE",
+              help="Write one JSON line a picture or video frame; '-' is standard output, and replaces the summary.")
+@click.option("--max-megapixels", type=click.FloatRange(0, min_open=True), default=MAX_MEGAPIXELS, show_default=True,
+              help="Refuse larger pictures, before they are decoded.")
+@click.pass_context
+def command(
+    context: click.Context,
+    sources: tuple[str, ...],
+    model: str,
+    size: int | None,
+    score: float | None,
+    nms: float | None,
+    threads: int | None,
+    engine: str | None,
+    out: Path | None,
+    no_draw: bool,
+    json_target: str | None,
+    max_megapixels: float,
+) -> None:
+    """Find faces in pictures and videos.
+
+    A SOURCE is a picture, a video, a folder, or a pattern in quotes. Of a folder the pictures and videos in it are
+    taken, by their suffix, and not those of the folders inside: for these write a pattern, 'photos/**/*.jpg'.
+
+    What is drawn goes to a folder of its own under the source's file name, with a number when two sources share
+    it; a source is never replaced. A video becomes an MP4 without sound. Each source has a line on standard output:
+    its faces, and the time that they took beside the time that OpenCV took to read the file.
+
+    Coordinates are pixels of the picture as viewers show it, turned as its EXIF data say. Transparent parts count as
+    grey; of 16 bits a channel the upper 8 are used; of an animation the first picture.
+
+    A source that cannot be used is named on standard error and does not stop the others; the exit code is then not 0.
+    """
+    if no_draw and out is not None:
+        raise OptionError("--out and --no-draw exclude each other: drop one")
+    # Stopped by a service manager, the temporary files are removed as after Ctrl-C.
+    signal.signal(signal.SIGTERM, _terminated)
+    drawn = None if no_draw else out or DEFAULT_OUT
+    options = Options(model, size, score, nms, threads, engine, drawn, json_target, max_megapixels)
+    context.exit(run(sources, options))

@@ -1,0 +1,149 @@
+"""What ``edgeface detect`` says of a picture: one JSON line, or one line for people."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from edgeface.atomic import refused, replacing
+from edgeface.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeface.faces import Faces
+    from edgeface.runtime.detector import Timing
+
+STDOUT = "-"
+_ANGLES = ("pitch", "yaw", "roll")
+
+
+class ResultsLostError(OutputError):
+    """The JSON lines or the summary can no longer be written, so that going on would be of no use."""
+
+
+def picture_record(path: Path, image: NDArray[np.uint8], faces: Faces, timing: Timing) -> dict[str, Any]:
+    """The JSON line of one picture (H, W, 3): its pixels, degrees, milliseconds; null for what is not predicted."""
+    return {
+        "image": _text(str(path)),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "faces": [_face(faces, i) for i in range(len(faces))],
+        "ms": {
+            "preprocess": round(timing.preprocess_ms, 3),
+            "network": round(timing.network_ms, 3),
+            "decode": round(timing.decode_ms, 3),
+            "total": round(timing.total_ms, 3),
+        },
+    }
+
+
+def _face(faces: Faces, i: int) -> dict[str, Any]:
+    landmarks, pose = faces.landmarks, faces.pose
+    return {
+        "box": _rounded(faces.boxes[i].tolist()),
+        "score": round(float(faces.scores[i]), 4),
+        "landmarks": None if landmarks is None else [_rounded(point) for point in landmarks[i].tolist()],
+        "pose": None if pose is None else dict(zip(_ANGLES, _rounded(pose[i].tolist()), strict=True)),
+        "attributes": {name: values[i].item() for name, values in faces.attributes.items()},
+    }
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 2) for value in values]
+
+
+def _text(name: str) -> str:
+    """A file name as valid Unicode: Linux allows any bytes in one, JSON does not."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def say(text: str) -> None:
+    """One line on standard output, at once, with nothing in it that a terminal would obey.
+
+    Raises ResultsLostError when it cannot be written; a closed pipe stays a BrokenPipeError.
+    """
+    _to_stdout("".join(c if c.isprintable() else "?" for c in _text(text)).encode())
+
+
+def complain(text: str) -> None:
+    """One line on standard error, in the form of every error of the command line."""
+    click.echo("edgeface: " + "".join(c if c.isprintable() else "?" for c in _text(text)), err=True)
+
+
+def _to_stdout(line: bytes) -> None:
+    try:
+        click.echo(line)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        # What is still in the buffer would fail once more when Python ends, with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ResultsLostError(str(refused("standard output", error))) from None
+
+
+class JsonLines:
+    """Takes records; made by json_lines(). Without a file they go to standard output."""
+
+    def __init__(self, path: Path | None = None, stream: io.BufferedWriter | None = None) -> None:
+        self._path = path
+        self._stream = stream
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one line. Raises ResultsLostError; a closed pipe stays a BrokenPipeError."""
+        line = msgspec.json.encode(record)
+        if self._stream is None:
+            _to_stdout(line)
+            return
+        try:
+            self._stream.write(line + b"\n")
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def finish(self) -> None:
+        """Bring every line to the disk. Raises ResultsLostError."""
+        if self._stream is not None:
+            try:
+                self._stream.close()
+            except OSError as error:
+                raise self._lost(error) from None
+
+    def abandon(self) -> None:
+        """Let go of the file, whatever is in it."""
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.close()
+
+    def _lost(self, error: OSError) -> ResultsLostError:
+        return ResultsLostError(str(refused(self._path or STDOUT, error)))
+
+
+@contextmanager
+def json_lines(target: str | None) -> Iterator[JsonLines | None]:
+    """JSON lines to standard output (``-``), to a file that appears when the block ends without an error, or nowhere.
+
+    Raises OutputError when the file cannot be made, ResultsLostError when it cannot be finished.
+    """
+    if target is None or target == STDOUT:
+        yield None if target is None else JsonLines()
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder: give a file's name to --json")
+    with replacing(path) as temporary:
+        lines = JsonLines(path, temporary.open("wb"))
+        try:
+            yield lines
+            lines.finish()
+        finally:
+            lines.abandon()

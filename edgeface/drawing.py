@@ -1,0 +1,147 @@
+"""Faces drawn on a picture: boxes, scores, five landmarks and the axes of the head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.faces import Faces
+
+Colour = tuple[int, int, int]
+
+BOX: Colour = (80, 220, 60)
+LANDMARK: Colour = (0, 230, 255)
+AXES: tuple[Colour, Colour, Colour] = ((60, 60, 255), (60, 220, 60), (255, 130, 40))
+INK: Colour = (16, 16, 16)
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Height in pixels of a capital of that font at scale 1.
+_FONT_PX = 21.0
+# Sub-pixel positions: OpenCV's drawing takes integers of 2 ** -4 pixel.
+_SHIFT = 4
+# A picture's longest side for one pixel of line width, and the smallest capitals that can be read.
+_PIXELS_A_LINE = 480
+_SMALLEST_TEXT_PX = 7.0
+# A line wider than this part of a face hides it.
+_LINE_OF_FACE = 1 / 24
+# Faces below this side get plain thin marks and no axes; a score wider than this part of its face is left out.
+_OUTLINED_FACE_PX = 32
+_SMALLEST_AXES_PX = 16
+_WIDEST_SCORE = 1.25
+
+
+@dataclass(frozen=True)
+class _Pen:
+    """Line width and text height in pixels, from the picture's size."""
+
+    line_px: int
+    text_px: float
+
+
+def draw_faces(image: NDArray[np.uint8], faces: Faces) -> NDArray[np.uint8]:
+    """A copy of ``image``, uint8 (H, W, 3) BGR, with every face of ``faces`` (pixels of that picture) on it.
+
+    Lines grow with the picture and shrink with the face, so that neither a photograph of 20 megapixels nor a face of
+    10 pixels is lost. Of a small face the axes are left out, and a score that would hide its neighbours. The best
+    faces are drawn last, on top.
+    """
+    canvas: NDArray[np.uint8] = image.copy()
+    longest_px = max(image.shape[:2])
+    line_px = max(1, round(longest_px / _PIXELS_A_LINE))
+    pen = _Pen(line_px, max(_SMALLEST_TEXT_PX, longest_px / 55))
+    for i in reversed(range(len(faces))):
+        box = faces.boxes[i]
+        side_px = float(min(box[2] - box[0], box[3] - box[1]))
+        width_px = max(1, min(pen.line_px, round(side_px * _LINE_OF_FACE)))
+        outline = side_px >= _OUTLINED_FACE_PX
+        _box(canvas, box, width_px, outline)
+        if faces.pose is not None and side_px >= _SMALLEST_AXES_PX:
+            points = None if faces.landmarks is None else faces.landmarks[i]
+            _axes(canvas, box, points, faces.pose[i], width_px, outline)
+        if faces.landmarks is not None:
+            _landmarks(canvas, faces.landmarks[i], width_px, outline)
+        _score(canvas, box, float(faces.scores[i]), pen)
+    return canvas
+
+
+def head_axes(pose: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The head's axes as seen in the picture: (3, 2), the ends of unit vectors, x right and y down.
+
+    ``pose`` (3,) is pitch, yaw, roll in degrees with AFLW2000's signs: pitch is positive looking up, yaw towards the
+    image's left, roll clockwise. Rows: to the image's right along the eyes, down the face, out of the nose. The
+    rotation is Rx(pitch) Ry(-yaw) Rz(roll), of which the first two rows are seen.
+    """
+    pitch, yaw, roll = np.radians(np.asarray(pose, np.float64)) * (1.0, -1.0, 1.0)
+    (sp, sy, sr), (cp, cy, cr) = np.sin((pitch, yaw, roll)), np.cos((pitch, yaw, roll))
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    rotation: NDArray[np.float64] = about_x @ about_y @ about_z
+    ends: NDArray[np.float64] = rotation[:2].T
+    return ends
+
+
+def _fixed(point: NDArray[np.floating]) -> tuple[int, int]:
+    # Far outside the picture only the direction of a line matters; OpenCV overflows on such coordinates.
+    x, y = np.clip(np.nan_to_num(point), -20_000, 100_000)
+    return round(float(x) * (1 << _SHIFT)), round(float(y) * (1 << _SHIFT))
+
+
+def _line(
+    canvas: NDArray[np.uint8], start: NDArray[np.floating], end: NDArray[np.floating], colour: Colour, width_px: int
+) -> None:
+    cv2.line(canvas, _fixed(start), _fixed(end), colour, width_px, cv2.LINE_AA, _SHIFT)
+
+
+def _box(canvas: NDArray[np.uint8], box: NDArray[np.float32], width_px: int, outline: bool) -> None:
+    corners = _fixed(box[:2]), _fixed(box[2:])
+    if outline:
+        cv2.rectangle(canvas, *corners, INK, width_px + 2, cv2.LINE_AA, _SHIFT)
+    cv2.rectangle(canvas, *corners, BOX, width_px, cv2.LINE_AA, _SHIFT)
+
+
+def _landmarks(canvas: NDArray[np.uint8], points: NDArray[np.float32], width_px: int, outline: bool) -> None:
+    radius = round((0.2 + 1.1 * width_px if outline else 0.7) * (1 << _SHIFT))
+    for point in points:
+        if outline:
+            cv2.circle(canvas, _fixed(point), radius + (1 << _SHIFT), INK, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+        cv2.circle(canvas, _fixed(point), radius, LANDMARK, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+
+def _axes(
+    canvas: NDArray[np.uint8],
+    box: NDArray[np.float32],
+    landmarks: NDArray[np.float32] | None,
+    pose: NDArray[np.float32],
+    width_px: int,
+    outline: bool,
+) -> None:
+    """From the nose tip (from the box's centre without landmarks): red right, green down, blue where the head looks."""
+    origin = (box[:2] + box[2:]) / 2 if landmarks is None else landmarks[2]
+    ends = origin + head_axes(pose) * 0.5 * float(box[2] - box[0])
+    if outline:
+        for end in ends:
+            _line(canvas, origin, end, INK, width_px + 2)
+    for end, colour in zip(ends, AXES, strict=True):
+        _line(canvas, origin, end, colour, width_px)
+
+
+def _score(canvas: NDArray[np.uint8], box: NDArray[np.float32], score: float, pen: _Pen) -> None:
+    """The score on a plate above the box, or inside it where the picture ends."""
+    text = f"{score:.2f}"
+    scale, stroke_px = pen.text_px / _FONT_PX, max(1, round(pen.text_px / 9))
+    (width_px, height_px), below_px = cv2.getTextSize(text, _FONT, scale, stroke_px)
+    if width_px > _WIDEST_SCORE * float(box[2] - box[0]):
+        return
+    margin_px = max(1, pen.line_px)
+    plate_px = height_px + below_px // 2 + 2 * margin_px
+    left = max(0, min(round(float(box[0])), canvas.shape[1] - width_px - 2 * margin_px))
+    bottom = round(float(box[1]))
+    if bottom < plate_px:
+        bottom = max(0, bottom) + plate_px
+    cv2.rectangle(canvas, (left, bottom - plate_px), (left + width_px + 2 * margin_px, bottom), INK, cv2.FILLED)
+    at = (left + margin_px, bottom - margin_px - below_px // 2)
+    cv2.putText(canvas, text, at, _FONT, scale, BOX, stroke_px, cv2.LINE_AA)

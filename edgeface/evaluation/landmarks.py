@@ -1,0 +1,90 @@
+"""Five-point landmark error: NME by the inter-ocular distance, its cumulative distribution (CED) and AUC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.annotations import Face
+from edgeface.evaluation.locate import locate
+from edgeface.faces import Faces
+
+LIMIT_PERCENT = 10.0
+CED_STEP_PERCENT = 1.0
+
+
+@dataclass(frozen=True)
+class LandmarkReport:
+    """Errors in percent of the distance between the eyes; shares in 0..1.
+
+    ``faces`` were asked for, ``found`` of them were detected. ``nme_percent``, ``median_percent`` and ``over_10_share``
+    are over the found faces, None where none was found; ``failure_share`` is over all faces, and a face not found is a
+    failure, as is one over 10 %. ``auc_10`` is the area under the CED up to 10 %, divided by 10 %, over all faces.
+    ``ced`` lists (error in percent, share of all faces at or below it).
+    """
+
+    faces: int
+    found: int
+    missed_share: float
+    nme_percent: float | None
+    median_percent: float | None
+    over_10_share: float | None
+    failure_share: float
+    auc_10: float
+    ced: list[tuple[float, float]]
+
+
+def nme(predicted: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean point distance over the inter-ocular distance of ``truth``, for (N, 5, 2) points each: (N,) in 0...
+
+    The eyes are points 0 and 1. Raises ValueError where an annotated pair of eyes coincides.
+    """
+    eyes_px = np.linalg.norm(truth[:, 0].astype(np.float64) - truth[:, 1], axis=1)
+    if not (eyes_px > 0).all():
+        raise ValueError("a face's annotated eyes coincide: its error has no unit")
+    return np.asarray(np.linalg.norm(predicted.astype(np.float64) - truth, axis=2).mean(axis=1) / eyes_px)
+
+
+def auc(errors_percent: NDArray[np.float64], limit_percent: float) -> float:
+    """Area under the CED from 0 to the limit, divided by the limit: 0..1; an infinite error is a face not found.
+
+    Exact, not sampled: each face adds the share of the range in which its error is already covered.
+    """
+    return float(np.clip(1 - errors_percent / limit_percent, 0, 1).mean())
+
+
+def evaluate_landmarks(faces: Sequence[tuple[Face, Faces]]) -> LandmarkReport:
+    """NME over annotated faces (not teacher's), each with its picture's detections.
+
+    The detection evaluated is the one that ``locate`` finds. Raises ValueError when there are no faces, when one has
+    no landmarks, or when a found one's detector gives none.
+    """
+    if not faces:
+        raise ValueError("evaluate_landmarks needs at least one face")
+    predicted, truth = [], []
+    for face, found in faces:
+        index = locate(found, face)
+        if index is None:
+            continue
+        if found.landmarks is None or face.landmarks is None:
+            raise ValueError("evaluate_landmarks needs landmarks on both sides")
+        predicted.append(found.landmarks[index])
+        truth.append(face.landmarks)
+    errors = 100 * nme(np.array(predicted), np.array(truth)) if predicted else np.empty(0)
+    everyone = np.concatenate([errors, np.full(len(faces) - len(errors), np.inf)])
+    steps = np.arange(CED_STEP_PERCENT, LIMIT_PERCENT + CED_STEP_PERCENT / 2, CED_STEP_PERCENT)
+    any_found = len(errors) > 0
+    return LandmarkReport(
+        faces=len(faces),
+        found=len(errors),
+        missed_share=1 - len(errors) / len(faces),
+        nme_percent=float(errors.mean()) if any_found else None,
+        median_percent=float(np.median(errors)) if any_found else None,
+        over_10_share=float((errors > LIMIT_PERCENT).mean()) if any_found else None,
+        failure_share=float((everyone > LIMIT_PERCENT).mean()),
+        auc_10=auc(everyone, LIMIT_PERCENT),
+        ced=[(float(step), float((everyone <= step).mean())) for step in steps],
+    )

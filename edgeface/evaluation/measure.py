@@ -1,0 +1,115 @@
+"""Run a detector over annotated pictures and measure whatever their annotations allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.annotations import Face, Picture
+from edgeface.errors import DataError
+from edgeface.evaluation.landmarks import evaluate_landmarks
+from edgeface.evaluation.pose import evaluate_pose
+from edgeface.evaluation.report import FalseAlarmReport, Measures
+from edgeface.evaluation.wider import evaluate_detection
+from edgeface.faces import Faces
+
+FALSE_ALARM_SCORE = 0.5
+
+Image = NDArray[np.uint8]
+
+
+def spread(pictures: Sequence[Picture], limit: int | None) -> list[Picture]:
+    """``limit`` pictures (1 or more) at even distances, or all where there are no more; the order stays."""
+    if limit is None or limit >= len(pictures):
+        return list(pictures)
+    return [pictures[i * len(pictures) // limit] for i in range(limit)]
+
+
+def detect_all(
+    detector: Callable[[Image], Faces], pictures: Iterable[Picture], read: Callable[[Path], Image]
+) -> list[Faces]:
+    """The detector's faces for every picture; ``read`` gives a file as uint8 (H, W, 3) BGR.
+
+    Raises DataError when a picture is not of its annotated size, because its coordinates would then mean nothing,
+    and whatever ``read`` and the detector raise: a measurement that leaves pictures out is none.
+    """
+    detections = []
+    for picture in pictures:
+        image = read(picture.path)
+        height, width = image.shape[:2]
+        if (width, height) != (picture.width, picture.height):
+            raise DataError(
+                f"{picture.path}: is {width}x{height}, its annotation says {picture.width}x{picture.height}: "
+                "mend the annotation or the picture"
+            )
+        detections.append(detector(image))
+    return detections
+
+
+def reasons_against(pictures: Sequence[Picture]) -> dict[str, str]:
+    """What these pictures' annotations do not allow to measure, by the name of the field of ``Measures``, and why.
+
+    Raises DataError where a face's two eyes are one point, because its landmark error would have no unit.
+    """
+    for picture in pictures:
+        for face in picture.faces:
+            points = face.landmarks
+            if points is not None and _own_landmarks(face) and (points[0] == points[1]).all():
+                raise DataError(f"{picture.path}: the eyes of an annotated face are one point: mend its landmarks")
+    faces = [face for picture in pictures for face in picture.faces]
+    complete = [face for picture in pictures if picture.complete for face in picture.faces if face.box is not None]
+    reasons = {}
+    if not any(not face.ignore for face in complete):
+        reasons["detection"] = "no complete picture with annotated boxes"
+    elif any(face.teacher for face in complete) and not any(face.subset for face in complete):
+        # Faces of WIDER FACE, known by their subset, keep the source's own box beside a teacher's landmarks.
+        reasons["detection"] = "the boxes were put there by detectors"
+    if not any(_own_landmarks(face) for face in faces):
+        reasons["landmarks"] = "no landmarks of the source's own"
+    if not any(_own_pose(face) for face in faces):
+        reasons["pose"] = "no head pose of the source's own"
+    if faces or not all(picture.complete for picture in pictures):
+        reasons["false_alarms"] = "not a set of pictures without faces"
+    return reasons
+
+
+def measure(pictures: Sequence[Picture], detections: Sequence[Faces]) -> Measures:
+    """Every measure that the annotations and the model allow; ``detections`` are one ``Faces`` a picture."""
+    reasons = reasons_against(pictures)
+    pairs = list(zip(pictures, detections, strict=True))
+    for name in ("landmarks", "pose"):
+        if name not in reasons and not any(getattr(found, name) is not None for found in detections):
+            reasons[name] = "the model gives none"
+    complete = [(picture, found) for picture, found in pairs if picture.complete]
+    return Measures(
+        detection=None
+        if "detection" in reasons
+        else evaluate_detection([picture for picture, _ in complete], [found for _, found in complete]),
+        landmarks=None
+        if "landmarks" in reasons
+        else evaluate_landmarks([(face, found) for p, found in pairs for face in p.faces if _own_landmarks(face)]),
+        pose=None
+        if "pose" in reasons
+        else evaluate_pose([(face, found) for p, found in pairs for face in p.faces if _own_pose(face)]),
+        false_alarms=None if "false_alarms" in reasons else _false_alarms(detections),
+        not_measured=reasons,
+    )
+
+
+def _own_landmarks(face: Face) -> bool:
+    return face.landmarks is not None and not face.teacher and not face.ignore
+
+
+def _own_pose(face: Face) -> bool:
+    placed = face.box is not None or face.landmarks is not None
+    return face.pose is not None and placed and not face.teacher and not face.ignore
+
+
+def _false_alarms(detections: Sequence[Faces]) -> FalseAlarmReport:
+    false_faces = sum(int((found.scores >= FALSE_ALARM_SCORE).sum()) for found in detections)
+    return FalseAlarmReport(
+        len(detections), FALSE_ALARM_SCORE, false_faces, 100 * false_faces / max(len(detections), 1)
+    )

@@ -1,0 +1,240 @@
+"""What a picture file says of itself, read from its bytes before any decoder sees them.
+
+Two things are wanted of it: the number of pixels, so that a picture too large is refused before memory is spent on it,
+and whether the file is whole, because some decoders fill what is missing with grey instead of failing.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgeface.errors import ImageTooLargeError, InputError
+
+# 15,000 x 15,000 pixels would take 675 MB once decoded; 100 megapixels take 300.
+MAX_MEGAPIXELS = 100.0
+_EXIF_ORIENTATION = 0x0112
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+# Inside a scan, FF 00 is a data byte FF and FF D0..D7 are restart markers: anything else after FF ends the scan.
+_JPEG_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_PNM_TOKEN = re.compile(rb"(?:\s|#[^\n]*\n)*(\d+)")
+_HEIF_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """A picture's format and size as stored, its EXIF orientation (1..8; 1 = upright) and whether pixels can be
+    transparent."""
+
+    format: str
+    width_px: int
+    height_px: int
+    orientation: int = 1
+    has_alpha: bool = False
+
+    @property
+    def displayed_px(self) -> tuple[int, int]:
+        """(width, height) once the orientation is applied."""
+        size_px = (self.width_px, self.height_px)
+        return size_px if self.orientation < 5 else size_px[::-1]
+
+
+class _CutShortError(Exception):
+    """The file ends before its content does."""
+
+
+class _DamagedError(Exception):
+    """The file contradicts itself; the text says where."""
+
+
+def read_header(data: bytes, max_megapixels: float) -> ImageHeader:
+    """The header of a whole picture file.
+
+    Raises ImageTooLargeError as soon as the size is known to be above ``max_megapixels`` (millions of pixels), and
+    InputError when the file is empty, of no format known here, cut short or damaged. The texts start after the file's
+    name, which the caller knows.
+    """
+    if not data:
+        raise InputError("the file is empty: copy it again")
+    for magic, parse in _PARSERS:
+        if re.match(magic, data, re.DOTALL):
+            try:
+                return parse(data, max_megapixels)
+            except (_CutShortError, struct.error, IndexError):
+                raise InputError("the file is cut short: copy it again") from None
+            except _DamagedError as error:
+                raise InputError(f"the file is damaged ({error}): copy it again") from None
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        raise InputError(f"{_HEIF_BRANDS[data[8:12]]} pictures are not read here: save it as JPEG or PNG")
+    raise InputError("not a picture: give JPEG, PNG, WebP, TIFF, BMP, GIF or PNM")
+
+
+def is_picture(start: bytes) -> bool:
+    """Whether the first 16 bytes or more of a file are those of a picture format read here."""
+    return any(re.match(magic, start, re.DOTALL) for magic, _ in _PARSERS)
+
+
+def _sized(header: ImageHeader, max_megapixels: float) -> ImageHeader:
+    if header.width_px < 1 or header.height_px < 1:
+        raise _DamagedError(f"its size is {header.width_px} x {header.height_px}")
+    megapixels = header.width_px * header.height_px / 1e6
+    if megapixels > max_megapixels:
+        raise ImageTooLargeError(
+            f"{header.width_px} x {header.height_px} is {megapixels:.4g} megapixels, more than the limit of "
+            f"{max_megapixels:.4g}: shrink it, or raise --max-megapixels"
+        )
+    return header
+
+
+def _jpeg(data: bytes, max_megapixels: float) -> ImageHeader:
+    orientation, at, header = 1, 2, None
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0:
+            raise _CutShortError
+        while data[at] == 0xFF:
+            at += 1
+        marker = data[at]
+        at += 1
+        if marker == 0xD9:
+            break
+        if marker in _JPEG_STANDALONE:
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
+        segment = data[at + 2 : at + length]
+        if len(segment) != length - 2:
+            raise _CutShortError
+        if marker in _JPEG_FRAMES:
+            height_px, width_px = struct.unpack_from(">HH", segment, 1)
+            header = _sized(ImageHeader("JPEG", width_px, height_px, orientation), max_megapixels)
+        elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            orientation = _exif_orientation(segment)
+        at += length
+        if marker == 0xDA:
+            found = _JPEG_AFTER_SCAN.search(data, at)
+            if found is None:
+                raise _CutShortError
+            at = found.start()
+    if header is None:
+        raise _DamagedError("it holds no picture")
+    return header
+
+
+def _png(data: bytes, max_megapixels: float) -> ImageHeader:
+    width_px, height_px, _, colour_type = struct.unpack_from(">IIBB", data, 16)
+    if data[12:16] != b"IHDR":
+        raise _DamagedError("its first chunk is not IHDR")
+    _sized(ImageHeader("PNG", width_px, height_px), max_megapixels)
+    orientation, has_alpha = 1, colour_type in (4, 6)
+    view, at = memoryview(data), 8
+    while True:
+        length, name = struct.unpack_from(">I4s", data, at)
+        (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
+        if zlib.crc32(view[at + 4 : at + 8 + length]) != checksum:
+            raise _DamagedError(f"the checksum of its chunk {name.decode('ascii', 'replace')} is wrong")
+        if name == b"tRNS":
+            has_alpha = True
+        elif name == b"eXIf":
+            orientation = _exif_orientation(data[at + 8 : at + 8 + length])
+        elif name == b"IEND":
+            return ImageHeader("PNG", width_px, height_px, orientation, has_alpha)
+        at += 12 + length
+
+
+def _webp(data: bytes, max_megapixels: float) -> ImageHeader:
+    (riff_bytes,) = struct.unpack_from("<I", data, 4)
+    end = 8 + riff_bytes
+    header, orientation, at = None, 1, 12
+    while at + 8 <= min(end, len(data)):
+        name, length = struct.unpack_from("<4sI", data, at)
+        body = data[at + 8 : at + 8 + length]
+        if header is None and name in (b"VP8X", b"VP8L", b"VP8 "):
+            header = _sized(_webp_frame(name, body), max_megapixels)
+        elif name == b"EXIF":
+            orientation = _exif_orientation(body)
+        at += 8 + length + length % 2
+    if end > len(data):
+        raise _CutShortError
+    if header is None:
+        raise _DamagedError("it holds no picture")
+    return ImageHeader("WebP", header.width_px, header.height_px, orientation, header.has_alpha)
+
+
+def _webp_frame(name: bytes, body: bytes) -> ImageHeader:
+    if name == b"VP8X":
+        width_px, height_px = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
+        return ImageHeader("WebP", width_px, height_px, has_alpha=bool(body[0] & 0x10))
+    if name == b"VP8L":
+        (bits,) = struct.unpack_from("<I", body, 1)
+        return ImageHeader("WebP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, has_alpha=bool(bits >> 28 & 1))
+    width_px, height_px = struct.unpack_from("<HH", body, 6)
+    return ImageHeader("WebP", width_px & 0x3FFF, height_px & 0x3FFF)
+
+
+def _bmp(data: bytes, max_megapixels: float) -> ImageHeader:
+    (header_bytes,) = struct.unpack_from("<I", data, 14)
+    width_px, height_px = struct.unpack_from("<HH" if header_bytes == 12 else "<ii", data, 18)
+    return _sized(ImageHeader("BMP", width_px, abs(height_px)), max_megapixels)
+
+
+def _gif(data: bytes, max_megapixels: float) -> ImageHeader:
+    width_px, height_px = struct.unpack_from("<HH", data, 6)
+    return _sized(ImageHeader("GIF", width_px, height_px), max_megapixels)
+
+
+def _pnm(data: bytes, max_megapixels: float) -> ImageHeader:
+    width = _PNM_TOKEN.match(data, 2)
+    height = width and _PNM_TOKEN.match(data, width.end())
+    if not width or not height:
+        raise _DamagedError("its header has no size")
+    return _sized(ImageHeader("PNM", int(width[1]), int(height[1])), max_megapixels)
+
+
+def _tiff(data: bytes, max_megapixels: float) -> ImageHeader:
+    tags = _tiff_tags(data)
+    if 256 not in tags or 257 not in tags:
+        raise _DamagedError("its header has no size")
+    # OpenCV's TIFF decoder turns the picture itself, whatever it is told: so the displayed size is what it will give.
+    width_px, height_px = (tags[256], tags[257]) if tags.get(_EXIF_ORIENTATION, 1) < 5 else (tags[257], tags[256])
+    return _sized(ImageHeader("TIFF", width_px, height_px, has_alpha=tags.get(338) in (1, 2)), max_megapixels)
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """First values of the integer tags of a TIFF block's first directory."""
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    tags = {}
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, number = struct.unpack_from(f"{order}HHI", data, entry)
+        code, width = {3: ("H", 2), 4: ("I", 4)}.get(kind, ("", 0))
+        if not code or not number:
+            continue
+        where = entry + 8 if number * width <= 4 else struct.unpack_from(f"{order}I", data, entry + 8)[0]
+        (tags[tag],) = struct.unpack_from(f"{order}{code}", data, where)
+    return tags
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Orientation 1..8 of an EXIF block; 1 when it says none, or says nonsense, as viewers take it."""
+    block = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+    try:
+        orientation = _tiff_tags(block).get(_EXIF_ORIENTATION, 1)
+    except (KeyError, struct.error):
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+_PARSERS: tuple[tuple[bytes, Callable[[bytes, float], ImageHeader]], ...] = (
+    (rb"\xff\xd8\xff", _jpeg),
+    (rb"\x89PNG\r\n\x1a\n", _png),
+    (rb"RIFF.{4}WEBP", _webp),
+    (rb"II\*\0|MM\0\*", _tiff),
+    (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", _bmp),
+    (rb"GIF8[79]a", _gif),
+    (rb"P[1-6]\s", _pnm),
+)

@@ -1,0 +1,115 @@
+"""Reading pictures safely and writing them whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.atomic import write_bytes
+from edgeface.errors import ImageTooLargeError, InputError, OutputError
+from edgeface.image_headers import MAX_MEGAPIXELS, ImageHeader, read_header
+
+TRANSPARENT_GREY = 128
+_JPEG_QUALITY = 95
+# The costliest picture: 16 bits in four channels, nothing compressed, and room for colour profiles and previews.
+_BYTES_A_PIXEL = 8
+_BYTES_BESIDES = 64 << 20
+
+
+def read_image(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
+    """A picture as people see it: uint8 (H, W, 3), BGR, turned as its EXIF orientation says.
+
+    Grey becomes three equal channels; of 16 bits the upper 8 are kept (so a 12-bit picture stored in 16 is dark);
+    transparent pixels are laid on the grey 128, which is what the networks see as nothing; CMYK becomes BGR; of an
+    animation the first picture is read. The size is checked against ``max_megapixels`` (millions of pixels) in the
+    header, before anything is decoded.
+
+    Raises ImageTooLargeError, and InputError when the file is missing, unreadable, empty, cut short, damaged or not a
+    picture.
+    """
+    data = _read_bytes(path, max_megapixels)
+    try:
+        header = read_header(data, max_megapixels)
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from None
+    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except MemoryError:
+        decoded = None
+    except cv2.error as error:
+        if "IMAGE_PIXELS" in str(error) or "IMAGE_WIDTH" in str(error) or "IMAGE_HEIGHT" in str(error):
+            raise ImageTooLargeError(
+                f"{path}: {header.width_px} x {header.height_px} is more than OpenCV decodes: shrink it"
+            ) from None
+        decoded = None
+    if decoded is None or not _is_as_promised(decoded, header):
+        raise InputError(
+            f"{path}: this {header.format} picture cannot be decoded: it is damaged, or of a kind that OpenCV "
+            f"{cv2.__version__} does not read: open it and save it as PNG or JPEG"
+        )
+    return _upright(_three_channels(decoded), header)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write uint8 (H, W, 3) BGR in the format of ``path``'s suffix, whole or not at all; raises OutputError."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    try:
+        done, encoded = cv2.imencode(path.suffix, image, options)
+    except cv2.error:
+        done = False
+    if not done:
+        height_px, width_px = image.shape[:2]
+        raise OutputError(
+            f"{path}: OpenCV {cv2.__version__} cannot write {width_px} x {height_px} pixels as {path.suffix!r}: "
+            "choose .png or .jpg"
+        )
+    write_bytes(path, encoded.tobytes())
+
+
+def _read_bytes(path: Path, max_megapixels: float) -> bytes:
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}: check the path")
+        limit_bytes = int(max_megapixels * 1e6) * _BYTES_A_PIXEL + _BYTES_BESIDES
+        size_bytes = path.stat().st_size
+        if size_bytes > limit_bytes:
+            raise ImageTooLargeError(
+                f"{path}: {size_bytes / 1e6:.4g} MB is more than any picture of {max_megapixels:.4g} megapixels needs: "
+                "give a picture, or raise --max-megapixels"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}: check the file") from None
+
+
+def _is_as_promised(image: NDArray[Any], header: ImageHeader) -> bool:
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    size_px = (header.height_px, header.width_px)
+    return image.shape[:2] == size_px and channels in (1, 3, 4) and image.dtype in (np.uint8, np.uint16)
+
+
+def _three_channels(image: NDArray[Any]) -> NDArray[np.uint8]:
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.ndim == 2:
+        return cast("NDArray[np.uint8]", cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
+    if image.shape[2] == 3:
+        return image
+    colour, alpha = image[:, :, :3].astype(np.uint16), image[:, :, 3:].astype(np.uint16)
+    return ((colour * alpha + TRANSPARENT_GREY * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _upright(image: NDArray[np.uint8], header: ImageHeader) -> NDArray[np.uint8]:
+    """Apply EXIF orientation: 2 to 4 mirror and turn, 5 to 8 do so after a transposition."""
+    if header.orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if header.orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if header.orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,217 @@
+"""The detector: a dense stage over the whole picture, then stages per face, as the bundle says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.bundle import Bundle, DenseStage, PoseStage
+from edgeface.errors import BundleError, EngineError, InputError, OptionError
+from edgeface.faces import Faces
+from edgeface.runtime.decode import (
+    Anchors,
+    decode_boxes,
+    decode_landmarks,
+    gather_patches,
+    keep_anchors,
+    logit,
+    pose_degrees,
+    sigmoid,
+)
+from edgeface.runtime.engines import Session
+from edgeface.runtime.nms import nms
+from edgeface.runtime.preprocess import Letterboxed, letterbox, normalise
+
+MAX_CANDIDATES = 5000
+MAX_SIZE_PX = 8192
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall time of one picture in ms. ``network_ms`` is all time inside the engine, pose included; ``decode_ms`` is
+    what is neither that nor preprocessing."""
+
+    preprocess_ms: float
+    network_ms: float
+    decode_ms: float
+    total_ms: float
+
+
+class _TimedRun:
+    """A Run that adds up the time spent inside the engine, which is entered again for every output."""
+
+    def __init__(self, session: Session, x: Floats) -> None:
+        start = perf_counter_ns()
+        self._run = session.run(x)
+        self.network_ns = perf_counter_ns() - start
+
+    def output(self, name: str) -> Floats:
+        start = perf_counter_ns()
+        out = self._run.output(name)
+        self.network_ns += perf_counter_ns() - start
+        return out
+
+
+class Detector:
+    """Finds faces in pictures, uint8 (H, W, 3) BGR. Make one with ``edgeface.load``.
+
+    ``sessions`` are the opened nets: one list a stage of the bundle, in the order of the stage's file sets. ``size_px``
+    is the longest side that a picture is letterboxed to, or a fixed (width, height); ``score`` the least score and
+    ``nms_iou`` the largest overlap of two faces, each 0..1. Raises OptionError for a value that cannot work and
+    BundleError when the nets lack an output that the bundle names.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        sessions: Sequence[Sequence[Session]],
+        *,
+        size_px: int | tuple[int, int],
+        score: float,
+        nms_iou: float,
+    ) -> None:
+        sides = size_px if isinstance(size_px, tuple) else (size_px,)
+        if not all(bundle.dense.multiple <= side <= MAX_SIZE_PX for side in sides):
+            raise OptionError(f"size {size_px} cannot work: choose {bundle.dense.multiple} to {MAX_SIZE_PX} pixels")
+        for name, value in (("score", score), ("NMS", nms_iou)):
+            if not 0.0 <= value <= 1.0:
+                raise OptionError(f"{name} threshold {value} cannot work: choose 0 to 1")
+        self.bundle = bundle
+        self.size_px = size_px
+        self.score = score
+        self.nms_iou = nms_iou
+        self._dense, self._net = bundle.dense, sessions[0][0]
+        self._pose: tuple[PoseStage, Sequence[Session]] | None = None
+        _require(bundle.name, self._net, map_names(self._dense))
+        for stage, opened in zip(bundle.stages[1:], sessions[1:], strict=True):
+            assert isinstance(stage, PoseStage)     # read_bundle lets no second dense stage pass
+            for session in opened:
+                _require(bundle.name, session, [stage.logits])
+            self._pose = stage, opened
+
+    def __call__(self, image: NDArray[np.uint8]) -> Faces:
+        """The faces of a picture, uint8 (H, W, 3) BGR. Raises InputError for anything else, and EngineError."""
+        return self.timed(image)[0]
+
+    def timed(self, image: NDArray[np.uint8]) -> tuple[Faces, Timing]:
+        """The faces, and where the time went; errors as when called."""
+        start = perf_counter_ns()
+        boxed, x = self._prepare(image)
+        prepared = perf_counter_ns()
+        run = _TimedRun(self._net, x)
+        faces = self._faces(run, boxed)
+        end = perf_counter_ns()
+        return faces, Timing(
+            (prepared - start) / 1e6,
+            run.network_ns / 1e6,
+            (end - prepared - run.network_ns) / 1e6,
+            (end - start) / 1e6,
+        )
+
+    def raw(self, image: NDArray[np.uint8]) -> dict[str, Floats]:
+        """Every output of the dense stage by name, float32 (C, H, W), for comparing engines; errors as when called."""
+        run = self._net.run(self._prepare(image)[1])
+        return {name: run.output(name) for name in map_names(self._dense)}
+
+    def _prepare(self, image: NDArray[np.uint8]) -> tuple[Letterboxed, Floats]:
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"a picture must be a uint8 array (H, W, 3) in BGR, not {type(image).__name__}")
+        boxed = letterbox(image, self.size_px, self._dense.multiple)
+        return boxed, normalise(boxed.pixels, self._dense.mean, self._dense.scale)
+
+    def _faces(self, run: _TimedRun, boxed: Letterboxed) -> Faces:
+        levels, variances = self._dense.levels, self._dense.variances
+        scores = [self._map(run, level.score, len(level.anchors_px)) for level in levels]
+        if any(math.isnan(score.max()) for score in scores):
+            raise EngineError(f"{self.bundle.name}: a score is not a number: use an fp32 bundle")
+        kept = keep_anchors(scores, logit(self.score), MAX_CANDIDATES)
+
+        def box(i: int, here: Anchors) -> Floats:
+            level = levels[i]
+            return decode_boxes(self._map(run, level.box, 4 * len(level.anchors_px)), here, level, variances)
+
+        boxes = _by_level(kept, len(levels), (4,), box)
+        if not np.isfinite(boxes).all():
+            raise EngineError(f"{self.bundle.name}: a box is not finite: use an fp32 bundle")
+        best = nms(boxes, kept.logits, self.nms_iou)
+        kept = kept[best]
+        per_axis = np.array([boxed.scale_x, boxed.scale_y], np.float32)
+        return Faces(
+            boxes=(boxes[best].reshape(-1, 2, 2) / per_axis).reshape(-1, 4),
+            scores=sigmoid(kept.logits),
+            landmarks=self._landmarks(run, kept, per_axis),
+            pose=self._degrees(run, kept),
+        )
+
+    def _map(self, run: _TimedRun, name: str, channels: int) -> Floats:
+        out = run.output(name)
+        if out.shape[0] != channels:
+            raise BundleError(
+                f"{self.bundle.name}: output {name} has {out.shape[0]} channels, its level's anchors need {channels}: "
+                "convert the checkpoint again"
+            )
+        return out
+
+    def _landmarks(self, run: _TimedRun, kept: Anchors, per_axis: Floats) -> Floats | None:
+        """Points (n, 5, 2) in pixels of the original picture."""
+        levels, variances = self._dense.levels, self._dense.variances
+        names = [level.landmarks for level in levels if level.landmarks is not None]
+        if not names:
+            return None
+
+        def points(i: int, here: Anchors) -> Floats:
+            level = levels[i]
+            return decode_landmarks(self._map(run, names[i], 10 * len(level.anchors_px)), here, level, variances)
+
+        return _by_level(kept, len(levels), (5, 2), points) / per_axis
+
+    def _degrees(self, run: _TimedRun, kept: Anchors) -> Floats | None:
+        """Pitch, yaw and roll (n, 3) by the pose stage, which sees the kept anchors and nothing else."""
+        if self._pose is None:
+            return None
+        stage, sessions = self._pose
+        names = [level.features for level in self._dense.levels if level.features is not None]
+
+        def degrees(i: int, here: Anchors) -> Floats:
+            patches = gather_patches(run.output(names[i]), here.row, here.column, stage.patch)
+            pose = _TimedRun(sessions[i], patches)
+            logits = pose.output(stage.logits)
+            run.network_ns += pose.network_ns
+            return pose_degrees(logits, stage)
+
+        return _by_level(kept, len(names), (3,), degrees)
+
+
+def _by_level(
+    kept: Anchors, levels: int, shape: tuple[int, ...], values: Callable[[int, Anchors], Floats]
+) -> Floats:
+    """``values(i, anchors of level i)`` put together in the order of ``kept``; levels without anchors are not asked."""
+    out = np.empty((len(kept), *shape), np.float32)
+    for i in range(levels):
+        here = np.nonzero(kept.level == i)[0]
+        if len(here):
+            out[here] = values(i, kept[here])
+    return out
+
+
+def map_names(stage: DenseStage) -> list[str]:
+    """The names of all outputs that a dense stage's levels name, level by level."""
+    names = []
+    for level in stage.levels:
+        names += [n for n in (level.score, level.box, level.landmarks, level.features) if n is not None]
+    return names
+
+
+def _require(bundle_name: str, session: Session, names: Sequence[str]) -> None:
+    missing = sorted(set(names) - session.outputs)
+    if missing:
+        raise BundleError(
+            f"{bundle_name}: its nets have no output {', '.join(missing)}: convert the checkpoint again"
+        )

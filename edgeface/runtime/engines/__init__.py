@@ -1,0 +1,10 @@
+"""The inference engines by name. Importing this imports none of their packages."""
+
+from __future__ import annotations
+
+from edgeface.runtime.engines import ncnn as _ncnn  # noqa: F401  (registers ncnn)
+from edgeface.runtime.engines import onnx as _onnx  # noqa: F401  (registers onnx)
+from edgeface.runtime.engines import torch as _torch  # noqa: F401  (registers torch)
+from edgeface.runtime.engines.registry import Engine, Run, Session, engine
+
+__all__ = ["Engine", "Run", "Session", "engine"]

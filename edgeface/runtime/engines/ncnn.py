@@ -1,0 +1,102 @@
+"""ncnn behind one safe adapter: the only file that touches ncnn.Mat.
+
+The Python binding checks nothing: a Mat borrows its array, an unknown blob or a missing input ends the process, and a
+return code is the only error. So the files are checked before ncnn reads them, only true inputs and outputs are named,
+every input is contiguous float32 and lives as long as its Run, and every return code is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.errors import EngineError, MissingExtraError
+from edgeface.runtime.engines.ncnn_files import check_files
+from edgeface.runtime.engines.registry import engine
+
+_ALIGNMENT = 16     # bytes: where ncnn expects every channel of a Mat to begin
+
+
+class NcnnRun:
+    """One extractor; outputs are computed when they are asked for."""
+
+    def __init__(self, session: NcnnSession, extractor: Any, held: tuple[NDArray[np.float32], Any]) -> None:
+        self._session = session
+        self._extractor = extractor
+        self._held = held       # the Mat borrows the array, and the extractor may still read it
+
+    def output(self, name: str) -> NDArray[np.float32]:
+        if name not in self._session.outputs:
+            raise EngineError(
+                f"{self._session.param}: has no output {name!r}, only {', '.join(sorted(self._session.outputs))}"
+            )
+        code, mat = self._extractor.extract(name)
+        if code != 0 or mat.empty():
+            raise EngineError(f"{self._session.param}: ncnn failed on output {name!r} (code {code}): convert it again")
+        # A copy: the Mat's memory goes with the extractor, and its channels may be padded.
+        out = np.array(mat, np.float32, order="C")
+        return out.reshape((1,) * (3 - out.ndim) + out.shape)
+
+
+class NcnnSession:
+    """A loaded ncnn net with one input."""
+
+    def __init__(self, net: Any, param: Path, input_name: str) -> None:
+        inputs: list[str] = net.input_names()
+        if inputs != [input_name]:
+            raise EngineError(
+                f"{param}: its inputs are {', '.join(inputs) or 'none'}, not {input_name}: convert it again"
+            )
+        # Only blobs that nothing consumes: asking for another one that light mode has freed ends the process.
+        self.outputs: frozenset[str] = frozenset(net.output_names())
+        self.param = param
+        self._net = net
+        self._input = input_name
+
+    def run(self, x: NDArray[np.float32]) -> NcnnRun:
+        if x.dtype != np.float32 or x.ndim != 3 or not x.flags.c_contiguous or x.size == 0:
+            raise EngineError(f"{self.param}: an input must be contiguous float32 (C, H, W), not {x.dtype} {x.shape}")
+        import ncnn
+
+        mat = ncnn.Mat(x)
+        if x.ctypes.data % _ALIGNMENT or x[0].nbytes % _ALIGNMENT:
+            mat = mat.clone()
+        extractor = self._net.create_extractor()
+        extractor.set_light_mode(True)
+        code = extractor.input(self._input, mat)
+        if code != 0:
+            raise EngineError(f"{self.param}: ncnn refused an input of shape {x.shape} (code {code})")
+        return NcnnRun(self, extractor, (x, mat))
+
+
+@engine("ncnn")
+def open_ncnn(
+    directory: Path, files: Sequence[str], input_name: str, threads: int, precision: str = "fp32"
+) -> NcnnSession:
+    """Load a text .param and its .bin, in this order in ``files``; errors as in ``Engine``."""
+    if len(files) != 2:
+        raise EngineError(f"{directory}: an ncnn net is a .param and a .bin, not {len(files)} files: convert it again")
+    param, weights = (directory / name for name in files)
+    check_files(param, weights)
+    try:
+        import ncnn
+    except ImportError as error:
+        raise MissingExtraError(f'the ncnn engine needs ncnn ({error}): pip install "edgeface"') from None
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    net.opt.use_vulkan_compute = False
+    net.opt.lightmode = True
+    half = precision == "fp16"
+    net.opt.use_fp16_packed = half
+    net.opt.use_fp16_storage = half
+    net.opt.use_fp16_arithmetic = half
+    net.opt.use_bf16_storage = False
+    for path, load in ((param, net.load_param), (weights, net.load_model)):
+        code = load(str(path))
+        if code != 0:
+            raise EngineError(f"{path}: ncnn cannot load it (code {code}): copy the bundle again")
+    return NcnnSession(net, param, input_name)

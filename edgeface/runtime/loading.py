@@ -1,0 +1,79 @@
+"""``edgeface.load``: from a name or a path to a detector."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgeface.bundle import Bundle, DenseStage, read_bundle
+from edgeface.errors import OptionError
+from edgeface.runtime import catalog, engines
+from edgeface.runtime.detector import Detector
+from edgeface.runtime.engines import Session
+
+MAX_DEFAULT_THREADS = 4
+
+
+def default_threads() -> int:
+    """The processors that this process may use, at most 4: beyond that small nets gain nothing."""
+    return max(1, min(MAX_DEFAULT_THREADS, len(os.sched_getaffinity(0))))
+
+
+def open_sessions(directory: Path, bundle: Bundle, threads: int) -> list[list[Session]]:
+    """Every net of a bundle in ``directory``, opened by the bundle's engine: one list a stage, one entry a file set.
+
+    Raises UnknownEngineError, EngineError and MissingExtraError.
+    """
+    open_net = engines.engine.get(bundle.engine)
+    return [
+        [
+            open_net(directory, files, stage.input, threads, bundle.precision)
+            for files in ([stage.files] if isinstance(stage, DenseStage) else stage.files)
+        ]
+        for stage in bundle.stages
+    ]
+
+
+def load(
+    model_or_path: str | Path,
+    *,
+    engine: str | None = None,
+    threads: int | None = None,
+    size: int | None = None,
+    score: float | None = None,
+    nms: float | None = None,
+) -> Detector:
+    """A detector from a model's or a bundle's name, a bundle's directory, or a checkpoint.
+
+    ``engine``: the one to run with; "torch" runs a float checkpoint, and needs torch. ``threads``: by default the
+    processors at hand, at most 4. ``size`` (longest side of the net's input, px), ``score`` and ``nms`` (0..1) are the
+    bundle's own where they are None.
+
+    Raises UnknownModelError, UnknownEngineError, OptionError, BundleError, CheckpointError, EngineError and
+    MissingExtraError, each with one line that says what to do.
+    """
+    if engine is not None:
+        engines.engine.get(engine)
+    if threads is None:
+        threads = default_threads()
+    elif threads < 1:
+        raise OptionError(f"{threads} threads cannot work: choose 1 or more")
+    path = catalog.find(model_or_path, engine)
+    if path.is_dir():
+        directory, bundle = path, read_bundle(path)
+    else:
+        if engine not in (None, "torch"):
+            raise OptionError(f"{path}: a checkpoint runs with the engine torch: convert it for {engine}")
+        from edgeface.runtime.engines.torch import checkpoint_bundle
+
+        directory, bundle = path.parent, checkpoint_bundle(path)
+    if engine not in (None, bundle.engine):
+        raise OptionError(f"{path}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
+    defaults = bundle.defaults
+    return Detector(
+        bundle,
+        open_sessions(directory, bundle, threads),
+        size_px=defaults.size_px if size is None else size,
+        score=defaults.score if score is None else score,
+        nms_iou=defaults.nms_iou if nms is None else nms,
+    )

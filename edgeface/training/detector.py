@@ -1,0 +1,76 @@
+"""From a configuration and a data folder to a running trainer of a dense detector."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from edgeface.bundle import sha256_of
+from edgeface.data.annotations import ANNOTATIONS
+from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
+from edgeface.errors import OutputError, TrainingError
+from edgeface.models import model
+from edgeface.models.mos import MOS
+from edgeface.training.config import Config
+from edgeface.training.devices import find_place
+from edgeface.training.loop import Trainer
+from edgeface.training.objective import MOSObjective
+from edgeface.training.probe import DetectionProbe
+
+# What the sets of the data folder allow; weights trained on data of one's own carry what --licence says.
+DEFAULT_LICENCE = "research only: trained on WIDER FACE, 300-W and other data with research terms"
+
+ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
+
+
+def detector_trainer(
+    config: Config, data: Path, out: Path, cache: Path, licence: str, overrides: Sequence[str], progress: ProgressBar
+) -> Trainer:
+    """A trainer for ``config`` on the sets below ``data``, resumed when ``out`` holds an earlier run.
+
+    Reads every set with a weight above 0, decoding its pictures into ``cache`` once. Raises DataError, OptionError,
+    TrainingError, CheckpointError and OutputError, each naming the file.
+    """
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    place = find_place(config.run.precision)
+    if place.leads:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{out}: {error.strerror}: choose another --out") from None
+    names = [name for name, weight in config.data.weights.items() if weight > 0]
+    if place.leads:                         # the leader decodes, the others map what it wrote
+        sources = read_sources(data, names, cache, progress)
+    if place.world > 1:
+        distributed.barrier()
+    if not place.leads:
+        sources = read_sources(data, names, cache)
+    torch.manual_seed(config.run.seed)
+    net = model.get(config.model)(**config.options)
+    if not isinstance(net, MOS):
+        raise TrainingError(f"{config.model} is not of the MOS family, the only one that this trainer knows")
+    feedback = FeedbackState(sources)
+    dataset = DetectionSet(sources, config.data, feedback, config.feedback.hard_share, config.run.seed)
+    made: dict[str, Any] = {
+        "overrides": list(overrides),
+        "versions": _versions(),
+        "data_sha256": {name: sha256_of(data / name / ANNOTATIONS) for name in names},
+    }
+    trainer = Trainer(
+        net, MOSObjective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
+        DetectionProbe(config, data, sources, place.device), made, licence,
+    )
+    trainer.resume()
+    return trainer
+
+
+def _versions() -> dict[str, str]:
+    packages = ("edgeface", "torch", "numpy", "opencv-python-headless")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

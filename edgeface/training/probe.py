@@ -1,0 +1,117 @@
+"""Looking at a detector while it trains: figures on dev parts, and the pictures of the set S (mos.txt, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeface.data.annotations import Picture, read_annotations
+from edgeface.data.detection import SourceSet
+from edgeface.data.pixels import read_pixels
+from edgeface.data.targets import Targets
+from edgeface.errors import DataError
+from edgeface.evaluation.measure import measure
+from edgeface.faces import Faces
+from edgeface.runtime.detector import Detector
+from edgeface.runtime.engines.torch import network_detector
+from edgeface.runtime.nms import iou
+from edgeface.training.config import Config
+
+AP_SCORE, NMS_IOU = 0.02, 0.4
+# A face or a detection at the default threshold decides what counts as hard, not the tail of the score.
+HARD_SCORE, HARD_IOU = 0.5, 0.5
+# Smaller faces are missed by every light detector: they would put all pictures into S and so empty it of meaning.
+HARD_FACE_PX = 10.0
+# The face crops are about 290 px with a face of half that; twice their size would only cost time.
+CROP_SIZE_PX = 256
+
+
+class DetectionProbe:
+    """Evaluates on ``wider`` and ``landmarks68`` where the data folder has them, and tests training pictures for S."""
+
+    def __init__(
+        self, config: Config, data: Path, sources: Mapping[str, SourceSet], device: torch.device
+    ) -> None:
+        self.config = config
+        self.sources = sources
+        self.device = device
+        self.scenes = _some(_dev_part(data / "wider"), config.run.dev_pictures)
+        self.crops = _some(_dev_part(data / "landmarks68"), config.run.dev_pictures)
+        self.rng = np.random.default_rng(config.run.seed)
+
+    def dev(self, net: nn.Module) -> dict[str, float]:
+        """``ap_easy``, ``ap_medium``, ``ap_hard``; ``nme_percent``, ``pose_mae_deg``; ``choose``, by which to pick."""
+        figures: dict[str, float] = {"choose": 0.0}
+        if self.scenes:
+            found = self._detect(net, self.scenes, self.config.run.dev_size_px)
+            detection = measure(self.scenes, found).detection
+            if detection is not None:
+                aps = {f"ap_{name}": round(row.ap, 4) for name, row in detection.ap.items()}
+                figures |= aps
+                figures["choose"] = round(float(np.mean(list(aps.values()))), 4)
+        if self.crops:
+            measures = measure(self.crops, self._detect(net, self.crops, CROP_SIZE_PX))
+            if measures.landmarks is not None and measures.landmarks.nme_percent is not None:
+                figures["nme_percent"] = round(measures.landmarks.nme_percent, 3)
+            if measures.pose is not None and measures.pose.mean_deg is not None:
+                figures["pose_mae_deg"] = round(measures.pose.mean_deg, 3)
+        return figures
+
+    def hard(self, net: nn.Module, hard: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        """The set S anew: 1 for the pictures of each set that have a false or a missed box, or were not tested.
+
+        With ``feedback.pictures`` so many are drawn from the complete sets each time, else all of them are tested;
+        what is not tested now keeps the mark that it has in ``hard``.
+        """
+        scenes = [(name, i) for name, s in self.sources.items() if s.complete for i in range(len(s.pictures))]
+        wanted = self.config.feedback.pictures or len(scenes)
+        drawn = self.rng.permutation(len(scenes))[:wanted]
+        marks = {name: mark.copy() for name, mark in hard.items()}
+        detector = self._detector(net, self.config.run.dev_size_px, HARD_SCORE)
+        for k in drawn:
+            name, i = scenes[int(k)]
+            source = self.sources[name]
+            marks[name][i] = is_hard(detector(np.ascontiguousarray(source.pixels[i])), source.targets[i])
+        return marks
+
+    def _detector(self, net: nn.Module, size_px: int, score: float) -> Detector:
+        return network_detector(net, size_px=size_px, score=score, nms_iou=NMS_IOU, device=str(self.device))
+
+    def _detect(self, net: nn.Module, pictures: Sequence[Picture], size_px: int) -> list[Faces]:
+        detector = self._detector(net, size_px, AP_SCORE)
+        return [detector(read_pixels(p)) for p in pictures]
+
+
+def is_hard(found: Faces, targets: Targets) -> bool:
+    """Whether a picture has a detection that matches no face, or a face that no detection matches (IoU 0.5).
+
+    Detections on ignored regions count neither way, nor do faces under HARD_FACE_PX; in an incomplete picture only
+    the missed faces count.
+    """
+    real = ~targets.ignore
+    extent = targets.boxes[:, 2:] - targets.boxes[:, :2]
+    counted = real & (np.sqrt(extent[:, 0] * extent[:, 1]) >= HARD_FACE_PX)
+    overlap = iou(found.boxes, targets.boxes)                       # (found, faces)
+    missed = bool((overlap[:, counted].max(0, initial=0) < HARD_IOU).any()) if len(found) else bool(counted.any())
+    false = bool((overlap.max(1, initial=0) < HARD_IOU).any()) if targets.complete else False
+    return missed or false
+
+
+def _dev_part(directory: Path) -> list[Picture]:
+    try:
+        return read_annotations(directory, "dev")
+    except DataError:
+        # A user's own data may have no such set, or no dev part: training goes on without those figures.
+        return []
+
+
+def _some(pictures: list[Picture], count: int) -> list[Picture]:
+    """``count`` pictures evenly spaced over the list, which is sorted by event or source; 0 means all."""
+    if not count or count >= len(pictures):
+        return pictures
+    return [pictures[i] for i in np.linspace(0, len(pictures) - 1, count).round().astype(int)]

@@ -1,0 +1,13 @@
+"""The models that come with the package: a directory a bundle, named model-precision-engine, and float checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# What a model's name alone means.
+DEFAULTS = {"mos_s": "mos_s-fp16-ncnn"}
+
+
+def directory() -> Path:
+    """Where they lie."""
+    return Path(__file__).parent

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Makes a virtual environment with everything that the tests need, and runs them. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")"
+venv="${EDGEFACE_VENV:-.venv-dev}"
+python="${PYTHON:-python3}"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# Asked for first and exactly: it exists as a wheel without CUDA, and pnnx would pull in the newest with it.
+"$venv/bin/python" -m pip install --quiet "torch==2.13.0"
+"$venv/bin/python" -m pip install --quiet -e ".[dev]"
+"$venv/bin/python" -m pytest "$@"

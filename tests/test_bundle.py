@@ -1,0 +1,260 @@
+"""bundle.json: what is written is what is read, and everything else is refused by name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from edgeface.bundle import (
+    MANIFEST,
+    Bundle,
+    Defaults,
+    DenseStage,
+    Level,
+    PoseStage,
+    describe_file,
+    read_bundle,
+    write_manifest,
+    writing,
+)
+from edgeface.errors import BundleError, BundleHashError, OutputError
+
+DENSE = DenseStage(
+    ["dense.param", "dense.bin"], "data", 128.0, 1 / 128, 32,
+    [
+        Level(8, [16.0, 32.0], "score8", "box8", "landmarks8", "features8"),
+        Level(16, [64.0, 128.0], "score16", "box16", "landmarks16", "features16"),
+    ],
+    (0.1, 0.2),
+)  # fmt: skip
+POSE = PoseStage(
+    [["pose8.param", "pose8.bin"], ["pose16.param", "pose16.bin"]], "patches", "logits", 3, 66, 3.0, -97.5
+)
+
+
+def make(directory: Path) -> Bundle:
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [*DENSE.files, *(name for files in POSE.files for name in files)]
+    for name in names:
+        (directory / name).write_bytes(name.encode() * 100)
+    bundle = Bundle(
+        1, "mos_s-fp32-ncnn", "mos_s", "fp32", "ncnn", [DENSE, POSE], Defaults(640, 0.5, 0.4),
+        [describe_file(directory / name) for name in names], "research", {"ap": {"easy": 0.5}}, {"steps": 10}, True,
+    )  # fmt: skip
+    write_manifest(directory, bundle)
+    return bundle
+
+
+def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change bundle.json as a person with an editor would."""
+    content = json.loads((directory / MANIFEST).read_text())
+    change(content)
+    (directory / MANIFEST).write_text(json.dumps(content))
+
+
+def test_read_gives_back_what_was_written(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    assert read_bundle(tmp_path) == bundle
+    assert read_bundle(tmp_path).dense == DENSE
+
+
+def test_the_manifest_is_json_that_people_can_read(tmp_path: Path) -> None:
+    make(tmp_path)
+    text = (tmp_path / MANIFEST).read_text()
+    assert json.loads(text)["stages"][0]["kind"] == "dense"
+    assert json.loads(text)["stages"][1]["kind"] == "pose_at_points"
+    assert text.startswith('{\n  "schema": 1,\n')
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("name", [*DENSE.files, "pose16.bin"])
+def test_a_changed_file_is_named(tmp_path: Path, name: str) -> None:
+    make(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BundleHashError, match=rf"{re.escape(str(tmp_path / name))}: sha256 .*copy the bundle again"):
+        read_bundle(tmp_path)
+    assert read_bundle(tmp_path, verify=False).name == "mos_s-fp32-ncnn"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "pose8.bin").unlink()
+    with pytest.raises(BundleError, match=r"pose8\.bin: No such file"):
+        read_bundle(tmp_path)
+
+
+def test_a_directory_without_a_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"{tmp_path}: no bundle.json there"):
+        read_bundle(tmp_path)
+    with pytest.raises(BundleError, match="no bundle.json there"):
+        read_bundle(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="no bundle.json there"):
+        read_bundle(tmp_path / "file")
+
+
+def test_a_manifest_cut_short_is_named(tmp_path: Path) -> None:
+    make(tmp_path)
+    raw = (tmp_path / MANIFEST).read_bytes().rstrip()
+    for cut in range(0, len(raw), 7):
+        (tmp_path / MANIFEST).write_bytes(raw[:cut])
+        with pytest.raises(BundleError, match=r"bundle\.json: .*copy the bundle again"):
+            read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\xff\xfe", b'{"schema": "\xff"}', b"[]", b"null", b"1", b"[" * 100_000, b"\x00" * 10]
+)
+def test_what_is_no_json_object_is_refused(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(raw)
+    with pytest.raises(BundleError, match=r"bundle\.json: "):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("schema", [0, 2, "1", None])
+def test_another_schema_is_refused(tmp_path: Path, schema: object) -> None:
+    make(tmp_path)
+    edit(tmp_path, lambda b: b.update(schema=schema))
+    with pytest.raises(BundleError, match=re.escape(f"schema {schema!r}, this edgeface reads 1")):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda b: b.pop("licence"), "licence"),
+        (lambda b: b.update(colour="red"), "colour"),
+        (lambda b: b.update(precision="fp8"), "fp8"),
+        (lambda b: b.update(stages=[]), "first stage must be a dense one"),
+        (lambda b: b["stages"].reverse(), "first stage must be a dense one"),
+        (lambda b: b["stages"].append(b["stages"][0]), "one pose stage and nothing else"),
+        (lambda b: b["stages"].append(b["stages"][1]), "one pose stage and nothing else"),
+        (lambda b: b["stages"][0].update(kind="sparse"), "sparse"),
+        (lambda b: b["stages"][0].update(levels=[]), "levels"),
+        (lambda b: b["stages"][0].update(multiple=0), "multiple"),
+        (lambda b: b["stages"][0]["levels"][0].update(stride=-8), "stride"),
+        (lambda b: b["stages"][0]["levels"][0].update(anchors_px=[]), "anchors_px"),
+        (lambda b: b["stages"][0]["levels"][0].update(anchors_px=[16, -32]), "anchors_px"),
+        (lambda b: b["stages"][0]["levels"][0].update(landmarks=None), "some levels have landmarks"),
+        (lambda b: b["stages"][0]["levels"][0].update(features=None), "needs features from every level"),
+        (lambda b: b["stages"][0].update(files=["other.bin"]), "stage file 'other.bin' is not under 'files'"),
+        (lambda b: b["stages"][1]["files"].pop(), "1 pose nets for 2 levels"),
+        (lambda b: b["defaults"].update(score=1.5), "score"),
+        (lambda b: b["defaults"].update(size_px=0), "size_px"),
+    ],
+)
+def test_a_contradiction_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
+    make(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(BundleError, match=rf"bundle\.json: .*{re.escape(reason)}"):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../dense.bin", "/etc/passwd", "sub/dense.bin", ".hidden", "", "bundle.json", "a\0b"])
+def test_a_file_outside_the_directory_is_refused(tmp_path: Path, name: str) -> None:
+    make(tmp_path)
+    edit(tmp_path, lambda b: b["files"][0].update(name=name))
+    with pytest.raises(BundleError, match="is not a plain name"):
+        read_bundle(tmp_path)
+
+
+def test_writing_puts_a_bundle_in_place(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "bundle"
+    with writing(place) as work:
+        bundle = make(work)
+        assert not place.exists()
+    assert read_bundle(place) == bundle
+    assert [p.name for p in place.parent.iterdir()] == ["bundle"]
+    assert place.stat().st_mode & 0o777 == 0o755
+
+
+def test_writing_replaces_a_bundle_whole(tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    make(place)
+    (place / "left-over.txt").write_text("")
+    with writing(place) as work:
+        bundle = replace(make(work), licence="another")
+        write_manifest(work, bundle)
+    assert read_bundle(place).licence == "another"
+    assert not (place / "left-over.txt").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_writing_fills_an_empty_directory(tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    place.mkdir()
+    with writing(place) as work:
+        make(work)
+    assert read_bundle(place).model == "mos_s"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
+    place = tmp_path / "bundle"
+    before = make(place)
+
+    def fail() -> None:
+        with writing(place) as work:
+            (work / "half.bin").write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert read_bundle(place) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with writing(tmp_path / "bundle") as work:
+            (work / "half.bin").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match="bundle: .*No space left"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_when_the_last_step_fails_the_old_bundle_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "bundle"
+    before = make(place)
+    move = Path.replace
+
+    def refuse_the_new(self: Path, target: Path) -> Path:
+        if target == place and (self / "new.bin").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        return move(self, target)
+
+    def write() -> None:
+        with writing(place) as work:
+            make(work)
+            (work / "new.bin").write_text("")
+
+    monkeypatch.setattr(Path, "replace", refuse_the_new)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write()
+    assert read_bundle(place) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_writing_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "photo.jpg").write_text("mine")
+    with pytest.raises(OutputError, match="exists and is not a bundle"), writing(folder):
+        pass
+    with pytest.raises(OutputError, match=r"photo\.jpg: cannot be written"), writing(folder / "photo.jpg"):
+        pass
+    with pytest.raises(OutputError, match="cannot be written"), writing(folder / "photo.jpg" / "bundle"):
+        pass
+    assert (folder / "photo.jpg").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]

@@ -1,0 +1,158 @@
+"""Decoding by hand: anchors, boxes, points, patches and angles."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeface.bundle import Level, PoseStage
+from edgeface.runtime.decode import (
+    Anchors,
+    decode_boxes,
+    decode_landmarks,
+    gather_patches,
+    keep_anchors,
+    logit,
+    pose_degrees,
+    sigmoid,
+)
+
+VARIANCES = (0.1, 0.2)
+LEVEL = Level(8, [16.0, 32.0], "score", "box", "landmarks")
+POSE = PoseStage([], "patches", "logits", 3, 66, 3.0, -97.5)
+
+
+def anchors(*places: tuple[int, int, int]) -> Anchors:
+    """Anchors of level 0 by (anchor, row, column), with logits 0."""
+    a, row, column = np.array(places, np.int64).reshape(-1, 3).T
+    return Anchors(np.zeros_like(a), a, row, column, np.zeros(len(a), np.float32))
+
+
+def test_anchors_come_by_level_row_column_anchor() -> None:
+    fine = np.full((2, 2, 3), -9, np.float32)
+    fine[1, 0, 2], fine[0, 1, 0], fine[0, 0, 2], fine[1, 1, 0] = 1, 2, 3, 4
+    coarse = np.full((1, 1, 1), 5, np.float32)
+    kept = keep_anchors([fine, coarse], 0.0, limit=100)
+    places = np.stack([kept.level, kept.row, kept.column, kept.anchor], axis=1).tolist()
+    assert places == [[0, 0, 2, 0], [0, 0, 2, 1], [0, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
+    assert kept.logits.tolist() == [3, 1, 2, 4, 5]
+
+
+def test_the_index_is_row_times_width_plus_column_times_anchors_plus_anchor() -> None:
+    score = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)
+    kept = keep_anchors([score], -math.inf, limit=100)
+    index = (kept.row * 5 + kept.column) * 2 + kept.anchor
+    assert index.tolist() == list(range(40))
+    np.testing.assert_array_equal(kept.logits, score.transpose(1, 2, 0).ravel())
+
+
+def test_a_logit_at_the_threshold_is_kept() -> None:
+    score = np.array([[[-0.5, 0.0, 0.5]]], np.float32)
+    assert keep_anchors([score], 0.0, 9).logits.tolist() == [0.0, 0.5]
+    assert len(keep_anchors([score], 0.6, 9)) == 0
+    assert len(keep_anchors([score], logit(0.0), 9)) == 3
+    assert len(keep_anchors([score], logit(1.0), 9)) == 0
+
+
+def test_the_limit_keeps_the_strongest_in_their_order() -> None:
+    levels = [np.array([[[1, 5, 3, 3]]], np.float32), np.array([[[4, 3]]], np.float32)]
+    kept = keep_anchors(levels, 0.0, limit=4)
+    # Three anchors have 3: the two of the first level stay.
+    assert kept.logits.tolist() == [5, 3, 3, 4]
+    assert kept.level.tolist() == [0, 0, 0, 1]
+
+
+def test_logit_and_sigmoid_are_inverse_and_never_overflow() -> None:
+    for p in (1e-6, 0.02, 0.5, 0.9, 1 - 1e-6):
+        np.testing.assert_allclose(sigmoid(np.array([logit(p)], np.float32)), [p], rtol=1e-5)
+    with np.errstate(all="raise", under="ignore"):
+        ends = sigmoid(np.array([-1000, -80, 0, 80, 1000], np.float32))
+    assert ends.dtype == np.float32
+    assert ends[[0, 2, 3, 4]].tolist() == [0, 0.5, 1, 1]
+    assert 0 < ends[1] < 1e-30
+    assert (logit(0.0), logit(1.0)) == (-math.inf, math.inf)
+
+
+def test_a_box_without_offsets_is_its_anchor() -> None:
+    boxes = decode_boxes(np.zeros((8, 5, 6), np.float32), anchors((0, 0, 0), (1, 2, 5)), LEVEL, VARIANCES)
+    # Centres ((x + 1/2) * 8, (y + 1/2) * 8) with sides 16 and 32.
+    assert boxes.dtype == np.float32
+    assert boxes.tolist() == [[-4, -4, 12, 12], [28, 4, 60, 36]]
+
+
+def test_a_box_by_hand() -> None:
+    values = np.zeros((8, 3, 3), np.float32)
+    values[4:, 2, 1] = [1.0, -2.0, math.log(2) / 0.2, math.log(0.5) / 0.2]
+    boxes = decode_boxes(values, anchors((1, 2, 1), (0, 2, 1)), LEVEL, VARIANCES)
+    # Centre (12, 20) + (1, -2) * 0.1 * 32 = (15.2, 13.6); sides 32 * 2 and 32 / 2.
+    np.testing.assert_allclose(boxes[0], [15.2 - 32, 13.6 - 8, 15.2 + 32, 13.6 + 8], rtol=1e-5)
+    assert boxes[1].tolist() == [4, 12, 20, 28]     # the other anchor there has channels of its own
+
+
+def test_landmarks_by_hand() -> None:
+    values = np.zeros((20, 2, 2), np.float32)
+    values[:10, 1, 0] = np.arange(10)
+    points = decode_landmarks(values, anchors((0, 1, 0), (1, 1, 0)), LEVEL, VARIANCES)
+    assert points.shape == (2, 5, 2)
+    expected = np.array([4, 12]) + np.arange(10).reshape(5, 2) * 0.1 * 16
+    np.testing.assert_allclose(points[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(points[1], np.tile([4.0, 12.0], (5, 1)))
+
+
+def test_a_box_too_large_for_float32_is_infinite_and_raises_no_warning() -> None:
+    with np.errstate(all="raise"):
+        boxes = decode_boxes(np.full((8, 1, 1), 1e4, np.float32), anchors((0, 0, 0)), LEVEL, VARIANCES)
+    assert np.isinf(boxes).all()
+
+
+def test_patches_lie_side_by_side() -> None:
+    features = np.arange(2 * 4 * 5, dtype=np.float32).reshape(2, 4, 5)
+    patches = gather_patches(features, np.array([1, 2]), np.array([1, 3]), 3)
+    assert patches.shape == (2, 3, 6)
+    assert patches.flags.c_contiguous
+    np.testing.assert_array_equal(patches[:, :, :3], features[:, 0:3, 0:3])
+    np.testing.assert_array_equal(patches[:, :, 3:], features[:, 1:4, 2:5])
+
+
+def test_patches_are_zero_outside_the_map() -> None:
+    features = 1 + np.random.default_rng(0).random((3, 2, 4), np.float32)
+    rows, columns = (a.ravel() for a in np.mgrid[0:2, 0:4])
+    patches = gather_patches(features, rows, columns, 3)
+    padded = np.pad(features, ((0, 0), (1, 1), (1, 1)))
+    for i, (y, x) in enumerate(zip(rows, columns, strict=True)):
+        np.testing.assert_array_equal(patches[:, :, 3 * i : 3 * i + 3], padded[:, y : y + 3, x : x + 3])
+    assert (features >= 1).all()    # the zeros went into the patches, not into the map
+
+
+def test_patches_equal_the_network_s_own() -> None:
+    torch = pytest.importorskip("torch")
+    from edgeface.models.mos import gather_patches as gather_in_torch
+
+    features = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    row, column = np.array([0, 4, 2, 2]), np.array([0, 5, 3, 5])
+    expected = gather_in_torch(
+        torch.from_numpy(features)[None], torch.zeros(4, dtype=torch.int64), torch.from_numpy(row), torch.from_numpy(column)
+    )
+    np.testing.assert_array_equal(gather_patches(features, row, column, 3), expected[0].numpy())
+
+
+def one_hot(*bins: int) -> NDArray[np.float32]:
+    logits = np.full((3, 66, 1), -1e4, np.float32)
+    logits[np.arange(3), bins] = 0
+    return logits.reshape(198, 1, 1)
+
+
+def test_an_angle_is_its_bin_s_centre() -> None:
+    np.testing.assert_allclose(pose_degrees(one_hot(0, 33, 65), POSE), [[-97.5, 1.5, 97.5]])
+
+
+def test_an_angle_is_the_expectation_over_the_bins() -> None:
+    logits = np.full((3, 66, 2), -1e4, np.float32)
+    logits[:, 30, 0], logits[:, 34, 0] = 0, math.log(3)     # weights 1/4 and 3/4 on -7.5 and 4.5 degrees
+    logits[:, :, 1] = 2000                                  # all alike, and far beyond exp's range
+    degrees = pose_degrees(logits.reshape(198, 1, 2), POSE)
+    assert degrees.dtype == np.float32
+    np.testing.assert_allclose(degrees, [[1.5] * 3, [0.0] * 3], atol=1e-4)

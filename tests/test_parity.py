@@ -1,0 +1,226 @@
+"""Parity: figures against hand values, faces with and without partners, and the pictures it is measured on."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeface.convert.parity import (
+    DepartedError,
+    FacesParity,
+    FaceSums,
+    MapParity,
+    MapSums,
+    ParityReport,
+    Tolerance,
+    match,
+)
+from edgeface.convert.pictures import choose
+from edgeface.errors import DataError, InputError, ParityError
+from edgeface.faces import Faces
+
+TOLERANCE = Tolerance(raw=1e-3, iou=0.95, score=0.01)
+
+
+def floats(*values: float) -> NDArray[np.float32]:
+    return np.array(values, np.float32).reshape(1, 1, -1)
+
+
+def faces(*rows: tuple[float, float, float]) -> Faces:
+    """Faces of 100 x 100 px from (x, y, score), points in their middle, pose by score."""
+    boxes = np.array([(x, y, x + 100, y + 100) for x, y, _ in rows], np.float32).reshape(-1, 4)
+    scores = np.array([score for _, _, score in rows], np.float32)
+    points = np.repeat((boxes[:, None, :2] + boxes[:, None, 2:]) / 2, 5, axis=1)
+    return Faces(boxes, scores, points, np.repeat(scores[:, None], 3, axis=1))
+
+
+def never() -> Faces:
+    raise AssertionError("contenders are asked for only when a face has no partner")
+
+
+def compared(reference: Faces, candidate: Faces, *contenders: Faces) -> FacesParity:
+    sums = FaceSums(TOLERANCE)
+    ask = [lambda found=found: found for found in contenders] or [never, never]
+    sums.add("a picture", reference, candidate, *ask)
+    return sums.parity()
+
+
+def report(maps: list[MapParity], found: FacesParity) -> ParityReport:
+    return ParityReport("mos_s-fp16-ncnn", "torch 2", "3 pictures", TOLERANCE, maps, found)
+
+
+NO_FACES = FaceSums(TOLERANCE).parity()
+
+
+def test_figures_of_a_map_by_hand() -> None:
+    sums = MapSums("score8")
+    sums.add(floats(3, -1), floats(3, -1))
+    sums.add(floats(0, 4), floats(0, 3.5))
+    figures = sums.parity()
+    assert figures.span == 5
+    assert figures.largest_difference == 0.5
+    assert figures.share == pytest.approx(0.1)
+    assert figures.sqnr_db == pytest.approx(10 * math.log10(26 / 0.25))
+    assert figures.cosine == pytest.approx((9 + 1 + 14) / math.sqrt(26 * (9 + 1 + 12.25)))
+
+
+def test_equal_maps_are_exact() -> None:
+    sums = MapSums("box8")
+    sums.add(floats(1, 2), floats(1, 2))
+    assert sums.parity() == MapParity("box8", 1, 0, 0, None, pytest.approx(1))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_map_that_is_not_a_number_fails(first: bool) -> None:
+    sums = MapSums("box8")
+    pairs = [(floats(1, 2), floats(1, float("nan"))), (floats(1, 2), floats(1, 2))]
+    for pair in pairs if first else reversed(pairs):
+        sums.add(*pair)
+    failed = report([sums.parity()], NO_FACES)
+    assert not failed.passed
+    assert "box8 is off by inf" in failed.failures[0]
+
+
+def test_a_constant_map_may_differ_by_rounding_only() -> None:
+    for difference, passes in ((4e-6, True), (4e-3, False)):
+        sums = MapSums("score32")
+        sums.add(floats(-4, -4), floats(-4, -4 + difference))
+        assert (sums.parity().share <= TOLERANCE.raw) is passes
+
+
+def test_maps_of_different_shape_are_refused() -> None:
+    with pytest.raises(ParityError, match=r"score8 has shape \(1, 1, 3\), the reference \(1, 1, 2\)"):
+        MapSums("score8").add(floats(1, 2), floats(1, 2, 3))
+
+
+def test_match_is_one_to_one_and_prefers_the_best_overlap() -> None:
+    # Reference face 0 overlaps both candidates, reference face 1 only the first, and better.
+    reference = faces((4, 0, 0.9), (0, 0, 0.8))
+    candidate = faces((1, 0, 0.9), (6, 0, 0.8))
+    assert [(i, j) for i, j, _ in match(reference, candidate, 0.9)] == [(1, 0), (0, 1)]
+    assert [(i, j) for i, j, _ in match(reference, candidate, 0.97)] == [(1, 0)]
+    assert match(faces(), candidate, 0.5) == []
+
+
+def test_differences_of_matched_faces() -> None:
+    found = compared(faces((0, 0, 0.9), (200, 0, 0.8)), faces((1, 0, 0.896), (200, 0, 0.8)))
+    assert (found.matched, found.missing, found.extra, found.ties) == (2, 0, 0, 0)
+    assert found.iou_least == pytest.approx(99 / 101)
+    assert found.score_difference == pytest.approx(0.004, abs=1e-6)
+    assert found.landmark_difference == pytest.approx(0.01)
+    assert found.pose_difference_deg == pytest.approx(0.004, abs=1e-6)
+    assert report([], found).passed
+
+
+def test_a_face_without_partner_fails_with_the_picture_s_name() -> None:
+    kept = faces((0, 0, 0.9), (200, 0, 0.8))
+    found = compared(kept, faces((0, 0, 0.9), (0, 300, 0.7)), kept, faces((0, 0, 0.9), (0, 300, 0.7)))
+    assert (found.matched, found.missing, found.extra, found.ties) == (1, 1, 1, 0)
+    failed = report([], found)
+    assert failed.failures == ["1 faces are missing and 1 are extra, as in a picture (1 missing, 1 extra)"]
+    assert str(DepartedError(failed)).startswith("mos_s-fp16-ncnn: 1 faces are missing")
+
+
+def test_a_face_under_the_other_s_threshold_is_a_tie() -> None:
+    both = faces((0, 0, 0.9), (200, 0, 0.497))
+    found = compared(faces((0, 0, 0.9), (200, 0, 0.503)), faces((0, 0, 0.9)), both, both)
+    assert (found.missing, found.extra, found.ties) == (0, 0, 1)
+    assert report([], found).passed
+
+
+def test_a_contender_of_another_score_is_no_tie() -> None:
+    weak = faces((0, 0, 0.9), (200, 0, 0.3))
+    found = compared(faces((0, 0, 0.9), (200, 0, 0.6)), faces((0, 0, 0.9)), weak, weak)
+    assert (found.missing, found.ties) == (1, 0)
+
+
+def test_a_score_too_far_off_fails() -> None:
+    failed = report([], compared(faces((0, 0, 0.9)), faces((0, 0, 0.85))))
+    assert failed.failures == ["a score is off by 0.0500, 0.01 is allowed"]
+
+
+def test_report_as_text_and_json() -> None:
+    sums = MapSums("score8")
+    sums.add(floats(0, 4), floats(0, 3))
+    failed = report([sums.parity()], NO_FACES)
+    text = failed.to_text()
+    assert "mos_s-fp16-ncnn against torch 2, on 3 pictures" in text
+    assert "faces: none in these pictures" in text
+    assert "FAILED: output score8 is off by 0.25 of its range, 0.001 is allowed" in text
+    data = json.loads(failed.to_json())
+    assert data["passed"] is False
+    assert data["maps"][0] == {
+        "name": "score8", "span": 4.0, "largest_difference": 1.0, "share": 0.25,
+        "sqnr_db": pytest.approx(10 * math.log10(16)), "cosine": pytest.approx(1.0),
+    }
+    assert data["pictures"] == "3 pictures"
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i:02}.png"), np.full((4, 5, 3), i, np.uint8))
+    return folder
+
+
+def test_pictures_of_a_folder_are_spread_evenly(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "street", 10)
+    (folder / "notes.txt").write_text("not a picture")
+    few = choose(folder, limit=4)
+    assert [name for name, _ in few] == ["00.png", "02.png", "05.png", "07.png"]
+    assert [int(image[0, 0, 0]) for _, image in few] == [0, 2, 5, 7]
+    assert few.source == "4 of 10 pictures, street"
+    assert len(choose(folder, limit=40)) == 10
+
+
+def test_pictures_of_a_data_set_are_its_dev_part(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "wider", 4)
+    lines = [
+        {"image": f"{i:02}.png", "width": 5, "height": 4, "split": "dev" if i % 2 else "train", "complete": 1, "faces": []}
+        for i in range(4)
+    ]
+    annotations = folder / "annotations.jsonl"
+    annotations.write_text("\n".join(json.dumps(line) for line in lines))
+    chosen = choose(folder)
+    assert [name for name, _ in chosen] == ["01.png", "03.png"]
+    assert chosen.source == "2 of 2 pictures, dev part of wider"
+    annotations.write_text("not json\n")
+    with pytest.raises(DataError, match="line 1"):
+        choose(folder)
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a folder"):
+        choose(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no pictures in it"):
+        choose(tmp_path)
+
+
+def test_without_a_folder_the_data_beside_then_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "project"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("edgeface.convert.pictures.find_spec", lambda _name: None)
+    scenes = choose()
+    assert "synthetic" in scenes.source
+    assert all(image.dtype == np.uint8 and image.ndim == 3 and image.std() > 10 for _, image in scenes)
+    folder = write_pictures(tmp_path / "shared" / "data" / "wider", 1)
+    line = {"image": "00.png", "width": 5, "height": 4, "split": "dev", "complete": 1, "faces": []}
+    (folder / "annotations.jsonl").write_text(json.dumps(line))
+    assert choose().source == "1 of 1 pictures, dev part of wider"
+
+
+def test_the_astronaut_is_used_where_scikit_image_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    chosen = choose()
+    assert "astronaut" in chosen.source
+    assert [image.shape for _, image in chosen] == [(512, 512, 3), (256, 256, 3), (128, 128, 3)]
