@@ -52,17 +52,23 @@ def draw_faces(image: NDArray[np.uint8], faces: Faces) -> NDArray[np.uint8]:
     longest_px = max(image.shape[:2])
     line_px = max(1, round(longest_px / _PIXELS_A_LINE))
     pen = _Pen(line_px, max(_SMALLEST_TEXT_PX, longest_px / 55))
+    # Far outside the picture only a line's direction matters, and OpenCV overflows on large coordinates.
+    reach_px = 4.0 * longest_px
+    landmarks = None if faces.landmarks is None else np.clip(np.nan_to_num(faces.landmarks), -reach_px, reach_px)
+    boxes = np.clip(np.nan_to_num(faces.boxes), -reach_px, reach_px)
     for i in reversed(range(len(faces))):
-        box = faces.boxes[i]
+        box = boxes[i]
+        if (box[2:] < 0).any() or (box[:2] >= image.shape[1::-1]).any():
+            continue
         side_px = float(min(box[2] - box[0], box[3] - box[1]))
         width_px = max(1, min(pen.line_px, round(side_px * _LINE_OF_FACE)))
         outline = side_px >= _OUTLINED_FACE_PX
         _box(canvas, box, width_px, outline)
         if faces.pose is not None and side_px >= _SMALLEST_AXES_PX:
-            points = None if faces.landmarks is None else faces.landmarks[i]
-            _axes(canvas, box, points, faces.pose[i], width_px, outline)
-        if faces.landmarks is not None:
-            _landmarks(canvas, faces.landmarks[i], width_px, outline)
+            nose = (box[:2] + box[2:]) / 2 if landmarks is None else landmarks[i][2]
+            _axes(canvas, box, nose, np.nan_to_num(faces.pose[i]), width_px, outline)
+        if landmarks is not None:
+            _landmarks(canvas, landmarks[i], width_px, outline)
         _score(canvas, box, float(faces.scores[i]), pen)
     return canvas
 
@@ -85,9 +91,7 @@ def head_axes(pose: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _fixed(point: NDArray[np.floating]) -> tuple[int, int]:
-    # Far outside the picture only the direction of a line matters; OpenCV overflows on such coordinates.
-    x, y = np.clip(np.nan_to_num(point), -20_000, 100_000)
-    return round(float(x) * (1 << _SHIFT)), round(float(y) * (1 << _SHIFT))
+    return round(float(point[0]) * (1 << _SHIFT)), round(float(point[1]) * (1 << _SHIFT))
 
 
 def _line(
@@ -114,19 +118,18 @@ def _landmarks(canvas: NDArray[np.uint8], points: NDArray[np.float32], width_px:
 def _axes(
     canvas: NDArray[np.uint8],
     box: NDArray[np.float32],
-    landmarks: NDArray[np.float32] | None,
+    nose: NDArray[np.float32],
     pose: NDArray[np.float32],
     width_px: int,
     outline: bool,
 ) -> None:
-    """From the nose tip (from the box's centre without landmarks): red right, green down, blue where the head looks."""
-    origin = (box[:2] + box[2:]) / 2 if landmarks is None else landmarks[2]
-    ends = origin + head_axes(pose) * 0.5 * float(box[2] - box[0])
+    """From the nose tip: red to the image's right, green down, blue where the head looks."""
+    ends = nose + head_axes(pose) * 0.5 * float(box[2] - box[0])
     if outline:
         for end in ends:
-            _line(canvas, origin, end, INK, width_px + 2)
+            _line(canvas, nose, end, INK, width_px + 2)
     for end, colour in zip(ends, AXES, strict=True):
-        _line(canvas, origin, end, colour, width_px)
+        _line(canvas, nose, end, colour, width_px)
 
 
 def _score(canvas: NDArray[np.uint8], box: NDArray[np.float32], score: float, pen: _Pen) -> None:

@@ -27,8 +27,8 @@ _HEIF_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEI
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """A picture's format and size as stored, its EXIF orientation (1..8; 1 = upright) and whether pixels can be
-    transparent."""
+    """A picture's format, its size as the decoder gives it, the EXIF orientation still to be applied (1..8; 1 = none)
+    and, for PNG and WebP, whether pixels can be transparent."""
 
     format: str
     width_px: int
@@ -200,7 +200,7 @@ def _tiff(data: bytes, max_megapixels: float) -> ImageHeader:
         raise _DamagedError("its header has no size")
     # OpenCV's TIFF decoder turns the picture itself, whatever it is told: so the displayed size is what it will give.
     width_px, height_px = (tags[256], tags[257]) if tags.get(_EXIF_ORIENTATION, 1) < 5 else (tags[257], tags[256])
-    return _sized(ImageHeader("TIFF", width_px, height_px, has_alpha=tags.get(338) in (1, 2)), max_megapixels)
+    return _sized(ImageHeader("TIFF", width_px, height_px), max_megapixels)
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:

@@ -24,8 +24,8 @@ def read_image(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray
     """A picture as people see it: uint8 (H, W, 3), BGR, turned as its EXIF orientation says.
 
     Grey becomes three equal channels; of 16 bits the upper 8 are kept (so a 12-bit picture stored in 16 is dark);
-    transparent pixels are laid on the grey 128, which is what the networks see as nothing; CMYK becomes BGR; of an
-    animation the first picture is read. The size is checked against ``max_megapixels`` (millions of pixels) in the
+    transparent pixels of PNG and WebP are laid on the grey 128, which the networks see as nothing; CMYK becomes BGR; of
+    an animation the first picture is read. The size is checked against ``max_megapixels`` (millions of pixels) in the
     header, before anything is decoded.
 
     Raises ImageTooLargeError, and InputError when the file is missing, unreadable, empty, cut short, damaged or not a

@@ -32,37 +32,33 @@ def astronaut() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small MOS with random weights, whose raw maps spread widely enough to give some faces at score 0.5."""
+    """An untrained MOS with lively scores and poses, and boxes near their anchors, as a checkpoint, tiny.pt."""
     import torch
+    from lively_mos import lively_mos
 
     from edgeface.models.checkpoint import Checkpoint, save
-    from edgeface.models.mos import MOS
 
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    options = {"width": "0.5x", "channels": 16}
-    net = MOS("0.5x", 16).train()
+    net = lively_mos(channels=16)
     with torch.no_grad():
-        for _ in range(20):     # batch norm must know the range of what it sees, or the maps drown in one constant
-            net(torch.randn(4, 3, 128, 128, generator=generator))
-        for head in net.heads:
-            for final in head.final.values():
-                final.weight.mul_(30)
-            head.final["score"].bias.zero_()
+        for name, weight in net.named_parameters():
+            if ".final.box." in name or ".final.landmarks." in name:
+                weight.div_(30)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save(path, Checkpoint("mos_s", options, net.state_dict(), licence="none needed"))
+    save(path, Checkpoint("mos_s", {"width": "0.5x", "channels": 16}, net.state_dict(), licence="tests only"))
     return path
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, astronaut: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``tiny_checkpoint`` as an fp32 ncnn bundle, made by the real conversion and its parity report."""
-    from edgeface.convert.conversion import convert
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_checkpoint`` as an fp32 ncnn bundle for 160 px, made by the real conversion and its parity report."""
+    from lively_mos import scenes
+
+    from edgeface.convert import convert
 
     folder = tmp_path_factory.mktemp("bundle")
     pictures = folder / "pictures"
     pictures.mkdir()
-    cv2.imwrite(str(pictures / "astronaut.png"), astronaut)
-    return convert(
-        tiny_checkpoint, "ncnn", precision="fp32", out=folder / "tiny-fp32-ncnn", pictures=pictures, size_px=160
-    ).directory
+    for i, scene in enumerate(scenes(2)):
+        cv2.imwrite(str(pictures / f"{i}.png"), scene)
+    out = folder / "tiny-fp32-ncnn"
+    return convert(tiny_checkpoint, "ncnn", precision="fp32", out=out, pictures=pictures, size_px=160).directory

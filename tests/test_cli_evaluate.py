@@ -128,6 +128,16 @@ def test_a_set_without_subsets_counts_all_faces(tmp_path: Path, use: Any) -> Non
     assert ap == {"all": {"ap": 0.5, "recall": 0.5, "faces": 2}}
 
 
+def test_only_complete_pictures_count_for_ap(tmp_path: Path, use: Any) -> None:
+    lines = [{"complete": 1, "faces": [{"box": A}]}, {"complete": 0, "faces": [{"box": A, "landmarks": FIVE}]}]
+    data = write_set(tmp_path / "mixed", lines)
+    # In the second picture the better detection may be a face that nobody annotated.
+    use(faces((A, 0.5), landmarks=[FIVE]), faces((B, 0.9), (A, 0.4), landmarks=[FIVE, FIVE]))
+    measures = report_of(run("m", "--data", data, "--json", "-"))["measures"]
+    assert measures["detection"]["ap"] == {"all": {"ap": 1.0, "recall": 1.0, "faces": 1}}
+    assert (measures["landmarks"]["faces"], measures["landmarks"]["found"]) == (1, 1)
+
+
 def test_crops_give_landmark_and_pose_error_of_the_face_annotated(tmp_path: Path, use: Any) -> None:
     pose = [5.0, -10.0, 1.0]
     moved = (np.array(FIVE) + np.array([0.6, 0])).tolist()  # 0.6 of 12: 5 %

@@ -303,7 +303,8 @@ def test_missing_package_names_the_extra(checkpoint: Path, tmp_path: Path, monke
 def test_an_interrupted_conversion_leaves_nothing(
     checkpoint: Path, pictures: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-m", "edgeface", "convert", str(checkpoint), "--target", "ncnn", "--pictures", str(pictures)]
+    arguments = ["convert", str(checkpoint), "--target", "ncnn", "--pictures", str(pictures)]
+    command = [sys.executable, "-m", "edgeface", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
@@ -345,6 +346,7 @@ def test_blobs_are_renamed_and_parameters_are_not() -> None:
 
 
 def test_importing_the_package_loads_no_torch() -> None:
-    code = "import sys, edgeface.convert; print([m for m in ('torch', 'onnx', 'onnxruntime', 'pnnx') if m in sys.modules])"
+    heavy = ("torch", "onnx", "onnxruntime", "pnnx")
+    code = f"import sys, edgeface.convert; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

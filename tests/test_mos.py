@@ -90,7 +90,8 @@ def test_pose_at_kept_anchors_equals_pose_on_the_whole_map() -> None:
     assert isinstance(net, MOS)
     features = torch.randn(2, 64, 6, 5)
     stitched = net.heads[1](features, "pose")
-    hidden = torch.relu(torch.nn.functional.conv2d(stitched, net.pose_head.patch.weight, net.pose_head.patch.bias, padding=1))
+    first = net.pose_head.patch
+    hidden = torch.relu(torch.nn.functional.conv2d(stitched, first.weight, first.bias, padding=1))
     dense = net.pose_head.bins(torch.relu(net.pose_head.mix(hidden)))
     image, row, col = torch.tensor([0, 1, 1]), torch.tensor([0, 5, 3]), torch.tensor([4, 0, 2])
     kept = net.pose(features, 1, image, row, col)

@@ -67,6 +67,15 @@ def test_report_over_found_and_over_all_faces() -> None:
     assert shares[5:] == (0.5,) * 5
 
 
+def test_an_error_on_a_step_is_covered_by_it() -> None:
+    # The nose 10 off, of eyes 100 apart: 10 / 5 / 100 is 2 %.
+    points = np.float32([[0, 0], [100, 0], [50, 50], [20, 80], [80, 80]])
+    off = points + np.float32([[0, 0], [0, 0], [10, 0], [0, 0], [0, 0]])
+    box = np.float32([0, 0, 100, 100])
+    ced = evaluate_landmarks([(face(points, box), found(off, box))]).ced
+    assert ced[:3] == [(1, 0), (2, 1), (3, 1)]
+
+
 def test_no_face_found_has_no_mean_and_all_failures() -> None:
     report = evaluate_landmarks([(face(), Faces(np.empty((0, 4), np.float32), np.empty(0, np.float32)))])
     assert (report.found, report.missed_share, report.failure_share, report.auc_10) == (0, 1, 1, 0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from tiny_data import write_tiny_data
 
 from edgeface.cli import main
 from edgeface.data.detection import DetectionSet, Draw, FeedbackState, collate, read_sources
@@ -23,7 +24,6 @@ from edgeface.training.loop import StepBatches, Trainer
 from edgeface.training.plots import read_log
 from edgeface.training.probe import is_hard
 from edgeface.training.schedule import done_share, learning_rate
-from tiny_data import write_tiny_data
 
 TINY = (
     "options.width=0.5x", "canvases=[{size_px=128, batch=2, share=1.0}]", "data.workers=0",
@@ -59,7 +59,7 @@ def test_a_run_leaves_weights_log_and_plots(data: Path, tmp_path: Path) -> None:
     assert set(checkpoint.made["data_sha256"]) == {"wider", "landmarks68", "backgrounds"}
     assert checkpoint.build()(torch.zeros(1, 3, 64, 64)).score[0].shape == (1, 4, 8, 8)
     kinds = [e["kind"] for e in read_log(tmp_path / "run" / "log.jsonl")]
-    assert kinds.count("dev") == 3
+    assert kinds.count("dev") == 3         # after each epoch of two steps, and at the end
     assert kinds[0] == "start"
     assert "hard" in kinds
 
@@ -74,6 +74,24 @@ def test_resume_goes_on_where_the_state_was_saved(data: Path, tmp_path: Path) ->
     assert second.average.updates == first.average.updates
     second.run()
     assert second.progress.step == 4
+
+
+def test_a_request_to_stop_saves_after_the_step_at_hand(data: Path, tmp_path: Path) -> None:
+    run = trainer(data, tmp_path / "run", "run.steps=9")
+
+    def stop(_report: object) -> None:
+        run.stop_requested = True
+
+    run.run(stop)
+    assert run.progress.step == 1
+    assert trainer(data, tmp_path / "run", "run.steps=9").progress.step == 1
+
+
+def test_two_runs_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:
+    run = trainer(data, tmp_path / "run", "run.steps=1")
+    run.directory.claim()
+    with pytest.raises(TrainingError, match="another run"):
+        trainer(data, tmp_path / "run", "run.steps=1").run()
 
 
 def test_a_resumed_run_draws_what_an_unbroken_one_would(data: Path, tmp_path: Path) -> None:

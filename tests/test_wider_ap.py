@@ -183,6 +183,13 @@ def test_height_bins_leave_out_what_is_no_fault_of_theirs() -> None:
     assert [row.ap for row in by_height.values()] == [0.0, pytest.approx(1 / 2), 1.0]
 
 
+def test_a_hit_of_another_height_is_still_a_hit_of_its_bin() -> None:
+    # 14 high on a face 16 high: found, in the bin of the face, at precision 1/2 after a false face 20 high.
+    detections = [found(((400, 0, 420, 20), 0.99), ((0, 0, 10, 14), 0.9))]
+    by_height = evaluate_detection([picture(face((0, 0, 10, 16)))], detections).ap_by_height_px
+    assert {name: (row.ap, row.recall) for name, row in by_height.items()} == {"16-32": (0.5, 1.0)}
+
+
 def test_a_height_on_the_border_is_in_the_upper_bin_and_the_last_is_open() -> None:
     pictures = [picture(face((0, 0, 8, 8)), face((50, 0, 150, 128)), face((200, 0, 600, 470)))]
     by_height = evaluate_detection(pictures, [found()]).ap_by_height_px

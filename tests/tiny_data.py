@@ -18,7 +18,7 @@ Image = NDArray[np.uint8]
 
 
 def write_set(directory: Path, rows: list[tuple[str, Image, dict[str, Any]]]) -> None:
-    """Write pictures as PNG with their annotation lines; a row is name, uint8 (H, W, 3), and the line's other fields."""
+    """Write pictures as PNG with their annotation lines; a row is name, uint8 (H, W, 3), other fields."""
     (directory / "images").mkdir(parents=True)
     lines = []
     for name, image, fields in rows:
@@ -44,8 +44,8 @@ def write_tiny_data(directory: Path, astronaut: Image) -> Path:
         scenes.append((f"scene{i}", image, {"split": split, "complete": 1, "faces": [{**face, "subset": "easy"}]}))
         crop = np.ascontiguousarray(astronaut[30:230, 120:320])
         points = [[x - 120, y - 30] for x, y in FACE_POINTS]
-        pose = [-5.0, 8.0, 2.0]
-        crops.append((f"crop{i}", crop, {"split": split, "complete": 0, "faces": [{"landmarks": points, "pose": pose}]}))
+        turned = {"landmarks": points, "pose": [-5.0, 8.0, 2.0]}
+        crops.append((f"crop{i}", crop, {"split": split, "complete": 0, "faces": [turned]}))
         noise = cv2.GaussianBlur(rng.integers(0, 255, (120, 150, 3)).astype(np.uint8), (0, 0), 2).astype(np.uint8)
         grounds.append((f"ground{i}", noise, {"split": split, "complete": 1, "faces": []}))
     write_set(directory / "wider", scenes)

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     "--data", required=True, type=click.Path(path_type=Path),
     help="Folder with one folder a set: wider, landmarks68, ... each with annotations.jsonl.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; an earlier run there goes on.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; an earlier run there goes on."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; the model's own configuration by default.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Where decoded pictures are kept [~/.cache/edgeface/pixels].")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Where decoded pictures are kept [~/.cache/edgeface/pixels]."
+)
 @click.option("--licence", help="What your data allow; goes into the weights. By default: research only.")
 def command(
     model: str, overrides: tuple[str, ...], data: Path, out: Path, config: Path | None, cache: Path | None,

@@ -25,7 +25,8 @@ class Crop:
 def sides(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Square root of each box's area, (N, 4) -> (N,), what anchors are compared with."""
     extent = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    return np.sqrt(extent[:, 0] * extent[:, 1]).astype(np.float32)
+    side: NDArray[np.float32] = np.sqrt(extent[:, 0] * extent[:, 1]).astype(np.float32)
+    return side
 
 
 def choose_scale(
@@ -119,7 +120,8 @@ def colour(rng: np.random.Generator, image: Image, strength: float) -> Image:
     luma = np.array([0.114, 0.587, 0.299])
     matrix = (saturation * np.eye(3) + (1 - saturation) * luma[None, :]) * gains[:, None] * contrast
     offset = np.full(3, 128 * (1 - contrast) + shift)
-    return cv2.transform(image, np.column_stack((matrix, offset))).astype(np.uint8, copy=False)
+    changed: Image = cv2.transform(image, np.column_stack((matrix, offset))).astype(np.uint8, copy=False)
+    return changed
 
 
 def degrade(rng: np.random.Generator, image: Image) -> Image:
@@ -133,7 +135,7 @@ def degrade(rng: np.random.Generator, image: Image) -> Image:
     _, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 80))])
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
     assert decoded is not None
-    return decoded.astype(np.uint8, copy=False)
+    return np.asarray(decoded, np.uint8)
 
 
 def paste(rng: np.random.Generator, crop: Crop, face_image: Image, face: Targets, goal_px: float) -> Crop:

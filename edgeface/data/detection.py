@@ -21,7 +21,6 @@ from edgeface.errors import DataError
 from edgeface.training.config import Data
 
 
-
 @dataclass(frozen=True)
 class Cropping:
     """How crops of one kind of set are scaled: see ``augment.choose_scale``."""
@@ -84,10 +83,10 @@ class FeedbackState:
     """
 
     def __init__(self, sources: Mapping[str, SourceSet]) -> None:
-        self.stitch = torch.zeros(1, dtype=torch.uint8).share_memory_()
-        self.hard = {
-            name: torch.ones(len(s.pictures), dtype=torch.uint8).share_memory_() for name, s in sources.items()
-        }
+        self.stitch = torch.zeros(1, dtype=torch.uint8)
+        self.hard = {name: torch.ones(len(s.pictures), dtype=torch.uint8) for name, s in sources.items()}
+        for shared in (self.stitch, *self.hard.values()):
+            shared.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves this one method untyped
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class DetectionSet(Dataset[Crop]):
         self.scenes = Cropping(data.native, SCENE_SMALLEST_PX, SCENE_SCALE_RANGE)
         self.paste_names = [n for n in PASTE_SETS if n in sources]
 
-    def __getitem__(self, draw: Draw) -> Crop:  # type: ignore[override]  # torch types the index as int
+    def __getitem__(self, draw: Draw) -> Crop:
         rng = np.random.default_rng((self.seed, draw.number))
         if self.scene_names and bool(self.feedback.stitch[0]):
             half = draw.canvas_px // 2

@@ -32,14 +32,13 @@ class MultiTaskHead(nn.Module):
         For a task without a final convolution the weight is (C, C, 1, 1) and the bias None.
         """
         k = self.tasks.index(task)
-        mixed = sum(
-            self.stitch[k, j][:, None] * conv.weight[:, :, 0, 0] for j, conv in enumerate(self.trunk)
-        )
-        assert isinstance(mixed, Tensor)
+        trunk = torch.stack([_weight(conv) for conv in self.trunk])         # (tasks, C, C)
+        mixed = (self.stitch[k][:, :, None] * trunk).sum(0)                 # (C, C)
         if task not in self.final:
             return mixed[:, :, None, None], None
         final = self.final[task]
-        return (final.weight[:, :, 0, 0] @ mixed)[:, :, None, None], final.bias
+        assert isinstance(final, nn.Conv2d)
+        return (_weight(final) @ mixed)[:, :, None, None], final.bias
 
     def forward(self, x: Tensor, task: str) -> Tensor:
         """(N, C, H, W) -> (N, out, H, W) for ``task``; computed through the fold, which is equal and cheaper."""
@@ -53,3 +52,9 @@ class MultiTaskHead(nn.Module):
         for j, conv in enumerate(self.trunk):
             mixed = mixed + self.stitch[k, j][None, :, None, None] * conv(x)
         return self.final[task](mixed) if task in self.final else mixed
+
+
+def _weight(conv: nn.Module) -> Tensor:
+    """A 1x1 convolution's weight as a matrix (out, in)."""
+    assert isinstance(conv, nn.Conv2d)
+    return conv.weight[:, :, 0, 0]

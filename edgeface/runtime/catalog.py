@@ -53,7 +53,7 @@ def find(name_or_path: str | Path, engine: str | None = None) -> Path:
     if path.exists():
         return path
     names = _names()
-    if name in names:
+    if name in names and engine is not None and not isinstance(name_or_path, Path):
         raise OptionError(f"model {name} does not come with a bundle for the engine {engine}: choose another engine")
     if path.suffix or len(path.parts) > 1:
         raise UnknownModelError(f"{path}: no such bundle or checkpoint. Models: {', '.join(names) or 'none'}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import distributed
@@ -59,8 +60,7 @@ def _best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
-            flags = stream.read()
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
         return "fp32"
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"

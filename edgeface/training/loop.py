@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
-from edgeface.data.detection import Batch, DetectionSet, Draw, FeedbackState, collate
+from edgeface.data.detection import Batch, DetectionSet, Draw, collate
 from edgeface.errors import TrainingError
 from edgeface.models.checkpoint import Checkpoint, save
 from edgeface.training.config import Config, plain
@@ -44,7 +44,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a progress line shows: done share 0 to 1, smoothed losses by task, pictures a second, the last dev figures."""
+    """What a progress line shows: done share 0 to 1, mean losses by task, pictures a second, the last dev figures."""
 
     step: int
     share: float
@@ -89,6 +89,7 @@ class Trainer:
         self.progress = Progress()
         self.dev: dict[str, float] = {}
         self.stop_requested = False
+        self._clock = 0.0
 
     def resume(self) -> bool:
         """Take up the state of an earlier run in the directory; False when there is none.
@@ -144,7 +145,9 @@ class Trainer:
 
         Raises TrainingError when the loss is no longer a number, and OutputError when the disk refuses.
         """
-        self.directory.log({"kind": "start", "step": self.progress.step, "config": plain(self.config), **self.made})
+        if self.place.leads:
+            self.directory.claim()
+            self.directory.log({"kind": "start", "step": self.progress.step, "config": plain(self.config), **self.made})
         module: nn.Module = self.objective
         if self.place.world > 1:
             ids = [self.place.device] if self.place.device.type == "cuda" else None
@@ -157,26 +160,30 @@ class Trainer:
             prefetch_factor=4 if workers else None, worker_init_fn=_start_worker,
         )
         window = _Window()
-        saved_at = time.monotonic()
-        for batch in loader:
-            began = time.monotonic()
-            share = done_share(self.progress.step, self.progress.spent_s, self.config.run)
-            if share >= 1 or self.stop_requested:
-                break
-            window.add(*self._step(module, batch, share), len(batch.faces) * self.place.world)
-            self._spend(time.monotonic() - began + window.waited(began))
-            self.progress.step += 1
-            on_step(StepReport(self.progress.step, share, window.losses(), window.rate(), self.dev))
-            if self.progress.step % LOG_EVERY_STEPS == 0 and self.place.leads:
-                self.directory.log(self._entry(window, share))
-                window.reset()
-            if self.progress.step % self.config.run.epoch_steps == 0:
-                self._between_epochs()
-            if time.monotonic() - saved_at > 60 * self.config.run.checkpoint_minutes:
+        self._clock = saved_at = time.monotonic()
+        try:
+            for batch in loader:
+                share = done_share(self.progress.step, self.progress.spent_s, self.config.run)
+                if share >= 1 or self.stop_requested:
+                    break
+                window.add(*self._step(module, batch, share), len(batch.faces) * self.place.world)
+                self.progress.step += 1
+                on_step(StepReport(self.progress.step, share, window.losses(), window.rate(), self.dev))
+                if self.progress.step % LOG_EVERY_STEPS == 0 and self.place.leads:
+                    self.directory.log(self._entry(window, share))
+                    window.reset()
+                if self.progress.step % self.config.run.epoch_steps == 0:
+                    self._between_epochs()
+                if time.monotonic() - saved_at > 60 * self.config.run.checkpoint_minutes:
+                    self._save()
+                    saved_at = time.monotonic()
+                self._follow_leader()
+            self._save()            # before anything that takes time: who asked to stop may not wait for it
+            if not self.stop_requested:
+                self._look(renew_hard=False)
                 self._save()
-                saved_at = time.monotonic()
-        self._look(final=not self.stop_requested)
-        self._save()
+        finally:
+            self.directory.release()
 
     def _step(self, module: nn.Module, batch: Batch, share: float) -> tuple[float, Tensor]:
         device = self.place.device
@@ -190,7 +197,8 @@ class Trainer:
             total, losses, boxes = module(images, faces, batch.complete.tolist())
         if not bool(torch.isfinite(total)):
             raise TrainingError(
-                f"the loss is {float(total.detach())} at step {self.progress.step}: lower optimiser.learning_rate and resume"
+                f"the loss is {float(total.detach())} at step {self.progress.step}: "
+                "lower optimiser.learning_rate and resume"
             )
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -211,12 +219,17 @@ class Trainer:
         self.dataset.feedback.stitch[0] = int(stitch)
         self.progress.stitched += int(stitch)
 
-    def _spend(self, seconds: float) -> None:
-        """Count time; all processes follow the leader's clock, so that they stop at the same step."""
-        spent = torch.tensor([self.progress.spent_s + seconds], dtype=torch.float64, device=self.place.device)
+    def _follow_leader(self) -> None:
+        """Count the time since the last call. All processes take the leader's clock and its wish to stop."""
+        now = time.monotonic()
+        spent_s, self._clock = self.progress.spent_s + now - self._clock, now
         if self.place.world > 1:
-            distributed.broadcast(spent, 0)
-        self.progress.spent_s = float(spent)
+            shared = torch.tensor(
+                [spent_s, float(self.stop_requested)], dtype=torch.float64, device=self.place.device
+            )
+            distributed.broadcast(shared, 0)
+            spent_s, self.stop_requested = float(shared[0]), bool(shared[1])
+        self.progress.spent_s = spent_s
 
     def _entry(self, window: _Window, share: float) -> dict[str, Any]:
         weights = self.objective.uncertainty.weights().detach().tolist()
@@ -230,11 +243,10 @@ class Trainer:
     def _between_epochs(self) -> None:
         epoch = self.progress.step // self.config.run.epoch_steps
         every = self.config.feedback.every_epochs
-        self._look(final=False, renew_hard=bool(every) and epoch % every == 0)
+        self._look(renew_hard=bool(every) and epoch % every == 0)
 
-    def _look(self, final: bool, renew_hard: bool = False) -> None:
-        """Dev figures and the set S, on the leader; the time they take counts as spent."""
-        began = time.monotonic()
+    def _look(self, renew_hard: bool) -> None:
+        """Dev figures and the set S, on the leader."""
         if self.probe is not None and self.place.leads:
             self.dev = self.probe.dev(self.average.net)
             entry = {"kind": "dev", "step": self.progress.step, "minutes": round(self.progress.spent_s / 60, 2)}
@@ -242,14 +254,13 @@ class Trainer:
             if self.dev["choose"] > self.progress.best:
                 self.progress.best = self.dev["choose"]
                 self._save_weights("best")
-            if renew_hard and not final:
+            if renew_hard:
                 self._renew_hard(self.probe)
         if self.place.world > 1:
             for hard in self.dataset.feedback.hard.values():
                 shared = hard.to(self.place.device)
                 distributed.broadcast(shared, 0)
                 hard.copy_(shared.cpu())
-        self._spend(time.monotonic() - began)
 
     def _renew_hard(self, probe: Probe) -> None:
         hard = self.dataset.feedback.hard
@@ -264,18 +275,11 @@ class _Window:
     """Running means since the last log line, and how fast pictures went by, waiting for the loader included."""
 
     def __init__(self) -> None:
-        self._ended = time.monotonic()
         self.reset()
 
     def reset(self) -> None:
         self._steps, self._pictures, self._sum, self._losses = 0, 0, 0.0, torch.zeros(len(TASKS))
         self._began = time.monotonic()
-
-    def waited(self, began: float) -> float:
-        """Seconds between the end of the last step and ``began``; called once a step."""
-        waited = max(0.0, began - self._ended)
-        self._ended = time.monotonic()
-        return waited
 
     def add(self, total: float, losses: Tensor, pictures: int) -> None:
         self._steps += 1

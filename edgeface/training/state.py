@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import torch
@@ -17,6 +18,7 @@ from edgeface.models.checkpoint import read_untrusted, write_atomically
 
 STATE = "state.pt"
 LOG = "log.jsonl"
+LOCK = ".lock"
 FORMAT = "edgeface-training-state"
 
 
@@ -55,6 +57,24 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: IO[bytes] | None = None
+
+    def claim(self) -> None:
+        """Keep other runs out of the folder until ``release``; raises TrainingError when one is in it."""
+        try:
+            lock = (self.path / LOCK).open("ab")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{self.path}: another run is using it: wait for it, or choose another --out") from None
+        except OSError as error:
+            raise TrainingError(f"{self.path / LOCK}: {error.strerror}: choose another --out") from None
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other runs in again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def save_state(self, content: Mapping[str, Any]) -> None:
         """Replace state.pt; raises OutputError and leaves the old one when the disk refuses."""

@@ -1,0 +1,91 @@
+"""The command line before it does anything: help, version, completion, and how little that imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from edgeface.cli import COMMANDS, main
+
+HEAVY = ("numpy", "cv2", "ncnn", "torch", "onnx", "onnxruntime", "matplotlib", "rich", "skimage")
+
+
+def modules_after(*arguments: str, environment: dict[str, str] | None = None) -> tuple[set[str], str]:
+    """What a fresh process has imported after the command line ran with ``arguments``, and what it printed."""
+    code = (
+        "import json, sys\n"
+        "from edgeface.cli import main\n"
+        "try:\n"
+        f"    main({list(arguments)!r}, prog_name='edgeface')\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | (environment or {})
+    )
+    return set(json.loads(done.stderr.splitlines()[-1])), done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["--version"], ["detect", "--help"], ["models", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    modules, _ = modules_after(*arguments)
+    assert not modules & set(HEAVY)
+
+
+def test_help_imports_no_command() -> None:
+    modules, printed = modules_after("--help")
+    assert not {lazy.home.split(":")[0] for lazy in COMMANDS.values()} & modules
+    for name, lazy in COMMANDS.items():
+        assert f"  {name} " in printed
+        assert lazy.help in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_where_the_group_says(name: str) -> None:
+    context = click.Context(main, info_name="edgeface")
+    command = main.get_command(context, name)
+    assert isinstance(command, click.Command)
+    assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.output == f"edgeface {version('edgeface')}\n"
+
+
+def test_an_unknown_command_answers_with_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["detct"])
+    assert result.exit_code == 2
+    assert "no command 'detct'. Did you mean 'detect'?" in result.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    modules, printed = modules_after(environment={"_EDGEFACE_COMPLETE": f"{shell}_source"})
+    assert "_edgeface_completion" in printed
+    assert not modules & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("edgeface de", ["detect", "demo"]), ("edgeface detect --max", ["--max-megapixels"]), ("edgeface models v", ["verify"])],
+)
+def test_completion_answers_without_heavy_imports(typed: str, offered: list[str]) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    modules, printed = modules_after(environment={"_EDGEFACE_COMPLETE": "bash_complete"} | words)
+    assert [line.partition(",")[2] for line in printed.splitlines()] == offered
+    assert not modules & set(HEAVY)
+
+
+def test_completion_of_models_offers_their_names() -> None:
+    words = {"COMP_WORDS": "edgeface detect --model mo", "COMP_CWORD": "3"}
+    _, printed = modules_after(environment={"_EDGEFACE_COMPLETE": "bash_complete"} | words)
+    assert "plain,mos_s" in printed.splitlines()

@@ -1,0 +1,141 @@
+"""``edgeface models`` as a user runs it, over copies of a small real bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeface import weights
+from edgeface.bundle import read_bundle
+from edgeface.cli import main
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of edgeface/weights, with two bundles, one of them the default, and a checkpoint."""
+    for name in ("mos_s-fp16-ncnn", "mos_s-fp32-ncnn"):
+        shutil.copytree(tiny_bundle, tmp_path / "weights" / name)
+    (tmp_path / "weights" / "mos_s.pt").write_bytes(b"12345")
+    monkeypatch.setattr(weights, "directory", lambda: tmp_path / "weights")
+    monkeypatch.setattr(weights, "DEFAULTS", {"mos_s": "mos_s-fp16-ncnn"})
+    return tmp_path / "weights"
+
+
+def models(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["models", *map(str, arguments)])
+
+
+def spoil(bundle: Path) -> Path:
+    """Change one byte of the largest file."""
+    path = max((p for p in bundle.iterdir() if p.suffix == ".bin"), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_list(shelf: Path) -> None:
+    result = models("list")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["NAME", "mos_s-fp16-ncnn", "mos_s-fp32-ncnn", "mos_s.pt"]
+    assert lines[1].endswith("default")
+    assert "default" not in lines[2]
+
+
+def test_list_as_json(shelf: Path) -> None:
+    rows = json.loads(models("list", "--json").stdout)
+    bundle = read_bundle(shelf / "mos_s-fp16-ncnn")
+    assert rows[0] == {
+        "name": "mos_s-fp16-ncnn",
+        "model": "mos_s",
+        "precision": "fp32",
+        "engine": "ncnn",
+        "size_bytes": sum(f.size_bytes for f in bundle.files),
+        "default": True,
+        "verified": True,
+    }
+    assert rows[2]["name"] == "mos_s.pt"
+    assert rows[2]["size_bytes"] == 5
+
+
+def test_list_shows_the_rest_when_one_is_broken(shelf: Path) -> None:
+    (shelf / "mos_s-fp32-ncnn" / "bundle.json").write_text("{")
+    result = models("list")
+    assert result.exit_code == 6
+    assert "mos_s-fp16-ncnn" in result.stdout
+    assert "mos_s-fp32-ncnn/bundle.json" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_list_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "directory", lambda: tmp_path)
+    result = models("list")
+    assert result.exit_code == 0
+    assert "No model" in result.stdout
+    assert json.loads(models("list", "--json").stdout) == []
+
+
+def test_info(shelf: Path) -> None:
+    result = models("info", "mos_s")
+    assert result.exit_code == 0
+    assert str(shelf / "mos_s-fp16-ncnn") in result.stdout
+    assert "boxes, five landmarks, head pose" in result.stdout
+    for entry in read_bundle(shelf / "mos_s-fp16-ncnn").files:
+        assert entry.sha256[:16] in result.stdout
+        assert entry.name in result.stdout
+
+
+def test_info_as_json_is_the_manifest(shelf: Path) -> None:
+    document = json.loads(models("info", "mos_s-fp32-ncnn", "--json").stdout)
+    assert document.pop("directory") == str(shelf / "mos_s-fp32-ncnn")
+    assert document == json.loads((shelf / "mos_s-fp32-ncnn" / "bundle.json").read_text())
+
+
+def test_info_of_a_folder(tiny_bundle: Path) -> None:
+    assert models("info", tiny_bundle).exit_code == 0
+
+
+def test_unknown_models_are_answered_with_the_choices(shelf: Path) -> None:
+    result = models("info", "mos_x")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("edgeface: no model 'mos_x'. Did you mean 'mos_s'?")
+    assert "mos_s-fp32-ncnn" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_is_no_bundle(shelf: Path) -> None:
+    result = models("info", shelf / "mos_s.pt")
+    assert result.exit_code == 6
+    assert "not a bundle" in result.stderr
+
+
+def test_verify_all(shelf: Path) -> None:
+    result = models("verify")
+    assert result.exit_code == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["mos_s-fp16-ncnn", "mos_s-fp32-ncnn"]
+
+
+def test_verify_names_the_damaged_file_and_goes_on(shelf: Path) -> None:
+    path = spoil(shelf / "mos_s-fp16-ncnn")
+    result = models("verify")
+    assert result.exit_code == 6
+    assert str(path) in result.stderr
+    assert "sha256" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout.startswith("mos_s-fp32-ncnn: whole")
+
+
+def test_verify_as_json(shelf: Path) -> None:
+    (shelf / "mos_s-fp32-ncnn" / "dense.param").unlink()
+    result = models("verify", "mos_s", "mos_s-fp32-ncnn", "--json")
+    assert result.exit_code == 6
+    good, bad = json.loads(result.stdout)
+    assert good["ok"]
+    assert good["error"] is None
+    assert not bad["ok"]
+    assert "dense.param" in bad["error"]
