@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -101,6 +101,7 @@ def convert(
     if size_px is not None:
         original = replace(original, defaults=replace(original.defaults, size_px=size_px))
     reference = _Side.open(original, checkpoint.parent)
+    reference.detector()    # refuses a size that cannot work, before minutes of converting
     chosen = choose(pictures)
     name = f"{original.model}-{precision}-{goal.engine}"
     directory = Path(name) if out is None else out
@@ -123,7 +124,7 @@ def convert(
         made = {
             "command": " ".join(command),
             "checkpoint": {"file": checkpoint.name, "sha256": sha256_of(checkpoint), "made": original.made},
-            "versions": {package: version(package) for package in ("edgeface", *goal.packages)},
+            "versions": {package: _version(package) for package in ("edgeface", *goal.packages)},
             "parity": report.summary(),
         }
         bundle = replace(bundle, verified=report.passed, made=made)
@@ -136,6 +137,11 @@ def _checkpoint_path(model: str | Path) -> Path:
     if path.is_dir():
         raise CheckpointError(f"{model}: is a bundle or has no checkpoint here: give the checkpoint it was made from")
     return path
+
+
+def _version(package: str) -> str:
+    # The package's own word: a distribution can have another name, as onnxruntime-gpu has.
+    return str(getattr(import_module(package), "__version__", "unknown"))
 
 
 def _compare(
@@ -156,5 +162,5 @@ def _compare(
             partial(reference.detector(lowered, 1.0), image), partial(candidate.detector(lowered, 1.0), image),
         )
     return ParityReport(
-        candidate.bundle.name, f"torch {version('torch')}", pictures.source, tolerance, raw, sums.parity()
+        candidate.bundle.name, f"torch {_version('torch')}", pictures.source, tolerance, raw, sums.parity()
     )

@@ -51,9 +51,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tiny_checkpoint`` as an fp32 ncnn bundle for 160 px, made by the real conversion and its parity report."""
-    from lively_mos import scenes
-
     from edgeface.convert import convert
+    from lively_mos import scenes
 
     folder = tmp_path_factory.mktemp("bundle")
     pictures = folder / "pictures"

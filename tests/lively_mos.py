@@ -1,4 +1,4 @@
-"""An untrained MOS whose maps are as lively as a trained one's, and finds some faces: for tests of what runs after it."""
+"""An untrained MOS whose maps are as lively as a trained one's and that finds some faces, for tests of what follows."""
 
 from __future__ import annotations
 

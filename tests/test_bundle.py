@@ -93,12 +93,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=f"{tmp_path}: no bundle.json there"):
+    with pytest.raises(BundleError, match=rf"{tmp_path}: no bundle\.json there"):
         read_bundle(tmp_path)
-    with pytest.raises(BundleError, match="no bundle.json there"):
+    with pytest.raises(BundleError, match=r"no bundle\.json there"):
         read_bundle(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match="no bundle.json there"):
+    with pytest.raises(BundleError, match=r"no bundle\.json there"):
         read_bundle(tmp_path / "file")
 
 
@@ -219,7 +219,7 @@ def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> No
             (work / "half.bin").write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OutputError, match="bundle: .*No space left"):
+    with pytest.raises(OutputError, match=r"bundle: .*No space left"):
         fail()
     assert list(tmp_path.iterdir()) == []
 

@@ -76,7 +76,11 @@ def test_completion_prints_a_script(shell: str) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("edgeface de", ["detect", "demo"]), ("edgeface detect --max", ["--max-megapixels"]), ("edgeface models v", ["verify"])],
+    [
+        ("edgeface de", ["detect", "demo"]),
+        ("edgeface detect --max", ["--max-megapixels"]),
+        ("edgeface models v", ["verify"]),
+    ],
 )
 def test_completion_answers_without_heavy_imports(typed: str, offered: list[str]) -> None:
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from edgeface.convert import Conversion, DepartedError, Tolerance, convert, target
+from edgeface.convert.ncnn import rename_blobs, run_pnnx
+from lively_mos import save_lively_mos, scenes
 
 import edgeface
 from edgeface.bundle import Bundle, read_bundle, sha256_of
 from edgeface.cli import main
-from edgeface.convert import Conversion, DepartedError, Tolerance, convert, target
-from edgeface.convert.ncnn import rename_blobs, run_pnnx
 from edgeface.errors import (
     CheckpointError,
     ConversionError,
@@ -36,8 +37,6 @@ from edgeface.models.checkpoint import load
 from edgeface.models.mos_export import graphs
 from edgeface.runtime.engines import Session
 from edgeface.runtime.loading import open_sessions
-
-from lively_mos import save_lively_mos, scenes
 
 SIZE_PX = 192
 
@@ -104,9 +103,8 @@ def test_the_bundle_says_what_it_is_and_how_it_was_made(ncnn_fp32: Conversion, c
     assert {"edgeface", "pnnx", "ncnn", "onnx"} <= set(made["versions"])
     assert made["parity"]["faces"] == ncnn_fp32.report.faces.reference
     assert str(checkpoint.parent) not in (ncnn_fp32.directory / "bundle.json").read_text()
-    assert sorted(path.name for path in ncnn_fp32.directory.iterdir()) == sorted(
-        ["bundle.json", *(f"{stem}.{end}" for stem in ("dense", "pose8", "pose16", "pose32") for end in ("bin", "param"))]
-    )
+    files = {f"{stem}.{end}" for stem in ("dense", "pose8", "pose16", "pose32") for end in ("bin", "param")}
+    assert {path.name for path in ncnn_fp32.directory.iterdir()} == {"bundle.json", *files}
 
 
 def test_the_ncnn_graph_has_channel_shuffles_and_no_fixed_shape(ncnn_fp32: Conversion) -> None:
@@ -249,6 +247,13 @@ def test_unknown_precision_names_the_choices(checkpoint: Path) -> None:
     result = run(checkpoint, "--target", "ncnn", "--precision", "fp8")
     assert result.exit_code == OptionError.exit_code
     assert one_line_of_error(result) == "edgeface: target ncnn has no precision 'fp8': choose fp16 or fp32"
+
+
+def test_a_size_that_cannot_work(checkpoint: Path, tmp_path: Path) -> None:
+    result = run(checkpoint, "--target", "onnx", "--out", tmp_path / "b", "--size", "16")
+    assert result.exit_code == OptionError.exit_code
+    assert "size 16 cannot work" in one_line_of_error(result)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no checkpoint at all" * 100])

@@ -133,8 +133,9 @@ def test_patches_equal_the_network_s_own() -> None:
 
     features = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
     row, column = np.array([0, 4, 2, 2]), np.array([0, 5, 3, 5])
+    image = torch.zeros(4, dtype=torch.int64)
     expected = gather_in_torch(
-        torch.from_numpy(features)[None], torch.zeros(4, dtype=torch.int64), torch.from_numpy(row), torch.from_numpy(column)
+        torch.from_numpy(features)[None], image, torch.from_numpy(row), torch.from_numpy(column)
     )
     np.testing.assert_array_equal(gather_patches(features, row, column, 3), expected[0].numpy())
 

@@ -16,6 +16,7 @@ from edgeface.bundle import Bundle, Defaults, DenseStage, Level, PoseStage
 from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector, map_names
+from edgeface.runtime.engines import Session
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.nms import iou
 
@@ -82,15 +83,16 @@ def maps(size_px: int = SIZE_PX) -> dict[str, Floats]:
     out = {}
     for level in DENSE.levels:
         side = size_px // level.stride
-        for name, channels, value in ((level.score, 2, -9), (level.box, 8, 0), (level.landmarks, 20, 0), (level.features, 4, 0)):
+        out[level.score] = np.full((2, side, side), -9, np.float32)
+        for name, channels in ((level.box, 8), (level.landmarks, 20), (level.features, 4)):
             assert name is not None
-            out[name] = np.full((channels, side, side), value, np.float32)
+            out[name] = np.zeros((channels, side, side), np.float32)
     return out
 
 
 def detector(dense: FakeNet, *, bundle: Bundle = BUNDLE, score: float = 0.5, nms_iou: float = 0.4) -> Detector:
-    sessions = [[dense], [FakePose(), FakePose()]][: len(bundle.stages)]
-    return Detector(bundle, sessions, size_px=SIZE_PX, score=score, nms_iou=nms_iou)
+    sessions: list[list[Session]] = [[dense], [FakePose(), FakePose()]]
+    return Detector(bundle, sessions[: len(bundle.stages)], size_px=SIZE_PX, score=score, nms_iou=nms_iou)
 
 
 def picture(height: int = SIZE_PX, width: int = SIZE_PX) -> NDArray[np.uint8]:

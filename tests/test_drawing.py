@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,7 +48,8 @@ def test_box_landmarks_and_axes_are_where_the_face_is(height: int, side: float) 
         assert has_colour(drawn[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2], LANDMARK, slack=90)
     reach = round(max(8, side))
     outside = drawn.copy()
-    outside[max(0, int(top) - reach) : int(top + side) + reach, max(0, int(left) - reach) : int(left + side) + reach] = 100
+    first_row, first_column = max(0, int(top) - reach), max(0, int(left) - reach)
+    outside[first_row : int(top + side) + reach, first_column : int(left + side) + reach] = 100
     assert (outside == 100).all()
 
 
@@ -99,12 +103,8 @@ def test_axes_follow_the_signs_of_aflw2000(
     assert head_axes(np.array(pose, np.float32))[axis] == pytest.approx(towards, abs=1e-6)
 
 
-def test_axes_agree_with_annotated_faces(shared_data: object) -> None:
-    """Where the nose points in 68 annotated landmarks is where the third axis points, and the eyes lie along the first."""
-    import json
-    from pathlib import Path
-
-    assert isinstance(shared_data, Path)
+def test_axes_agree_with_annotated_faces(shared_data: Path) -> None:
+    """The nose of 68 annotated landmarks points along the third axis, and the eyes lie along the first."""
     looks, eyes = [], []
     for line in (shared_data / "landmarks68" / "annotations.jsonl").read_text().splitlines()[:600]:
         for face in json.loads(line)["faces"]:

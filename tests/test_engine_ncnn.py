@@ -81,11 +81,11 @@ def test_outputs_are_what_numpy_computes(session: Session, shape: tuple[int, int
         np.testing.assert_allclose(out, values, atol=1e-4)
 
 
-@pytest.mark.parametrize("order", [("box", "score", "features"), ("features", "box", "score"), ("score", "score", "box")])
-def test_outputs_can_be_asked_for_in_any_order_and_again(session: Session, order: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("order", ["box score features", "features box score", "score score box"])
+def test_outputs_can_be_asked_for_in_any_order_and_again(session: Session, order: str) -> None:
     x = picture(3, 16, 16)
     run = session.run(x)
-    for name in order:
+    for name in order.split():
         np.testing.assert_allclose(run.output(name), expected(x)[name], atol=1e-4)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,13 +28,13 @@ LOSSLESS = ("png", "bmp", "tiff", "ppm")
 ALL = (*LOSSLESS, "jpg", "webp", "gif")
 
 
-def smooth(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+def smooth(height: int = 48, width: int = 64) -> NDArray[Any]:
     """A picture without symmetry, uint8 (H, W, 3) BGR."""
     rng = np.random.default_rng(3)
     return cv2.resize(rng.integers(0, 255, (5, 6, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def encoded(image: NDArray[np.generic], suffix: str) -> bytes:
+def encoded(image: NDArray[Any], suffix: str) -> bytes:
     done, data = cv2.imencode(f".{suffix}", image)
     assert done
     return data.tobytes()
@@ -43,6 +44,10 @@ def pillow_bytes(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 def saved(folder: Path, data: bytes, name: str = "picture") -> Path:
@@ -259,10 +264,9 @@ def test_damaged_headers_raise_only_input_errors(data: st.DataObject) -> None:
         content[at] = data.draw(st.integers(0, 255))
     try:
         header = read_header(bytes(content), 100.0)
-    except InputError as error:
-        assert "\n" not in str(error)
-    else:
-        assert header.width_px * header.height_px <= 100e6
+    except InputError:
+        return
+    assert 0 < header.width_px * header.height_px <= 100e6
 
 
 @settings(max_examples=200, deadline=None)
@@ -279,7 +283,7 @@ def test_arbitrary_bytes_raise_only_input_errors(start: bytes, tail: bytes) -> N
 def test_a_written_picture_reads_back(tmp_path: Path, name: str) -> None:
     write_image(tmp_path / name, smooth())
     assert np.array_equal(read_image(tmp_path / name), smooth())
-    assert os.listdir(tmp_path) == [name]
+    assert names(tmp_path) == [name]
 
 
 def test_written_pictures_obey_the_umask(tmp_path: Path) -> None:
@@ -313,4 +317,4 @@ def test_a_refused_write_leaves_what_was_there(tmp_path: Path) -> None:
     assert "OutputError" in done.stderr
     assert "drawn.bmp: cannot be written: File too large" in done.stderr
     assert path.read_bytes() == b"what was there"
-    assert os.listdir(tmp_path) == ["drawn.bmp"]
+    assert names(tmp_path) == ["drawn.bmp"]

@@ -9,8 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
 from edgeface.convert.parity import (
     DepartedError,
     FacesParity,
@@ -22,6 +20,8 @@ from edgeface.convert.parity import (
     match,
 )
 from edgeface.convert.pictures import choose
+from numpy.typing import NDArray
+
 from edgeface.errors import DataError, InputError, ParityError
 from edgeface.faces import Faces
 
@@ -169,6 +169,12 @@ def write_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
+def line_of(number: int, split: str) -> str:
+    """The annotation line of one of ``write_pictures``."""
+    image = {"image": f"{number:02}.png", "width": 5, "height": 4}
+    return json.dumps({**image, "split": split, "complete": 1, "faces": []})
+
+
 def test_pictures_of_a_folder_are_spread_evenly(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "street", 10)
     (folder / "notes.txt").write_text("not a picture")
@@ -181,12 +187,8 @@ def test_pictures_of_a_folder_are_spread_evenly(tmp_path: Path) -> None:
 
 def test_pictures_of_a_data_set_are_its_dev_part(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "wider", 4)
-    lines = [
-        {"image": f"{i:02}.png", "width": 5, "height": 4, "split": "dev" if i % 2 else "train", "complete": 1, "faces": []}
-        for i in range(4)
-    ]
     annotations = folder / "annotations.jsonl"
-    annotations.write_text("\n".join(json.dumps(line) for line in lines))
+    annotations.write_text("\n".join(line_of(i, "dev" if i % 2 else "train") for i in range(4)))
     chosen = choose(folder)
     assert [name for name, _ in chosen] == ["01.png", "03.png"]
     assert chosen.source == "2 of 2 pictures, dev part of wider"
@@ -213,8 +215,7 @@ def test_without_a_folder_the_data_beside_then_what_is_installed(
     assert "synthetic" in scenes.source
     assert all(image.dtype == np.uint8 and image.ndim == 3 and image.std() > 10 for _, image in scenes)
     folder = write_pictures(tmp_path / "shared" / "data" / "wider", 1)
-    line = {"image": "00.png", "width": 5, "height": 4, "split": "dev", "complete": 1, "faces": []}
-    (folder / "annotations.jsonl").write_text(json.dumps(line))
+    (folder / "annotations.jsonl").write_text(line_of(0, "dev"))
     assert choose().source == "1 of 1 pictures, dev part of wider"
 
 

@@ -37,7 +37,9 @@ frame = st.one_of(side, st.tuples(side, side))
 
 
 @settings(deadline=None, max_examples=300)
-@given(height=st.integers(1, 330), width=st.integers(1, 330), size=frame, seed=st.integers(0, 9), extremes=st.booleans())
+@given(
+    height=st.integers(1, 330), width=st.integers(1, 330), size=frame, seed=st.integers(0, 9), extremes=st.booleans()
+)
 def test_fast_path_equals_reference(
     height: int, width: int, size: int | tuple[int, int], seed: int, extremes: bool
 ) -> None:

@@ -52,6 +52,7 @@ class _Batch:
     sources: frozenset[Path]
     detector: Detector
     lines: JsonLines | None
+    bar_per_video: bool
     drawn: set[str] = field(default_factory=set)
 
     def one(self, path: Path) -> None:
@@ -98,7 +99,10 @@ class _Batch:
         video = Video(path, max_megapixels=self.options.max_megapixels)
         times_ms, most, with_faces = [], 0, 0
         with nullcontext() if target is None else writing_video(target, video.fps) as sink:
-            for frame in progress(video.frames(), path.name, video.frames_claimed or None):
+            frames = video.frames()
+            if self.bar_per_video:
+                frames = progress(frames, path.name, video.frames_claimed or None)
+            for frame in frames:
                 faces, timing = self.detector.timed(frame.image)
                 times_ms.append(timing.total_ms)
                 most, with_faces = max(most, len(faces)), with_faces + bool(len(faces))
@@ -145,8 +149,12 @@ def run(sources: Sequence[str], options: Options) -> int:
     if paths:
         detector = _load(options)
         with output_folder(options.out), json_lines(options.json) as lines:
-            batch = _Batch(options, resolved, detector, lines)
-            for path in _with_bar(paths, options):
+            # Lines that people see run by are progress enough, and a bar among them would be in the way.
+            is_seen = sys.stdout.isatty()
+            bar_over_files = not is_seen and len(paths) > 1
+            bar_per_video = options.json != STDOUT if is_seen else not bar_over_files
+            batch = _Batch(options, resolved, detector, lines, bar_per_video)
+            for path in progress(paths, "detect", len(paths)) if bar_over_files else paths:
                 try:
                     batch.one(path)
                 except ResultsLostError:
@@ -206,7 +214,7 @@ def _load(options: Options) -> Detector:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(int(options.max_megapixels * 1e6)))
-    # OpenMP's threads otherwise spin while they wait: on a machine with other work that made the network 40 times slower.
+    # OpenMP's threads otherwise spin while they wait: beside other work that made the network up to 40 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import cv2
 
@@ -222,12 +230,6 @@ def _load(options: Options) -> Detector:
         score=options.score,
         nms=options.nms,
     )
-
-
-def _with_bar(paths: Sequence[Path], options: Options) -> Iterator[Path]:
-    """With a bar over the files only where the summary lines do not show the progress already."""
-    summary_is_seen = options.json != STDOUT and sys.stdout.isatty()
-    return iter(paths) if summary_is_seen or len(paths) < 2 else progress(paths, "detect", len(paths))
 
 
 def _count(number: int, noun: str) -> str:

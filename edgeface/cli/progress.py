@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -20,8 +21,12 @@ def progress(iterable: Iterable[T], label: str, total: int | None = None) -> Ite
         return
     # rich takes 0.1 s to import, which only a terminal pays.
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    yield from track(
-        iterable, description=label, total=total, console=Console(stderr=True), transient=True, update_period=0.2
-    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    # A file of its own, so that the bar stays on the terminal while standard error is diverted for a moment; standard
+    # output is left alone, or results would end on standard error. Lines to standard error appear above the bar.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal:
+        console = Console(file=terminal)
+        with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+            yield from bar.track(iterable, total=total, description=label)

@@ -123,7 +123,7 @@ def open_torch(
     """Open graph ``files[1]`` of checkpoint ``files[0]``; errors as in ``Engine``, and CheckpointError."""
     if len(files) != 2:
         raise EngineError(f"{directory}: a torch net is a checkpoint and a graph's name, not {len(files)} files")
-    path = directory / files[0]
+    path = (directory / files[0]).resolve()
     _require_torch(path)
     stamp = path.stat() if path.is_file() else None
     graphs = {g.stem: g for g in _graphs(path, stamp.st_mtime_ns if stamp else 0, stamp.st_size if stamp else 0)}
