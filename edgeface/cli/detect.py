@@ -214,8 +214,6 @@ def _load(options: Options) -> Detector:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(int(options.max_megapixels * 1e6)))
-    # OpenMP's threads otherwise spin while they wait: beside other work that made the network up to 40 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import cv2
 
     from edgeface.runtime.loading import load

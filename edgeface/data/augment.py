@@ -128,10 +128,10 @@ def degrade(rng: np.random.Generator, image: Image) -> Image:
     """Blur, sensor noise or JPEG blocks, one of them at most."""
     kind = rng.integers(3)
     if kind == 0:
-        return cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.6))).astype(np.uint8, copy=False)
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.6))), np.uint8)
     if kind == 1:
         noise = rng.normal(0, rng.uniform(2, 12), image.shape).astype(np.float32)
-        return np.clip(image + noise, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(image + noise, 0, 255), np.uint8)
     _, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 80))])
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
     assert decoded is not None

@@ -7,6 +7,7 @@ every input is contiguous float32 and lives as long as its Run, and every return
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,9 @@ def open_ncnn(
         raise EngineError(f"{directory}: an ncnn net is a .param and a .bin, not {len(files)} files: convert it again")
     param, weights = (directory / name for name in files)
     check_files(param, weights)
+    # OpenMP reads this when ncnn is first loaded. Its threads otherwise spin while they wait for each other: beside
+    # other work on the same cores that made the network up to 40 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import ncnn
     except ImportError as error:
