@@ -34,9 +34,9 @@ def astronaut() -> NDArray[np.uint8]:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained MOS with lively scores and poses, and boxes near their anchors, as a checkpoint, tiny.pt."""
     import torch
-    from lively_mos import lively_mos
 
     from edgeface.models.checkpoint import Checkpoint, save
+    from lively_mos import lively_mos
 
     net = lively_mos(channels=16)
     with torch.no_grad():
@@ -52,6 +52,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tiny_checkpoint`` as an fp32 ncnn bundle for 160 px, made by the real conversion and its parity report."""
     from edgeface.convert import convert
+
     from lively_mos import scenes
 
     folder = tmp_path_factory.mktemp("bundle")

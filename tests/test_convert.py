@@ -17,7 +17,6 @@ import torch
 from click.testing import CliRunner, Result
 from edgeface.convert import Conversion, DepartedError, Tolerance, convert, target
 from edgeface.convert.ncnn import rename_blobs, run_pnnx
-from lively_mos import save_lively_mos, scenes
 
 import edgeface
 from edgeface.bundle import Bundle, read_bundle, sha256_of
@@ -37,6 +36,7 @@ from edgeface.models.checkpoint import load
 from edgeface.models.mos_export import graphs
 from edgeface.runtime.engines import Session
 from edgeface.runtime.loading import open_sessions
+from lively_mos import save_lively_mos, scenes
 
 SIZE_PX = 192
 

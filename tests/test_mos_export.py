@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lively_mos import lively_mos
 from torch import nn
 
 from edgeface.bundle import DenseStage, PoseStage
@@ -14,6 +13,7 @@ from edgeface.models.mos import MOS, POSE_BINS, STRIDES, gather_patches, pose_de
 from edgeface.models.mos_export import dense_graph, dense_outputs, graphs, pose_graph, stages
 from edgeface.models.multitask import MultiTaskHead
 from edgeface.runtime import decode
+from lively_mos import lively_mos
 
 
 @pytest.fixture(scope="module")

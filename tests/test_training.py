@@ -10,7 +10,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
-from tiny_data import write_tiny_data
 
 from edgeface.cli import main
 from edgeface.data.detection import DetectionSet, Draw, FeedbackState, collate, read_sources
@@ -24,6 +23,7 @@ from edgeface.training.loop import StepBatches, Trainer
 from edgeface.training.plots import read_log
 from edgeface.training.probe import is_hard
 from edgeface.training.schedule import done_share, learning_rate
+from tiny_data import write_tiny_data
 
 TINY = (
     "options.width=0.5x", "canvases=[{size_px=128, batch=2, share=1.0}]", "data.workers=0",

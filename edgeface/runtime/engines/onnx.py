@@ -10,25 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import EngineError, MissingExtraError
+from edgeface.runtime.engines.eager import EagerRun
 from edgeface.runtime.engines.registry import engine
-
-
-class OnnxRun:
-    """All outputs of one input: onnxruntime computes them together, so they are asked for once, on first use."""
-
-    def __init__(self, session: OnnxSession, x: NDArray[np.float32]) -> None:
-        self._session = session
-        self._x = x
-        self._outputs: dict[str, NDArray[np.float32]] | None = None
-
-    def output(self, name: str) -> NDArray[np.float32]:
-        if name not in self._session.outputs:
-            raise EngineError(
-                f"{self._session.path}: has no output {name!r}, only {', '.join(sorted(self._session.outputs))}"
-            )
-        if self._outputs is None:
-            self._outputs = self._session.compute(self._x)
-        return self._outputs[name]
 
 
 class OnnxSession:
@@ -42,21 +25,19 @@ class OnnxSession:
             )
         self._names: list[str] = [o.name for o in session.get_outputs()]
         self.outputs: frozenset[str] = frozenset(self._names)
-        self.path = path
+        self.where = str(path)
         self._session = session
         self._input = input_name
 
-    def run(self, x: NDArray[np.float32]) -> OnnxRun:
-        if x.dtype != np.float32 or x.ndim != 3:
-            raise EngineError(f"{self.path}: an input must be float32 (C, H, W), not {x.dtype} {x.shape}")
-        return OnnxRun(self, x)
+    def run(self, x: NDArray[np.float32]) -> EagerRun:
+        return EagerRun(self, x)
 
     def compute(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Every output, (C, H, W) by name; raises EngineError with onnxruntime's reason."""
         try:
             outputs = self._session.run(self._names, {self._input: x[None]})
         except Exception as error:  # onnxruntime's own classes derive from Exception and differ between its versions
-            raise EngineError(f"{self.path}: onnxruntime failed: {_first_line(error)}") from None
+            raise EngineError(f"{self.where}: onnxruntime failed: {_first_line(error)}") from None
         return {name: np.ascontiguousarray(o[0], np.float32) for name, o in zip(self._names, outputs, strict=True)}
 
 

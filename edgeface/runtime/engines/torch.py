@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeface.bundle import SCHEMA, Bundle, Defaults
 from edgeface.errors import EngineError, MissingExtraError
+from edgeface.runtime.engines.eager import EagerRun
 from edgeface.runtime.engines.registry import engine
 
 if TYPE_CHECKING:
@@ -22,24 +23,6 @@ if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
 
 _DEFAULTS = Defaults(size_px=640, score=0.5, nms_iou=0.4)
-
-
-class TorchRun:
-    """All outputs of one input, computed together on first use."""
-
-    def __init__(self, session: TorchSession, x: NDArray[np.float32]) -> None:
-        self._session = session
-        self._x = x
-        self._outputs: dict[str, NDArray[np.float32]] | None = None
-
-    def output(self, name: str) -> NDArray[np.float32]:
-        if name not in self._session.outputs:
-            raise EngineError(
-                f"{self._session.where}: has no output {name!r}, only {', '.join(sorted(self._session.outputs))}"
-            )
-        if self._outputs is None:
-            self._outputs = self._session.compute(self._x)
-        return self._outputs[name]
 
 
 class TorchSession:
@@ -53,10 +36,8 @@ class TorchSession:
         self._threads = threads
         self._device = device
 
-    def run(self, x: NDArray[np.float32]) -> TorchRun:
-        if x.dtype != np.float32 or x.ndim != 3:
-            raise EngineError(f"{self.where}: an input must be float32 (C, H, W), not {x.dtype} {x.shape}")
-        return TorchRun(self, x)
+    def run(self, x: NDArray[np.float32]) -> EagerRun:
+        return EagerRun(self, x)
 
     def compute(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Every output, (C, H, W) by name; raises EngineError with torch's reason."""
