@@ -74,7 +74,8 @@ def test_two_processes_train_one_network(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "edgeface", "train", "mos_s", *SETTINGS, "run.steps=3", "run.epoch_steps=2", "feedback.every_epochs=1", "--data", str(data),
+        "-m", "edgeface", "train", "mos_s", *SETTINGS,
+        "run.steps=3", "run.epoch_steps=2", "feedback.every_epochs=1", "--data", str(data),
         "--out", str(run), "--cache", str(tmp_path / "cache"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
