@@ -74,7 +74,7 @@ class FaceStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fa
 
     Input (C, patch, patch * P), zero outside the map. Output ``pose`` (3 * bins, 1, P), logits of pitch, yaw, roll: an
     angle is the expectation over the bins' centres, first_centre_deg + i * bin_deg. Output ``correction`` (10A, 1, P),
-    anchor-major, is added to the dense stage's landmark offsets of the kept anchor. ``files`` has one file set a dense
+    anchor-major, times the kept anchor's side is added to the dense stage's points. ``files`` has one file set a dense
     level, because the multi-task head before it is folded in.
     """
 

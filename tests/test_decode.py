@@ -114,8 +114,8 @@ def test_a_correction_is_of_the_kept_anchor_and_in_its_size() -> None:
     correction[:10, 0, 0] = 1       # the first face's 16 px anchor
     correction[10:, 0, 1] = -2      # the second face's 32 px anchor
     correction[10:, 0, 0] = correction[:10, 0, 1] = 99
-    shift = decode_correction(correction, anchors((0, 1, 1), (1, 1, 1)), LEVEL, VARIANCES)
-    np.testing.assert_allclose(shift, np.stack([np.full((5, 2), 1.6), np.full((5, 2), -6.4)]), rtol=1e-6)
+    shift = decode_correction(correction, anchors((0, 1, 1), (1, 1, 1)), LEVEL)
+    np.testing.assert_allclose(shift, np.stack([np.full((5, 2), 16), np.full((5, 2), -64)]), rtol=1e-6)
 
 
 def test_patches_lie_side_by_side() -> None:

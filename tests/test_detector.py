@@ -100,14 +100,14 @@ def picture(height: int = SIZE_PX, width: int = SIZE_PX) -> NDArray[np.uint8]:
 
 
 class FakeCorrectingPose(FakePose):
-    """Also moves every landmark of the second anchor by one unit, a tenth of the anchor's side."""
+    """Also moves every landmark of the second anchor by a tenth of the anchor's side."""
 
     outputs = frozenset({"pose", "correction"})
 
     def run(self, x: Floats) -> FakeRun:
         pose = super().run(x).output("pose")
         correction = np.zeros((20, 1, pose.shape[2]), np.float32)
-        correction[10:] = 1
+        correction[10:] = 0.1
         return FakeRun({"pose": pose, "correction": correction}, [])
 
 

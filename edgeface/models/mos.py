@@ -42,8 +42,8 @@ class FaceHead(nn.Module):
     paper's: the multi-task head is linear, and a turned face's points are not linear in its features.
 
     Patches lie side by side, (N, C, 3, 3P), and the first convolution has stride 3, so that any number of faces is
-    one inference: -> pose (N, 3 * 66, 1, P), pitch, yaw, roll; correction (N, 10A, 1, P), anchor-major, added to the
-    dense stage's landmark offsets.
+    one inference: -> pose (N, 3 * 66, 1, P), pitch, yaw, roll; correction (N, 10A, 1, P), anchor-major, in sides of
+    the anchor.
     """
 
     def __init__(self, channels: int, anchors: int, hidden: int = 128) -> None:
@@ -122,7 +122,7 @@ class MOS(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The face head at P positions (image, row, col: int64) of one level's features (N, C, H, W).
 
-        Returns pose logits (P, 3, 66) and landmark corrections (P, A, 10), in the units of the dense landmarks.
+        Returns pose logits (P, 3, 66) and landmark corrections (P, A, 10) in sides of the anchor.
         """
         patches = gather_patches(features, image, row, col)
         stitched = self.heads[level](patches, "pose")

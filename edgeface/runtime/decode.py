@@ -93,12 +93,12 @@ def decode_landmarks(landmarks: Floats, kept: Anchors, level: Level, variances: 
     return points
 
 
-def decode_correction(correction: Floats, kept: Anchors, level: Level, variances: tuple[float, float]) -> Floats:
+def decode_correction(correction: Floats, kept: Anchors, level: Level) -> Floats:
     """What a face stage adds to P anchors' points, in pixels of the net's input: its (10A, 1, P) -> (P, 5, 2)."""
     by_anchor = correction.reshape(len(level.anchors_px), 5, 2, -1)
     picked = by_anchor[kept.anchor, :, :, np.arange(len(kept))]
     _, side = _geometry(kept, level)
-    shift: Floats = picked * np.float32(variances[0]) * side[:, None, None]
+    shift: Floats = picked * side[:, None, None]
     return shift
 
 

@@ -183,7 +183,7 @@ class Detector:
         if self._face is None:
             return None, None
         stage, sessions = self._face
-        levels, variances = self._dense.levels, self._dense.variances
+        levels = self._dense.levels
         names = [level.features for level in levels if level.features is not None]
 
         def values(i: int, here: Anchors) -> Floats:
@@ -191,7 +191,7 @@ class Detector:
             face = _TimedRun(sessions[i], patches)
             columns = [pose_degrees(face.output(stage.pose), stage)]
             if stage.correction is not None:
-                shift = decode_correction(face.output(stage.correction), here, levels[i], variances)
+                shift = decode_correction(face.output(stage.correction), here, levels[i])
                 columns.append(shift.reshape(-1, 10))
             run.network_ns += face.network_ns
             return np.concatenate(columns, axis=1)

@@ -133,9 +133,8 @@ class MOSObjective(nn.Module):
             use = points_known[here]
             rows = here[use]
             # The dense landmarks have a loss of their own; here they are what is corrected.
-            corrected = points.dense[m.image[rows], m.anchor[rows]].detach().float() + correction[
-                use, place[use] % MOS.anchors_per_position
-            ]
+            dense = points.dense[m.image[rows], m.anchor[rows]].detach().float()
+            corrected = dense + correction[use, place[use] % MOS.anchors_per_position].float() / VARIANCES[0]
             landmarks = landmarks + self._smooth_l1(corrected, points.target[rows]).sum()
         return (
             landmarks / max(1, int(points_known[known].sum())),
