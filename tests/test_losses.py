@@ -79,6 +79,17 @@ def test_temperatures_settle_where_the_equation_has_its_minimum() -> None:
     assert weights.weights().tolist() == pytest.approx([1 / 0.8, 0.25, 1 / 6, 1 / 16], rel=0.02)
 
 
+def test_a_share_is_what_a_task_counts_at_the_optimum() -> None:
+    weights = UncertaintyWeights((2.0, 1.0, 1.0, 0.25), learn=True, shares=(1.0, 1.0, 3.0, 1.0))
+    losses = torch.tensor([0.4, 2.0, 3.0, 8.0])
+    optimiser = torch.optim.Adam(weights.parameters(), lr=0.05)
+    for _ in range(600):
+        optimiser.zero_grad()
+        weights(losses).backward()
+        optimiser.step()
+    assert (weights.weights() * losses).tolist() == pytest.approx([0.5, 0.5, 1.5, 0.5], rel=0.02)
+
+
 def test_fixed_weights_do_not_train() -> None:
     weights = UncertaintyWeights((2.0, 1.0, 1.0, 0.25), learn=False)
     assert weights(torch.tensor([1.0, 1.0, 1.0, 4.0])).item() == pytest.approx(5.0)

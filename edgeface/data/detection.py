@@ -154,7 +154,7 @@ class DetectionSet(Dataset[Crop]):
         image = augment.colour(rng, crop.image, self.config.colour)
         if rng.random() < self.config.degrade:
             image = augment.degrade(rng, image)
-        return Crop(image, self._without_tiny(crop.targets))
+        return Crop(image, self._without_noise(crop.targets))
 
     def _pasted(self, rng: np.random.Generator, crop: Crop) -> Crop:
         faces = self.sources[self.paste_names[int(rng.integers(len(self.paste_names)))]]
@@ -163,10 +163,17 @@ class DetectionSet(Dataset[Crop]):
         goal_px = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         return augment.paste(rng, crop, faces.pixels[i], faces.targets[i].select(np.array([0])), goal_px)
 
-    def _without_tiny(self, targets: Targets) -> Targets:
-        tiny = augment.sides(targets.boxes) < self.config.min_face_px
+    def _without_noise(self, targets: Targets) -> Targets:
+        """Tiny faces become ``ignore``, and those a little larger lose their landmarks."""
+        side_px = augment.sides(targets.boxes)
+        blurred = side_px < self.config.min_landmarks_px
         return Targets(
-            targets.boxes, targets.landmarks, targets.pose, targets.ignore | tiny, targets.regress, targets.complete
+            targets.boxes,
+            np.where(blurred[:, None, None], np.float32(np.nan), targets.landmarks),
+            targets.pose,
+            targets.ignore | (side_px < self.config.min_face_px),
+            targets.regress,
+            targets.complete,
         )
 
 

@@ -26,6 +26,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: dict[str, float]
     native: float = 0.5                 # share of crops at about the picture's own scale
     min_face_px: float = 5.0            # smaller faces are ignored in training
+    min_landmarks_px: float = 12.0      # on smaller faces landmarks are noise, and are not trained
     paste: float = 0.3                  # share of crops with background that get pasted faces
     colour: float = 0.35
     degrade: float = 0.25
@@ -54,6 +55,7 @@ class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     smooth_l1_beta: float = 0.33        # in units of 0.1 anchor side: below it the loss is quadratic
     pose_mse_weight: float = 0.001
     start: tuple[float, float, float, float] = (2.0, 1.0, 1.0, 0.25)    # score, box, landmarks, pose
+    shares: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)    # of the logarithms; 1 each is eq. 7
     learn_weights: bool = True
 
 

@@ -48,11 +48,21 @@ class UncertaintyWeights(nn.Module):
     """Eq. 7: the classification over T^2, each regression over 2 sigma^2, plus the log of T and every sigma.
 
     The logarithms are the parameters. ``start`` gives the four weights 1/T^2 and 1/(2 sigma^2) of the first step;
-    with ``learn=False`` they stay, and the logarithms are left out of the loss.
+    with ``learn=False`` they stay, and the logarithms are left out of the loss. ``shares`` multiply the logarithms: at
+    its optimum a task's weighted loss is half its share, so equal shares, as in eq. 7, make all tasks count the same
+    whatever their noise, and a larger one gives a task more.
     """
 
-    def __init__(self, start: tuple[float, float, float, float], learn: bool) -> None:
+    shares: Tensor
+
+    def __init__(
+        self,
+        start: tuple[float, float, float, float],
+        learn: bool,
+        shares: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
+        self.register_buffer("shares", torch.tensor(shares), persistent=False)
         weights = torch.tensor(start)
         weights[1:] *= 2
         self.log_sigma = nn.Parameter(-0.5 * torch.log(weights), requires_grad=learn)
@@ -65,4 +75,4 @@ class UncertaintyWeights(nn.Module):
     def forward(self, losses: Tensor) -> Tensor:
         """The four tasks' losses (4,) in TASKS' order -> the total."""
         total = (self.weights() * losses).sum()
-        return total + self.log_sigma.sum() if self.log_sigma.requires_grad else total
+        return total + (self.shares * self.log_sigma).sum() if self.log_sigma.requires_grad else total

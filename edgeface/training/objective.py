@@ -43,7 +43,7 @@ class MOSObjective(nn.Module):
     def __init__(self, net: MOS, loss: Loss, small_face_px: float) -> None:
         super().__init__()
         self.net = net
-        self.uncertainty = UncertaintyWeights(loss.start, loss.learn_weights)
+        self.uncertainty = UncertaintyWeights(loss.start, loss.learn_weights, loss.shares)
         self.loss = loss
         self.small_face_px = small_face_px
 
