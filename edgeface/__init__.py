@@ -6,6 +6,7 @@ Names are imported when they are first used, so that the command line's help cos
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeface import errors
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from edgeface.runtime.loading import load
 
     __version__: str
+
+# Python started in a clone's root finds this folder before the installed package, and in the source tree the parts
+# that install as edgeface.convert and so on lie beside it.
+_root = Path(__file__).parent.parent
+if (_root / "pyproject.toml").is_file() and not (_root / "edgeface" / "convert").exists():
+    __path__.append(str(_root))
 
 __all__ = ["Detector", "Faces", "__version__", "errors", "load"]
 

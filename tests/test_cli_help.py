@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -93,3 +94,18 @@ def test_completion_of_models_offers_their_names() -> None:
     words = {"COMP_WORDS": "edgeface detect --model mo", "COMP_CWORD": "3"}
     _, printed = modules_after(environment={"_EDGEFACE_COMPLETE": "bash_complete"} | words)
     assert "plain,mos_s" in printed.splitlines()
+
+
+def test_a_clone_s_root_gives_every_part_of_the_package() -> None:
+    """Python started there finds edgeface/ before an installed package, also one that is not editable."""
+    root = Path(__file__).resolve().parents[1]
+    code = (
+        "import sys\n"
+        "sys.meta_path = [f for f in sys.meta_path if f.__module__.startswith('_frozen_importlib')]\n"
+        f"sys.path.insert(0, {str(root)!r})\n"
+        "import edgeface.convert\n"
+        "print(edgeface.convert.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == root / "convert" / "__init__.py"
