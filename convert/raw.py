@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from edgeface.bundle import Bundle, FaceStage, Level
+from edgeface.bundle import Bundle, Level, PoseStage
 from edgeface.runtime.decode import gather_patches
-from edgeface.runtime.detector import face_names, map_names
+from edgeface.runtime.detector import map_names
 from edgeface.runtime.engines import Session
 from edgeface.runtime.preprocess import letterbox, normalise
 
@@ -29,16 +29,16 @@ def compare_raw(
     """Every raw output of ``candidate``'s nets over the pictures, against ``reference``'s.
 
     Both are opened nets in the order of ``bundle``'s stages. Each picture is taken at ``size_px``, the first also in
-    FRAMES_PX; the face nets run at the strongest positions, as many as FACES says in turn. A face net of either side
+    FRAMES_PX; the pose nets run at the strongest positions, as many as FACES says in turn. A pose net of either side
     gets the reference's features, so that each net answers for itself alone. Raises EngineError, and ParityError when
     an output has another shape.
     """
     dense = bundle.dense
     map_sums = {name: MapSums(name) for name in map_names(dense)}
-    face = [(i, stage) for i, stage in enumerate(bundle.stages) if isinstance(stage, FaceStage)]
-    face_sums = {
-        (i, level.stride): {name: MapSums(f"{name}{level.stride}") for name in face_names(stage)}
-        for i, stage in face
+    pose = [(i, stage) for i, stage in enumerate(bundle.stages) if isinstance(stage, PoseStage)]
+    pose_sums = {
+        (i, level.stride): {stage.logits: MapSums(f"{stage.logits}{level.stride}")}
+        for i, stage in pose
         for level in dense.levels
     }
     counts = itertools.cycle(FACES)
@@ -47,16 +47,16 @@ def compare_raw(
             x = normalise(letterbox(image, size, dense.multiple).pixels, dense.mean, dense.scale)
             maps = _both(reference[0][0], candidate[0][0], x, map_sums)
             count = next(counts)
-            for i, stage in face:
+            for i, stage in pose:
                 for level, reference_net, candidate_net in zip(dense.levels, reference[i], candidate[i], strict=True):
                     patches = _strongest_patches(maps, level, stage.patch, count)
-                    _both(reference_net, candidate_net, patches, face_sums[i, level.stride])
-    return [output.parity() for sums in (map_sums, *face_sums.values()) for output in sums.values()]
+                    _both(reference_net, candidate_net, patches, pose_sums[i, level.stride])
+    return [output.parity() for sums in (map_sums, *pose_sums.values()) for output in sums.values()]
 
 
 def _strongest_patches(maps: Mapping[str, Floats], level: Level, patch: int, count: int) -> Floats:
     """Feature patches round the ``count`` positions with the highest logits, fewer on a smaller map."""
-    assert level.features is not None       # a bundle with a face stage has them, or no Detector opens it
+    assert level.features is not None       # a bundle with a pose stage has them, or no Detector opens it
     score = maps[level.score].max(axis=0)
     best = np.argsort(-score, axis=None, kind="stable")[:count]
     row, column = np.unravel_index(best, score.shape)

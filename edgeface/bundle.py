@@ -69,23 +69,21 @@ class DenseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="d
     variances: tuple[Positive, Positive]
 
 
-class FaceStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="face_at_points", tag_field="kind"):
+class PoseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pose_at_points", tag_field="kind"):
     """A net on features gathered round kept anchors: P patches of ``patch`` x ``patch`` side by side.
 
-    Input (C, patch, patch * P), zero outside the map. Output ``pose`` (3 * bins, 1, P), logits of pitch, yaw, roll: an
-    angle is the expectation over the bins' centres, first_centre_deg + i * bin_deg. Output ``correction`` (10A, 1, P),
-    anchor-major, times the kept anchor's side is added to the dense stage's points. ``files`` has one file set a dense
-    level, because the multi-task head before it is folded in.
+    Input (C, patch, patch * P), zero outside the map; output ``logits`` (3 * bins, 1, P), pitch, yaw, roll. An angle is
+    the expectation over the bins' centres, first_centre_deg + i * bin_deg. ``level`` is the dense level's index; each
+    level has its own file set because the multi-task head before it is folded in.
     """
 
     files: list[list[str]]
     input: str
-    pose: str
+    logits: str
     patch: Count
     bins: Count
     bin_deg: Positive
     first_centre_deg: float
-    correction: str | None = None
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +102,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     precision: Literal["fp32", "fp16", "int8"]
     engine: str
-    stages: list[DenseStage | FaceStage]
+    stages: list[DenseStage | PoseStage]
     defaults: Defaults
     files: list[File]
     licence: str
@@ -185,16 +183,14 @@ def _inconsistency(bundle: Bundle) -> str | None:
     per_face = bundle.stages[1:]
     if len({level.landmarks is None for level in levels}) > 1:
         return "some levels have landmarks and some have not"
-    if len(per_face) > 1 or not all(isinstance(stage, FaceStage) for stage in per_face):
-        return "after the dense stage there can be one face stage and nothing else"
+    if len(per_face) > 1 or not all(isinstance(stage, PoseStage) for stage in per_face):
+        return "after the dense stage there can be one pose stage and nothing else"
     for stage in per_face:
-        assert isinstance(stage, FaceStage)
+        assert isinstance(stage, PoseStage)
         if len(stage.files) != len(levels):
-            return f"{len(stage.files)} face nets for {len(levels)} levels"
+            return f"{len(stage.files)} pose nets for {len(levels)} levels"
         if any(level.features is None for level in levels):
-            return "a face stage needs features from every level"
-        if stage.correction is not None and levels[0].landmarks is None:
-            return "a face stage corrects landmarks that no level has"
+            return "a pose stage needs features from every level"
     return None
 
 

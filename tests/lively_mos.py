@@ -41,7 +41,6 @@ def lively_mos(width: str = "0.5x", channels: int = 64) -> MOS:
     with torch.no_grad():
         net.train()(x)
         net.eval()
-        nn.init.normal_(net.face_head.correction.weight, std=0.3)
         for head in net.heads:
             assert isinstance(head, MultiTaskHead)
             for final in head.final.values():

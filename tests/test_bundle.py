@@ -17,8 +17,8 @@ from edgeface.bundle import (
     Bundle,
     Defaults,
     DenseStage,
-    FaceStage,
     Level,
+    PoseStage,
     describe_file,
     read_bundle,
     write_manifest,
@@ -34,8 +34,8 @@ DENSE = DenseStage(
     ],
     (0.1, 0.2),
 )  # fmt: skip
-POSE = FaceStage(
-    [["face8.param", "face8.bin"], ["face16.param", "face16.bin"]], "patches", "pose", 3, 66, 3.0, -97.5
+POSE = PoseStage(
+    [["pose8.param", "pose8.bin"], ["pose16.param", "pose16.bin"]], "patches", "logits", 3, 66, 3.0, -97.5
 )
 
 
@@ -69,12 +69,12 @@ def test_the_manifest_is_json_that_people_can_read(tmp_path: Path) -> None:
     make(tmp_path)
     text = (tmp_path / MANIFEST).read_text()
     assert json.loads(text)["stages"][0]["kind"] == "dense"
-    assert json.loads(text)["stages"][1]["kind"] == "face_at_points"
+    assert json.loads(text)["stages"][1]["kind"] == "pose_at_points"
     assert text.startswith('{\n  "schema": 1,\n')
     assert text.endswith("}\n")
 
 
-@pytest.mark.parametrize("name", [*DENSE.files, "face16.bin"])
+@pytest.mark.parametrize("name", [*DENSE.files, "pose16.bin"])
 def test_a_changed_file_is_named(tmp_path: Path, name: str) -> None:
     make(tmp_path)
     content = bytearray((tmp_path / name).read_bytes())
@@ -87,8 +87,8 @@ def test_a_changed_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     make(tmp_path)
-    (tmp_path / "face8.bin").unlink()
-    with pytest.raises(BundleError, match=r"face8\.bin: No such file"):
+    (tmp_path / "pose8.bin").unlink()
+    with pytest.raises(BundleError, match=r"pose8\.bin: No such file"):
         read_bundle(tmp_path)
 
 
@@ -136,8 +136,8 @@ def test_another_schema_is_refused(tmp_path: Path, schema: object) -> None:
         (lambda b: b.update(precision="fp8"), "fp8"),
         (lambda b: b.update(stages=[]), "first stage must be a dense one"),
         (lambda b: b["stages"].reverse(), "first stage must be a dense one"),
-        (lambda b: b["stages"].append(b["stages"][0]), "one face stage and nothing else"),
-        (lambda b: b["stages"].append(b["stages"][1]), "one face stage and nothing else"),
+        (lambda b: b["stages"].append(b["stages"][0]), "one pose stage and nothing else"),
+        (lambda b: b["stages"].append(b["stages"][1]), "one pose stage and nothing else"),
         (lambda b: b["stages"][0].update(kind="sparse"), "sparse"),
         (lambda b: b["stages"][0].update(levels=[]), "levels"),
         (lambda b: b["stages"][0].update(multiple=0), "multiple"),
@@ -147,7 +147,7 @@ def test_another_schema_is_refused(tmp_path: Path, schema: object) -> None:
         (lambda b: b["stages"][0]["levels"][0].update(landmarks=None), "some levels have landmarks"),
         (lambda b: b["stages"][0]["levels"][0].update(features=None), "needs features from every level"),
         (lambda b: b["stages"][0].update(files=["other.bin"]), "stage file 'other.bin' is not under 'files'"),
-        (lambda b: b["stages"][1]["files"].pop(), "1 face nets for 2 levels"),
+        (lambda b: b["stages"][1]["files"].pop(), "1 pose nets for 2 levels"),
         (lambda b: b["defaults"].update(score=1.5), "score"),
         (lambda b: b["defaults"].update(size_px=0), "size_px"),
     ],

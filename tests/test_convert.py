@@ -80,9 +80,7 @@ def test_ncnn_fp32_is_torch_s_equal(ncnn_fp32: Conversion) -> None:
     assert report.passed
     assert bundle.verified
     assert {m.name for m in report.maps} == {
-        f"{kind}{stride}"
-        for kind in ("score", "box", "landmarks", "features", "pose", "correction")
-        for stride in (8, 16, 32)
+        f"{kind}{stride}" for kind in ("score", "box", "landmarks", "features", "logits") for stride in (8, 16, 32)
     }
     assert all(m.span > 0 and m.share <= 1e-3 for m in report.maps)
     assert report.faces.pictures == 4
@@ -105,7 +103,7 @@ def test_the_bundle_says_what_it_is_and_how_it_was_made(ncnn_fp32: Conversion, c
     assert {"edgeface", "pnnx", "ncnn", "onnx"} <= set(made["versions"])
     assert made["parity"]["faces"] == ncnn_fp32.report.faces.reference
     assert str(checkpoint.parent) not in (ncnn_fp32.directory / "bundle.json").read_text()
-    files = {f"{stem}.{end}" for stem in ("dense", "face8", "face16", "face32") for end in ("bin", "param")}
+    files = {f"{stem}.{end}" for stem in ("dense", "pose8", "pose16", "pose32") for end in ("bin", "param")}
     assert {path.name for path in ncnn_fp32.directory.iterdir()} == {"bundle.json", *files}
 
 
@@ -148,7 +146,7 @@ def test_pose_nets_take_any_number_of_faces(
     for session, graph in zip(sessions, graphs(load(checkpoint).build())[1:], strict=True):
         with torch.inference_mode():
             expected = graph.module(torch.from_numpy(x)[None])[0].numpy()
-        actual = session.run(x).output("pose")
+        actual = session.run(x).output("logits")
         assert actual.shape == (198, 1, faces)
         assert np.abs(actual - expected).max() <= 1e-3 * np.ptp(expected)
 
@@ -157,7 +155,7 @@ def test_onnx_finds_the_same_faces(onnx_fp32: Conversion) -> None:
     assert onnx_fp32.report.passed
     assert onnx_fp32.bundle.name == "mos_s-fp32-onnx"
     assert [file.name for file in onnx_fp32.bundle.files] == [
-        "dense.onnx", "face8.onnx", "face16.onnx", "face32.onnx"
+        "dense.onnx", "pose8.onnx", "pose16.onnx", "pose32.onnx"
     ]
 
 

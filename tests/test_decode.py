@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeface.bundle import FaceStage, Level
+from edgeface.bundle import Level, PoseStage
 from edgeface.runtime.decode import (
     Anchors,
     decode_boxes,
-    decode_correction,
     decode_landmarks,
     gather_patches,
     keep_anchors,
@@ -23,7 +22,7 @@ from edgeface.runtime.decode import (
 
 VARIANCES = (0.1, 0.2)
 LEVEL = Level(8, [16.0, 32.0], "score", "box", "landmarks")
-POSE = FaceStage([], "patches", "pose", 3, 66, 3.0, -97.5)
+POSE = PoseStage([], "patches", "logits", 3, 66, 3.0, -97.5)
 
 
 def anchors(*places: tuple[int, int, int]) -> Anchors:
@@ -107,15 +106,6 @@ def test_a_box_too_large_for_float32_is_infinite_and_raises_no_warning() -> None
     with np.errstate(all="raise"):
         boxes = decode_boxes(np.full((8, 1, 1), 1e4, np.float32), anchors((0, 0, 0)), LEVEL, VARIANCES)
     assert np.isinf(boxes).all()
-
-
-def test_a_correction_is_of_the_kept_anchor_and_in_its_size() -> None:
-    correction = np.zeros((20, 1, 2), np.float32)
-    correction[:10, 0, 0] = 1       # the first face's 16 px anchor
-    correction[10:, 0, 1] = -2      # the second face's 32 px anchor
-    correction[10:, 0, 0] = correction[:10, 0, 1] = 99
-    shift = decode_correction(correction, anchors((0, 1, 1), (1, 1, 1)), LEVEL)
-    np.testing.assert_allclose(shift, np.stack([np.full((5, 2), 16), np.full((5, 2), -64)]), rtol=1e-6)
 
 
 def test_patches_lie_side_by_side() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgeface.bundle import DenseStage, FaceStage
+from edgeface.bundle import DenseStage, PoseStage
 from edgeface.errors import ConversionError
 from edgeface.models.mos import MOS, POSE_BINS, STRIDES, gather_patches, pose_degrees
-from edgeface.models.mos_export import dense_graph, dense_outputs, face_graph, graphs, stages
+from edgeface.models.mos_export import dense_graph, dense_outputs, graphs, pose_graph, stages
 from edgeface.models.multitask import MultiTaskHead
 from edgeface.runtime import decode
 from lively_mos import lively_mos
@@ -50,49 +50,43 @@ def test_dense_graph_equals_the_paper_s_heads(net: MOS) -> None:
 
 @pytest.mark.parametrize("level", range(len(STRIDES)))
 @pytest.mark.parametrize("faces", [1, 3, 17])
-def test_face_graph_equals_the_unfolded_face_head(net: MOS, level: int, faces: int) -> None:
+def test_pose_graph_equals_the_unfolded_pose_head(net: MOS, level: int, faces: int) -> None:
     patches = torch.randn(1, net.channels, 3, 3 * faces)
     head = net.heads[level]
     assert isinstance(head, MultiTaskHead)
     with torch.inference_mode():
-        pose, correction = face_graph(net, level)(patches)
-        expected_pose, expected_correction = net.face_head(head.unfolded(patches, "pose"))
-    assert pose.shape == (1, 3 * POSE_BINS, 1, faces)
-    assert correction.shape == (1, 20, 1, faces)
-    assert close(pose, expected_pose)
-    assert close(correction, expected_correction)
+        actual = pose_graph(net, level)(patches)
+        expected = net.pose_head(head.unfolded(patches, "pose"))
+    assert actual.shape == (1, 3 * POSE_BINS, 1, faces)
+    assert close(actual, expected)
 
 
-def test_the_face_head_at_gathered_points_equals_that_of_every_position(net: MOS) -> None:
-    """A head of every position convolves the whole map with padding; here it sees patches, also over the map's edge."""
+def test_pose_at_gathered_points_equals_the_pose_of_every_position(net: MOS) -> None:
+    """The paper's pose head convolves the whole map with padding; here it sees patches, also over the map's edge."""
     height, width = 4, 5
     features = torch.randn(1, net.channels, height, width)
     head = net.heads[1]
     assert isinstance(head, MultiTaskHead)
-    face = net.face_head
+    pose = net.pose_head
     with torch.inference_mode():
-        first = nn.functional.conv2d(head.unfolded(features, "pose"), face.patch.weight, face.patch.bias, padding=1)
-        hidden = torch.relu(face.mix(torch.relu(first)))
+        first = nn.functional.conv2d(head.unfolded(features, "pose"), pose.patch.weight, pose.patch.bias, padding=1)
+        everywhere = pose.bins(torch.relu(pose.mix(torch.relu(first))))
         row, column = (v.flatten() for v in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
-        pose, correction = face_graph(net, 1)(gather_patches(features, torch.zeros_like(row), row, column))
-        assert close(pose[0, :, 0].reshape(-1, height, width), face.bins(hidden)[0])
-        assert close(correction[0, :, 0].reshape(-1, height, width), face.correction(hidden)[0])
-        in_training = net.at_points(features, 1, torch.zeros_like(row), row, column)
-        assert close(in_training[0].flatten(1), pose[0, :, 0].t())
-        assert close(in_training[1].flatten(1), correction[0, :, 0].t())
+        gathered = pose_graph(net, 1)(gather_patches(features, torch.zeros_like(row), row, column))
+        assert close(gathered[0, :, 0].reshape(-1, height, width), everywhere[0])
+        assert close(net.pose(features, 1, torch.zeros_like(row), row, column).flatten(1), gathered[0, :, 0].t())
 
 
 def test_stages_say_what_the_graphs_are(net: MOS) -> None:
-    dense, face = stages(lambda stem: [f"{stem}.net"])
+    dense, pose = stages(lambda stem: [f"{stem}.net"])
     assert isinstance(dense, DenseStage)
-    assert isinstance(face, FaceStage)
+    assert isinstance(pose, PoseStage)
     whole, *per_level = graphs(net)
     named = [name for lv in dense.levels for name in (lv.score, lv.box, lv.landmarks, lv.features)]
     assert dense.files == [f"{whole.stem}.net"]
-    assert face.files == [[f"{graph.stem}.net"] for graph in per_level]
+    assert pose.files == [[f"{graph.stem}.net"] for graph in per_level]
     assert tuple(named) == whole.outputs
-    assert (whole.input, per_level[0].input) == (dense.input, face.input)
-    assert per_level[0].outputs == (face.pose, face.correction)
+    assert (whole.input, per_level[0].input, per_level[0].outputs) == (dense.input, pose.input, (pose.logits,))
     for graph in (whole, *per_level):
         with torch.inference_mode():
             outputs = graph.module(torch.zeros(graph.shapes[1]))
@@ -103,7 +97,7 @@ def test_stages_say_what_the_graphs_are(net: MOS) -> None:
 
 def test_the_runtime_reads_pose_as_training_does() -> None:
     _, stage = stages(lambda stem: [stem])
-    assert isinstance(stage, FaceStage)
+    assert isinstance(stage, PoseStage)
     logits = torch.randn(7, 3, POSE_BINS)
     maps = np.ascontiguousarray(logits.reshape(7, -1).t().numpy()[:, None, :])
     assert np.allclose(decode.pose_degrees(maps, stage), pose_degrees(logits).numpy(), atol=1e-3)

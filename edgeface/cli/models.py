@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from edgeface.bundle import Bundle, DenseStage, FaceStage, read_bundle
+from edgeface.bundle import Bundle, DenseStage, PoseStage, read_bundle
 from edgeface.cli.results import complain, say
 from edgeface.errors import BundleError, EdgefaceError
 
@@ -165,7 +165,7 @@ def _predicts(bundle: Bundle) -> Iterator[str]:
     for stage in bundle.stages:
         if isinstance(stage, DenseStage) and all(level.landmarks for level in stage.levels):
             yield "five landmarks"
-        elif isinstance(stage, FaceStage):
+        elif isinstance(stage, PoseStage):
             yield "head pose"
 
 

@@ -1,4 +1,4 @@
-"""MOS-S (mos.txt): ShuffleNetV2, FPN on strides 8, 16, 32, SSH, multi-task head, and a face head at kept anchors."""
+"""MOS-S (mos.txt): ShuffleNetV2, FPN on strides 8, 16, 32, SSH, multi-task head, and a pose head at kept anchors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ ANCHOR_SIZES = ((16.0, 32.0), (64.0, 128.0), (256.0, 512.0))
 POSE_BINS = 66
 POSE_BIN_DEG = 3.0
 FACE_PRIOR = 0.01
+# What the network is given, and the units of its regressions: see edgeface.bundle.DenseStage.
+PIXEL_MEAN, PIXEL_SCALE = 128.0, 1 / 128
+VARIANCES = (0.1, 0.2)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class DenseOutput:
     """Raw maps of MOS's dense stage, one tensor a level (strides 8, 16, 32); A = 2 anchors a position.
 
     ``score`` (N, 2A, H, W) background and face logits, anchor-major; ``box`` (N, 4A, H, W); ``landmarks``
-    (N, 10A, H, W); ``features`` (N, C, H, W), what the face head gathers from.
+    (N, 10A, H, W); ``features`` (N, C, H, W), what the pose head gathers from.
     """
 
     score: list[Tensor]
@@ -34,28 +37,23 @@ class DenseOutput:
     features: list[Tensor]
 
 
-class FaceHead(nn.Module):
-    """Pose and finer landmarks from the 3x3 features round a kept anchor.
+class PoseHead(nn.Module):
+    """Pose in 66 bins an angle from the 3x3 features round a kept anchor (mos.txt, section 3.2.1).
 
-    Pose in 66 bins an angle (mos.txt, section 3.2.1): the published head runs three 3x3 convolutions on every position
-    of every level, this one runs at kept anchors. It also corrects the dense landmarks, which is ours and not the
-    paper's: the multi-task head is linear, and a turned face's points are not linear in its features.
-
+    The published head runs three 3x3 convolutions on every position of every level; this one runs at kept anchors.
     Patches lie side by side, (N, C, 3, 3P), and the first convolution has stride 3, so that any number of faces is
-    one inference: -> pose (N, 3 * 66, 1, P), pitch, yaw, roll; correction (N, 10A, 1, P), anchor-major, in sides of
-    the anchor.
+    one inference: -> (N, 3 * 66, 1, P), pitch, yaw, roll.
     """
 
-    def __init__(self, channels: int, anchors: int, hidden: int = 128) -> None:
+    def __init__(self, channels: int, hidden: int = 128) -> None:
         super().__init__()
         self.patch = nn.Conv2d(channels, hidden, 3, 3)
         self.mix = nn.Conv2d(hidden, hidden, 1)
         self.bins = nn.Conv2d(hidden, 3 * POSE_BINS, 1)
-        self.correction = nn.Conv2d(hidden, 10 * anchors, 1)
 
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = torch.relu(self.mix(torch.relu(self.patch(patches))))
-        return self.bins(hidden), self.correction(hidden)
+    def forward(self, patches: Tensor) -> Tensor:
+        out: Tensor = self.bins(torch.relu(self.mix(torch.relu(self.patch(patches)))))
+        return out
 
 
 def gather_patches(features: Tensor, image: Tensor, row: Tensor, col: Tensor) -> Tensor:
@@ -69,7 +67,7 @@ def gather_patches(features: Tensor, image: Tensor, row: Tensor, col: Tensor) ->
 
 
 class MOS(nn.Module):
-    """The MOS network; ``forward`` is the dense stage, ``at_points`` the stage per face."""
+    """The MOS network; ``forward`` is the dense stage, ``pose`` the stage per face."""
 
     anchors_per_position = 2
 
@@ -84,7 +82,7 @@ class MOS(nn.Module):
         self.context = nn.ModuleList(SSH(channels) for _ in STRIDES)
         tasks = {"score": 2 * a, "box": 4 * a, "landmarks": 10 * a, "pose": 0}
         self.heads = nn.ModuleList(MultiTaskHead(channels, tasks) for _ in STRIDES)
-        self.face_head = FaceHead(channels, a)
+        self.pose_head = PoseHead(channels)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -106,7 +104,6 @@ class MOS(nn.Module):
             assert isinstance(bias, Tensor)
             with torch.no_grad():
                 bias[0::2] = math.log((1 - FACE_PRIOR) / FACE_PRIOR)
-        nn.init.zeros_(self.face_head.correction.weight)
 
     def forward(self, x: Tensor) -> DenseOutput:
         """(N, 3, H, W) normalised BGR, H and W multiples of 32 -> DenseOutput."""
@@ -117,19 +114,12 @@ class MOS(nn.Module):
         }
         return DenseOutput(per_task["score"], per_task["box"], per_task["landmarks"], features)
 
-    def at_points(
-        self, features: Tensor, level: int, image: Tensor, row: Tensor, col: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The face head at P positions (image, row, col: int64) of one level's features (N, C, H, W).
-
-        Returns pose logits (P, 3, 66) and landmark corrections (P, A, 10) in sides of the anchor.
-        """
+    def pose(self, features: Tensor, level: int, image: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        """Pose logits (P, 3, 66) at P positions (image, row, col: int64) of one level's features (N, C, H, W)."""
         patches = gather_patches(features, image, row, col)
         stitched = self.heads[level](patches, "pose")
-        pose, correction = self.face_head(stitched)     # (1, 198, 1, P), (1, 10A, 1, P)
-        return pose[0, :, 0].t().reshape(-1, 3, POSE_BINS), correction[0, :, 0].t().reshape(
-            -1, self.anchors_per_position, 10
-        )
+        logits: Tensor = self.pose_head(stitched)       # (1, 198, 1, P)
+        return logits[0, :, 0].t().reshape(-1, 3, POSE_BINS)
 
 
 def pose_degrees(logits: Tensor) -> Tensor:

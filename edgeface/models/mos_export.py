@@ -1,7 +1,7 @@
-"""MOS as converters see it: one graph for the whole image and one face graph a level, and the stages that use them.
+"""MOS as converters see it: one graph for the whole image and one pose graph a level, and the stages that use them.
 
 The graphs hold plain convolutions only: the multi-task heads (mos.txt, section 3.1) are folded into 1x1 convolutions, a
-face's two score logits into their difference, and the pose task's 1x1 into the face head's first convolution.
+face's two score logits into their difference, and the pose task's 1x1 into the pose head's first convolution.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeface.bundle import DenseStage, FaceStage, Level
+from edgeface.bundle import DenseStage, Level, PoseStage
 from edgeface.errors import ConversionError
-from edgeface.models.mos import ANCHOR_SIZES, MOS, POSE_BIN_DEG, POSE_BINS, STRIDES, FaceHead
+from edgeface.models.mos import (
+    ANCHOR_SIZES,
+    MOS,
+    PIXEL_MEAN,
+    PIXEL_SCALE,
+    POSE_BIN_DEG,
+    POSE_BINS,
+    STRIDES,
+    VARIANCES,
+)
 from edgeface.models.multitask import MultiTaskHead
 
-MEAN = 128.0
-SCALE = 1.0 / 128.0
-VARIANCES = (0.1, 0.2)
 PATCH = 3
 INPUT = "data"
-FACE_INPUT = "patches"
-FACE_OUTPUTS = ("pose", "correction")
+POSE_INPUT = "patches"
+POSE_OUTPUT = "logits"
 
 
 @dataclass(frozen=True)
@@ -96,34 +102,24 @@ def dense_graph(net: MOS) -> nn.Module:
     return _Dense(net).eval()
 
 
-class _Face(nn.Module):
-    """The face head of one level on plain patches, the level's pose task folded into its first convolution."""
-
-    def __init__(self, patch: nn.Conv2d, head: FaceHead) -> None:
-        super().__init__()
-        self.patch, self.mix, self.bins, self.correction = patch, head.mix, head.bins, head.correction
-
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = torch.relu(self.mix(torch.relu(self.patch(patches))))
-        return self.bins(hidden), self.correction(hidden)
-
-
-def face_graph(net: MOS, level: int) -> nn.Module:
-    """The face stage of one level: patches side by side (1, C, 3, 3P) -> pose logits (1, 198, 1, P) and landmark
-    corrections (1, 10A, 1, P), in eval mode.
+def pose_graph(net: MOS, level: int) -> nn.Module:
+    """The pose stage of one level: patches side by side (1, C, 3, 3P) -> logits (1, 198, 1, P), in eval mode.
 
     The level's 1x1 pose task has no bias, so folding it into the 3x3 convolution is exact, zero padding included.
     """
     head = net.heads[level]
     assert isinstance(head, MultiTaskHead)
     task, _ = head.folded("pose")
-    first = net.face_head.patch
+    first = net.pose_head.patch
     weight = torch.einsum("omhw,mc->ochw", first.weight, task[:, :, 0, 0])
-    return _Face(_convolution(weight, first.bias, stride=PATCH), net.face_head).eval()
+    graph = nn.Sequential(
+        _convolution(weight, first.bias, stride=PATCH), nn.ReLU(), net.pose_head.mix, nn.ReLU(), net.pose_head.bins
+    )
+    return graph.eval()
 
 
 def graphs(net: nn.Module) -> list[Graph]:
-    """Every network of the net's bundle: "dense", then "face8", "face16", "face32".
+    """Every network of the net's bundle: "dense", then "pose8", "pose16", "pose32".
 
     Raises ConversionError for a network that is not MOS.
     """
@@ -135,28 +131,27 @@ def graphs(net: nn.Module) -> list[Graph]:
         "dense", dense_graph(net), INPUT, dense_outputs(),
         ((1, 3, 480, 640), (1, 3, 256, 352)), {2: "height", 3: "width"},
     )
-    face = [
+    pose = [
         Graph(
-            f"face{stride}", face_graph(net, level), FACE_INPUT, FACE_OUTPUTS,
+            f"pose{stride}", pose_graph(net, level), POSE_INPUT, (POSE_OUTPUT,),
             ((1, channels, PATCH, 5 * PATCH), (1, channels, PATCH, 2 * PATCH)), {3: "width"},
         )
         for level, stride in enumerate(STRIDES)
     ]
-    return [dense, *face]
+    return [dense, *pose]
 
 
-def stages(files: Callable[[str], Sequence[str]]) -> list[DenseStage | FaceStage]:
+def stages(files: Callable[[str], Sequence[str]]) -> list[DenseStage | PoseStage]:
     """What bundle.json says of MOS's graphs; ``files`` gives the engine's file names for a graph's stem."""
     levels = [
         Level(stride, list(sizes), f"score{stride}", f"box{stride}", f"landmarks{stride}", f"features{stride}")
         for stride, sizes in zip(STRIDES, ANCHOR_SIZES, strict=True)
     ]
     return [
-        DenseStage(list(files("dense")), INPUT, MEAN, SCALE, max(STRIDES), levels, VARIANCES),
-        FaceStage(
-            [list(files(f"face{stride}")) for stride in STRIDES],
-            FACE_INPUT, FACE_OUTPUTS[0], PATCH, POSE_BINS, POSE_BIN_DEG,
+        DenseStage(list(files("dense")), INPUT, PIXEL_MEAN, PIXEL_SCALE, max(STRIDES), levels, VARIANCES),
+        PoseStage(
+            [list(files(f"pose{stride}")) for stride in STRIDES],
+            POSE_INPUT, POSE_OUTPUT, PATCH, POSE_BINS, POSE_BIN_DEG,
             first_centre_deg=POSE_BIN_DEG / 2 - POSE_BINS * POSE_BIN_DEG / 2,
-            correction=FACE_OUTPUTS[1],
         ),
     ]

@@ -13,7 +13,7 @@ class MultiTaskHead(nn.Module):
 
     For task k: y_k = B_k(sum_j stitch[k, j, c] * (A_j x)[c]) + b_k. Nothing in between is non-linear and A has no
     bias, so at export it is the 1x1 convolution of ``folded``. ``outputs`` maps a task's name to its channels; a task
-    with 0 channels stops after the stitch (the face head continues from there, at kept anchors only).
+    with 0 channels stops after the stitch (the pose head continues from there, at kept anchors only).
     """
 
     def __init__(self, channels: int, outputs: Mapping[str, int]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import FaceStage, Level
+from edgeface.bundle import Level, PoseStage
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -93,15 +93,6 @@ def decode_landmarks(landmarks: Floats, kept: Anchors, level: Level, variances: 
     return points
 
 
-def decode_correction(correction: Floats, kept: Anchors, level: Level) -> Floats:
-    """What a face stage adds to P anchors' points, in pixels of the net's input: its (10A, 1, P) -> (P, 5, 2)."""
-    by_anchor = correction.reshape(len(level.anchors_px), 5, 2, -1)
-    picked = by_anchor[kept.anchor, :, :, np.arange(len(kept))]
-    _, side = _geometry(kept, level)
-    shift: Floats = picked * side[:, None, None]
-    return shift
-
-
 def _at(values: Floats, kept: Anchors, per_anchor: int) -> Floats:
     """The ``per_anchor`` channels of each kept anchor: (n, per_anchor) from an anchor-major map."""
     channels, height, width = values.shape
@@ -129,7 +120,7 @@ def gather_patches(features: Floats, row: Indices, column: Indices, patch: int) 
     return np.ascontiguousarray(patches.transpose(0, 2, 1, 3)).reshape(channels, patch, -1)
 
 
-def pose_degrees(logits: Floats, stage: FaceStage) -> Floats:
+def pose_degrees(logits: Floats, stage: PoseStage) -> Floats:
     """Pitch, yaw and roll in degrees (P, 3) from (3 * bins, 1, P): the expected bin centre (mos.txt, section 3.2.1)."""
     bins = logits.reshape(3, stage.bins, -1)
     weights = np.exp(bins - bins.max(axis=1, keepdims=True))

@@ -10,13 +10,12 @@ from time import perf_counter_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, DenseStage, FaceStage
+from edgeface.bundle import Bundle, DenseStage, PoseStage
 from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.runtime.decode import (
     Anchors,
     decode_boxes,
-    decode_correction,
     decode_landmarks,
     gather_patches,
     keep_anchors,
@@ -89,13 +88,13 @@ class Detector:
         self.score = score
         self.nms_iou = nms_iou
         self._dense, self._net = bundle.dense, sessions[0][0]
-        self._face: tuple[FaceStage, Sequence[Session]] | None = None
+        self._pose: tuple[PoseStage, Sequence[Session]] | None = None
         _require(bundle.name, self._net, map_names(self._dense))
         for stage, opened in zip(bundle.stages[1:], sessions[1:], strict=True):
-            assert isinstance(stage, FaceStage)     # read_bundle lets no second dense stage pass
+            assert isinstance(stage, PoseStage)     # read_bundle lets no second dense stage pass
             for session in opened:
-                _require(bundle.name, session, face_names(stage))
-            self._face = stage, opened
+                _require(bundle.name, session, [stage.logits])
+            self._pose = stage, opened
 
     def __call__(self, image: NDArray[np.uint8]) -> Faces:
         """The faces of a picture, uint8 (H, W, 3) BGR. Raises InputError for anything else, and EngineError."""
@@ -143,16 +142,12 @@ class Detector:
             raise EngineError(f"{self.bundle.name}: a box is not finite: use an fp32 bundle")
         best = nms(boxes, kept.logits, self.nms_iou)
         kept = kept[best]
-        pose, shift = self._per_face(run, kept)
-        points = self._landmarks(run, kept)
-        if points is not None and shift is not None:
-            points += shift
         per_axis = np.array([boxed.scale_x, boxed.scale_y], np.float32)
         return Faces(
             boxes=(boxes[best].reshape(-1, 2, 2) / per_axis).reshape(-1, 4),
             scores=sigmoid(kept.logits),
-            landmarks=None if points is None else points / per_axis,
-            pose=pose,
+            landmarks=self._landmarks(run, kept, per_axis),
+            pose=self._degrees(run, kept),
         )
 
     def _map(self, run: _TimedRun, name: str, channels: int) -> Floats:
@@ -164,8 +159,8 @@ class Detector:
             )
         return out
 
-    def _landmarks(self, run: _TimedRun, kept: Anchors) -> Floats | None:
-        """The dense stage's points (n, 5, 2) in pixels of the net's input."""
+    def _landmarks(self, run: _TimedRun, kept: Anchors, per_axis: Floats) -> Floats | None:
+        """Points (n, 5, 2) in pixels of the original picture."""
         levels, variances = self._dense.levels, self._dense.variances
         names = [level.landmarks for level in levels if level.landmarks is not None]
         if not names:
@@ -175,31 +170,23 @@ class Detector:
             level = levels[i]
             return decode_landmarks(self._map(run, names[i], 10 * len(level.anchors_px)), here, level, variances)
 
-        return _by_level(kept, len(levels), (5, 2), points)
+        return _by_level(kept, len(levels), (5, 2), points) / per_axis
 
-    def _per_face(self, run: _TimedRun, kept: Anchors) -> tuple[Floats | None, Floats | None]:
-        """The face stage, which sees the kept anchors and nothing else: pitch, yaw, roll (n, 3) and what it adds to
-        the dense stage's points (n, 5, 2), each None when the bundle has none."""
-        if self._face is None:
-            return None, None
-        stage, sessions = self._face
-        levels = self._dense.levels
-        names = [level.features for level in levels if level.features is not None]
+    def _degrees(self, run: _TimedRun, kept: Anchors) -> Floats | None:
+        """Pitch, yaw and roll (n, 3) by the pose stage, which sees the kept anchors and nothing else."""
+        if self._pose is None:
+            return None
+        stage, sessions = self._pose
+        names = [level.features for level in self._dense.levels if level.features is not None]
 
-        def values(i: int, here: Anchors) -> Floats:
+        def degrees(i: int, here: Anchors) -> Floats:
             patches = gather_patches(run.output(names[i]), here.row, here.column, stage.patch)
-            face = _TimedRun(sessions[i], patches)
-            columns = [pose_degrees(face.output(stage.pose), stage)]
-            if stage.correction is not None:
-                shift = decode_correction(face.output(stage.correction), here, levels[i])
-                columns.append(shift.reshape(-1, 10))
-            run.network_ns += face.network_ns
-            return np.concatenate(columns, axis=1)
+            pose = _TimedRun(sessions[i], patches)
+            logits = pose.output(stage.logits)
+            run.network_ns += pose.network_ns
+            return pose_degrees(logits, stage)
 
-        width = 3 if stage.correction is None else 13
-        table = _by_level(kept, len(names), (width,), values)
-        shift = None if stage.correction is None else table[:, 3:].reshape(-1, 5, 2)
-        return np.ascontiguousarray(table[:, :3]), shift
+        return _by_level(kept, len(names), (3,), degrees)
 
 
 def _by_level(
@@ -220,11 +207,6 @@ def map_names(stage: DenseStage) -> list[str]:
     for level in stage.levels:
         names += [n for n in (level.score, level.box, level.landmarks, level.features) if n is not None]
     return names
-
-
-def face_names(stage: FaceStage) -> list[str]:
-    """The names of all outputs of a face stage's nets."""
-    return [stage.pose] if stage.correction is None else [stage.pose, stage.correction]
 
 
 def _require(bundle_name: str, session: Session, names: Sequence[str]) -> None:

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeface.models.mos import ANCHOR_SIZES, MOS, STRIDES, DenseOutput
+from edgeface.models.mos import ANCHOR_SIZES, MOS, PIXEL_MEAN, PIXEL_SCALE, STRIDES, VARIANCES, DenseOutput
 from edgeface.training.assign import BACKGROUND, anchor_grid, assign, encode
 from edgeface.training.config import Loss
 from edgeface.training.losses import UncertaintyWeights, mined_classification, pose_loss
 
-PIXEL_MEAN, PIXEL_SCALE = 128.0, 1 / 128
-VARIANCES = (0.1, 0.2)
-# A crowd can match thousands of anchors; the face head on so many a step is enough.
-MAX_FACES = 512
+# A crowd can match thousands of anchors; the pose of so many a step is enough.
+MAX_POSES = 512
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,6 @@ class Matches:
     image: Tensor
     anchor: Tensor
     face: Tensor
-
-
-@dataclass(frozen=True)
-class Points:
-    """Dense landmark offsets of all anchors (B, K, 10), and the targets of the P matches (P, 10), NaN where unknown."""
-
-    dense: Tensor
-    target: Tensor
 
 
 class MOSObjective(nn.Module):
@@ -66,10 +56,10 @@ class MOSObjective(nn.Module):
             score.reshape(-1, 2), positive.flatten(), negative.flatten(), self.loss.negatives_per_positive
         )
         box_loss, shares = self._box_loss(box, anchors, matches)
-        matched = anchors[matches.anchor]
-        points = Points(landmarks, encode(matched, matches.face[:, :4], matches.face[:, 4:14], VARIANCES)[1])
-        corrected, pose = self._face_losses(out, points, matches, grid.level_sizes, images.shape[3])
-        losses = torch.stack((classification, box_loss, self._landmark_loss(points, matches) + corrected, pose))
+        losses = torch.stack((
+            classification, box_loss, self._landmark_loss(landmarks, anchors, matches),
+            self._pose_loss(out, matches, grid.level_sizes, images.shape[3]),
+        ))
         total: Tensor = self.uncertainty(losses)
         return total, losses.detach(), shares
 
@@ -102,44 +92,30 @@ class MOSObjective(nn.Module):
         small = each.detach()[area <= self.small_face_px**2].sum()
         return each.sum() / max(1, len(each)), torch.stack((small, each.detach().sum()))
 
-    def _landmark_loss(self, points: Points, m: Matches) -> Tensor:
-        use = ~points.target.isnan().any(1)
-        each = self._smooth_l1(points.dense[m.image[use], m.anchor[use]], points.target[use])
+    def _landmark_loss(self, landmarks: Tensor, anchors: Tensor, m: Matches) -> Tensor:
+        use = ~m.face[:, 4:14].isnan().any(1)
+        rows = m.face[use]
+        _, target = encode(anchors[m.anchor[use]], rows[:, :4], rows[:, 4:14], VARIANCES)
+        each = self._smooth_l1(landmarks[m.image[use], m.anchor[use]], target)
         return each.sum() / max(1, len(each))
 
-    def _face_losses(
-        self, out: DenseOutput, points: Points, m: Matches, level_sizes: Sequence[int], width: int
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of the corrected landmarks and of the pose, over a sample of the positives that have either."""
-        pose_known = ~m.face[:, 14:17].isnan().all(1)
-        points_known = ~points.target.isnan().any(1)
-        known = torch.nonzero(pose_known | points_known).flatten()
-        if len(known) > MAX_FACES:
-            known = known[torch.randperm(len(known), device=known.device)[:MAX_FACES]]
-        landmarks = pose = out.features[0].sum() * 0.0
+    def _pose_loss(self, out: DenseOutput, m: Matches, level_sizes: Sequence[int], width: int) -> Tensor:
+        known = torch.nonzero(~m.face[:, 14:17].isnan().all(1)).flatten()
+        if len(known) > MAX_POSES:
+            known = known[torch.randperm(len(known), device=known.device)[:MAX_POSES]]
+        total = out.features[0].sum() * 0.0
         start = 0
         for level, (size, stride) in enumerate(zip(level_sizes, STRIDES, strict=True)):
             place = m.anchor[known] - start
             here = known[(place >= 0) & (place < size)]
-            place = m.anchor[here] - start
             start += size
             if len(here) == 0:
                 continue
-            position, cols = place // MOS.anchors_per_position, width // stride
-            logits, correction = self.net.at_points(
-                out.features[level], level, m.image[here], position // cols, position % cols
-            )
-            pose = pose + pose_loss(logits, m.face[here, 14:17], self.loss.pose_mse_weight)
-            use = points_known[here]
-            rows = here[use]
-            # The dense landmarks have a loss of their own; here they are what is corrected.
-            dense = points.dense[m.image[rows], m.anchor[rows]].detach().float()
-            corrected = dense + correction[use, place[use] % MOS.anchors_per_position].float() / VARIANCES[0]
-            landmarks = landmarks + self._smooth_l1(corrected, points.target[rows]).sum()
-        return (
-            landmarks / max(1, int(points_known[known].sum())),
-            pose / max(1, int(pose_known[known].sum())),
-        )
+            position = (m.anchor[here] - start + size) // MOS.anchors_per_position
+            cols = width // stride
+            logits = self.net.pose(out.features[level], level, m.image[here], position // cols, position % cols)
+            total = total + pose_loss(logits, m.face[here, 14:17], self.loss.pose_mse_weight)
+        return total / max(1, len(known))
 
 
 def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
