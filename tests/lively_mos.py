@@ -14,6 +14,8 @@ from edgeface.models import checkpoint
 from edgeface.models.mos import MOS
 from edgeface.models.multitask import MultiTaskHead
 
+DEFAULT_SCORE_LOGIT = 0.85      # of 0.7
+
 
 def scenes(count: int) -> list[NDArray[np.uint8]]:
     """Blurred noise of different shapes, uint8 (H, W, 3)."""
@@ -28,7 +30,7 @@ def scenes(count: int) -> list[NDArray[np.uint8]]:
 
 
 def lively_mos(width: str = "0.5x", channels: int = 64) -> MOS:
-    """A seeded net in eval mode: batch norms that fit their inputs, and one anchor in 200 above a score of 0.5."""
+    """A seeded net in eval mode: batch norms that fit their inputs, and one anchor in 200 above the default score."""
     torch.manual_seed(0)
     net = MOS(width, channels)
     for module in net.modules():
@@ -54,7 +56,7 @@ def lively_mos(width: str = "0.5x", channels: int = 64) -> MOS:
             assert isinstance(final.bias, torch.Tensor)
             logits = maps[:, 1::2] - maps[:, 0::2]
             for anchor in range(logits.shape[1]):
-                final.bias[2 * anchor] += torch.quantile(logits[:, anchor], 0.995)
+                final.bias[2 * anchor] += torch.quantile(logits[:, anchor], 0.995) - DEFAULT_SCORE_LOGIT
     return net
 
 

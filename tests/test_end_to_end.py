@@ -39,7 +39,7 @@ def edgeface_command(*arguments: str | Path) -> Result:
 
 
 def test_train_convert_load_detect(data: Path, tmp_path: Path, astronaut: NDArray[np.uint8]) -> None:
-    run, cache, bundle = tmp_path / "run", tmp_path / "cache", tmp_path / "mos_s-fp16-ncnn"
+    run, cache, bundle = tmp_path / "run", tmp_path / "cache", tmp_path / "mos_s-fp32-ncnn"
     edgeface_command("train", "mos_s", *SETTINGS, "run.steps=60", "--data", data, "--out", run, "--cache", cache)
     weights = run / "mos_s.last.pt"
 
@@ -47,7 +47,9 @@ def test_train_convert_load_detect(data: Path, tmp_path: Path, astronaut: NDArra
     pictures.mkdir()
     small = cv2.resize(astronaut, (256, 256), interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(pictures / "astronaut.png"), small)
-    report = edgeface_command("convert", weights, "--target", "ncnn", "--pictures", pictures, "--out", bundle)
+    report = edgeface_command(
+        "convert", weights, "--target", "ncnn", "--precision", "fp32", "--pictures", pictures, "--out", bundle
+    )
     assert "passed" in report.output
 
     edgeface_command("models", "verify", bundle)
