@@ -83,9 +83,9 @@ def open_ncnn(
         raise EngineError(f"{directory}: an ncnn net is a .param and a .bin, not {len(files)} files: convert it again")
     param, weights = (directory / name for name in files)
     check_files(param, weights)
-    # OpenMP reads this when ncnn is first loaded. Its threads otherwise spin while they wait for each other: beside
-    # other work on the same cores that made the network up to 40 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP reads this when ncnn is first loaded: how long a thread spins before it sleeps. Left alone, threads that
+    # wait for a busy core made the network up to 40 times slower; without any spinning two threads are slower than one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         import ncnn
     except ImportError as error:
