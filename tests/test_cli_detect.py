@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import edgeface
-from edgeface import weights
 from edgeface.cli import main
 from edgeface.cli.results import picture_record
 from edgeface.faces import Faces
@@ -539,8 +538,6 @@ def test_demo_without_scikit_image_says_what_to_do(here: Path, monkeypatch: pyte
 
 
 def test_the_bundled_model_finds_the_astronauts_face(here: Path) -> None:
-    if not (weights.directory() / weights.DEFAULTS["mos_s"]).is_dir():
-        pytest.skip("no bundle of mos_s in edgeface/weights")
     assert CliRunner().invoke(main, ["demo"]).exit_code == 0
     result = CliRunner().invoke(main, ["detect", "edgeface-demo/astronaut.jpg", "--json", "-"])
     (record,) = lines_of(result.stdout)

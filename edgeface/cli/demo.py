@@ -34,7 +34,7 @@ def photograph() -> NDArray[np.uint8]:
             'the demo takes its photograph from scikit-image, which is not installed: pip install "edgeface[demo]", '
             "or run 'edgeface detect photo.jpg' on a photograph of yours"
         ) from None
-    rgb: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
+    rgb: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]  # scikit-image is untyped
     return np.ascontiguousarray(rgb[:, :, ::-1])
 
 
