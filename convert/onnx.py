@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeface.errors import ConversionError
+from edgeface.runtime.engines import Options
 from edgeface.runtime.engines.onnx import open_onnx
 from edgeface.runtime.engines.torch import TorchSession
 
@@ -61,8 +62,8 @@ def export(graph: Graph, path: Path, *, free: bool) -> None:
 def _check(graph: Graph, path: Path, shape: tuple[int, ...]) -> None:
     """Run the file once in onnxruntime, on noise, against torch; raises ConversionError."""
     noise = np.random.default_rng(0).uniform(-1, 1, shape[1:]).astype(np.float32)
-    expected = TorchSession(graph, graph.stem, threads=1).run(noise)
-    actual = open_onnx(path.parent, [path.name], graph.input, threads=1).run(noise)
+    expected = TorchSession(graph, graph.stem, Options()).run(noise)
+    actual = open_onnx(path.parent, [path.name], graph.input, Options()).run(noise)
     for name in graph.outputs:
         sums = MapSums(name)
         sums.add(expected.output(name), actual.output(name))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, Level, PoseStage
 from edgeface.runtime.decode import gather_patches
-from edgeface.runtime.detector import map_names
+from edgeface.runtime.detector import map_names, net_input
 from edgeface.runtime.engines import Session
-from edgeface.runtime.preprocess import letterbox, normalise
+from edgeface.runtime.preprocess import letterbox
 
 from .parity import Floats, MapParity, MapSums
 from .pictures import Image
@@ -44,13 +46,14 @@ def compare_raw(
     counts = itertools.cycle(FACES)
     for number, image in enumerate(pictures):
         for size in (size_px, *FRAMES_PX) if number == 0 else (size_px,):
-            x = normalise(letterbox(image, size, dense.multiple).pixels, dense.mean, dense.scale)
-            maps = _both(reference[0][0], candidate[0][0], x, map_sums)
+            pixels = letterbox(image, size, dense.multiple).pixels
+            x, z = (net_input(net, dense, pixels) for net in (reference[0][0], candidate[0][0]))
+            maps = _both(reference[0][0], candidate[0][0], x, z, map_sums)
             count = next(counts)
             for i, stage in pose:
                 for level, reference_net, candidate_net in zip(dense.levels, reference[i], candidate[i], strict=True):
                     patches = _strongest_patches(maps, level, stage.patch, count)
-                    _both(reference_net, candidate_net, patches, pose_sums[i, level.stride])
+                    _both(reference_net, candidate_net, patches, patches, pose_sums[i, level.stride])
     return [output.parity() for sums in (map_sums, *pose_sums.values()) for output in sums.values()]
 
 
@@ -63,9 +66,11 @@ def _strongest_patches(maps: Mapping[str, Floats], level: Level, patch: int, cou
     return gather_patches(maps[level.features], row, column, patch)
 
 
-def _both(reference: Session, candidate: Session, x: Floats, sums: Mapping[str, MapSums]) -> dict[str, Floats]:
-    """Run both nets, add what they gave to ``sums``, and hand back the reference's outputs."""
-    expected_run, actual_run = reference.run(x), candidate.run(x)
+def _both(
+    reference: Session, candidate: Session, x: NDArray[Any], z: NDArray[Any], sums: Mapping[str, MapSums]
+) -> dict[str, Floats]:
+    """Run both nets, the candidate on ``z``, add what they gave to ``sums``, and hand back the reference's outputs."""
+    expected_run, actual_run = reference.run(x), candidate.run(z)
     expected = {name: expected_run.output(name) for name in sums}
     for name, output in expected.items():
         sums[name].add(output, actual_run.output(name))

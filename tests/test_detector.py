@@ -17,6 +17,7 @@ from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector, map_names
 from edgeface.runtime.engines import Session
+from edgeface.runtime.engines.registry import Takes
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.nms import iou
 
@@ -50,6 +51,8 @@ class FakeRun:
 class FakeNet:
     """A dense net that gives fixed maps, whatever it sees, and keeps what it saw."""
 
+    takes: Takes = "planes"
+
     def __init__(self, maps: Mapping[str, Floats]) -> None:
         self.outputs = frozenset(maps)
         self.maps = maps
@@ -65,6 +68,7 @@ class FakePose:
     """Puts pitch, yaw and roll into bins that the patch's middle names: channels 0, 1, 2 of the features."""
 
     outputs = frozenset({"logits"})
+    takes: Takes = "planes"
 
     def __init__(self) -> None:
         self.faces: list[int] = []

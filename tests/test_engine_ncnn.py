@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from edgeface.errors import EngineError, MissingExtraError
-from edgeface.runtime.engines import Session, engine
+from edgeface.runtime.engines import Options, Session, engine
 
 Floats = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ def write_net(directory: Path, param: str = PARAM, weights: bytes | None = None)
 
 
 def open_net(directory: Path, input_name: str = "data", precision: str = "fp32") -> Session:
-    return engine.get("ncnn")(directory, ["net.param", "net.bin"], input_name, 1, precision)
+    return engine.get("ncnn")(directory, ["net.param", "net.bin"], input_name, Options(1, precision))
 
 
 @pytest.fixture

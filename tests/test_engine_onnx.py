@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeface.errors import EngineError, MissingExtraError
-from edgeface.runtime.engines import Session, engine
+from edgeface.runtime.engines import Options, Session, engine
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -31,7 +31,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def open_net(directory: Path, input_name: str = "data") -> Session:
-    return engine.get("onnx")(directory, ["net.onnx"], input_name, 1)
+    return engine.get("onnx")(directory, ["net.onnx"], input_name, Options())
 
 
 def test_outputs_by_name(directory: Path) -> None:

@@ -26,14 +26,18 @@ if TYPE_CHECKING:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; an earlier run there goes on."
 )
+@click.option(
+    "--start-from", type=click.Path(path_type=Path), metavar="CHECKPOINT",
+    help="Weights that a new run starts from, instead of random ones.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; the model's own configuration by default.")
 @click.option(
     "--cache", type=click.Path(path_type=Path), help="Where decoded pictures are kept [~/.cache/edgeface/pixels]."
 )
 @click.option("--licence", help="What your data allow; goes into the weights. By default: research only.")
 def command(
-    model: str, overrides: tuple[str, ...], data: Path, out: Path, config: Path | None, cache: Path | None,
-    licence: str | None,
+    model: str, overrides: tuple[str, ...], data: Path, out: Path, start_from: Path | None, config: Path | None,
+    cache: Path | None, licence: str | None,
 ) -> None:
     """Train MODEL on a data folder, on a CPU, a GPU, or several under torchrun.
 
@@ -55,7 +59,8 @@ def command(
     models.get(model)
     settings = load_config(config or default_config_path(model), [f"model={model}", *overrides])
     trainer = detector_trainer(
-        settings, data, out, cache or cache_directory(), licence or DEFAULT_LICENCE, overrides, progress
+        settings, data, out, cache or cache_directory(), licence or DEFAULT_LICENCE, overrides, progress,
+        start_from,
     )
     if trainer.progress.step and trainer.place.leads:
         click.echo(f"going on from step {trainer.progress.step} of {out}", err=True)

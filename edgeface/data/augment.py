@@ -111,6 +111,18 @@ def flip(crop: Crop) -> Crop:
     return Crop(np.ascontiguousarray(crop.image[:, ::-1]), crop.targets.flipped(crop.image.shape[1]))
 
 
+def turn(crop: Crop, angle_deg: float) -> Crop:
+    """The crop turned clockwise about its centre, its faces with it; what comes in from outside is PAD_VALUE."""
+    side = crop.image.shape[0]
+    # Pixel centres lie at +0.5 in the faces' coordinates, and at whole numbers in OpenCV's.
+    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), -angle_deg, 1.0)
+    image = cv2.warpAffine(
+        crop.image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(PAD_VALUE,) * 3,
+    ).astype(np.uint8, copy=False)
+    return Crop(image, _inside(crop.targets.turned(angle_deg, (side / 2, side / 2)), side))
+
+
 def colour(rng: np.random.Generator, image: Image, strength: float) -> Image:
     """Random contrast, brightness, saturation, channel gains (white balance) and, one in twenty, grey."""
     grey = rng.random() < 0.05

@@ -151,6 +151,8 @@ class DetectionSet(Dataset[Crop]):
                 crop = self._pasted(rng, crop)
         if rng.random() < 0.5:
             crop = augment.flip(crop)
+        if rng.random() < self.config.turn:
+            crop = augment.turn(crop, float(rng.normal(0, self.config.turn_deg)))
         image = augment.colour(rng, crop.image, self.config.colour)
         if rng.random() < self.config.degrade:
             image = augment.degrade(rng, image)

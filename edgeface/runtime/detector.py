@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Timing:
 class _TimedRun:
     """A Run that adds up the time spent inside the engine, which is entered again for every output."""
 
-    def __init__(self, session: Session, x: Floats) -> None:
+    def __init__(self, session: Session, x: NDArray[Any]) -> None:
         start = perf_counter_ns()
         self._run = session.run(x)
         self.network_ns = perf_counter_ns() - start
@@ -103,7 +104,8 @@ class Detector:
     def timed(self, image: NDArray[np.uint8]) -> tuple[Faces, Timing]:
         """The faces, and where the time went; errors as when called."""
         start = perf_counter_ns()
-        boxed, x = self._prepare(image)
+        boxed = self._letterboxed(image)
+        x = net_input(self._net, self._dense, boxed.pixels)
         prepared = perf_counter_ns()
         run = _TimedRun(self._net, x)
         faces = self._faces(run, boxed)
@@ -117,14 +119,13 @@ class Detector:
 
     def raw(self, image: NDArray[np.uint8]) -> dict[str, Floats]:
         """Every output of the dense stage by name, float32 (C, H, W), for comparing engines; errors as when called."""
-        run = self._net.run(self._prepare(image)[1])
+        run = self._net.run(net_input(self._net, self._dense, self._letterboxed(image).pixels))
         return {name: run.output(name) for name in map_names(self._dense)}
 
-    def _prepare(self, image: NDArray[np.uint8]) -> tuple[Letterboxed, Floats]:
+    def _letterboxed(self, image: NDArray[np.uint8]) -> Letterboxed:
         if not isinstance(image, np.ndarray):
             raise InputError(f"a picture must be a uint8 array (H, W, 3) in BGR, not {type(image).__name__}")
-        boxed = letterbox(image, self.size_px, self._dense.multiple)
-        return boxed, normalise(boxed.pixels, self._dense.mean, self._dense.scale)
+        return letterbox(image, self.size_px, self._dense.multiple)
 
     def _faces(self, run: _TimedRun, boxed: Letterboxed) -> Faces:
         levels, variances = self._dense.levels, self._dense.variances
@@ -199,6 +200,11 @@ def _by_level(
         if len(here):
             out[here] = values(i, kept[here])
     return out
+
+
+def net_input(session: Session, stage: DenseStage, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    """What ``session`` takes of a letterboxed picture, uint8 (h, w, 3) BGR: its normalised planes, or its pixels."""
+    return pixels if session.takes == "pixels" else normalise(pixels, stage.mean, stage.scale)
 
 
 def map_names(stage: DenseStage) -> list[str]:

@@ -9,7 +9,7 @@ from edgeface.bundle import Bundle, DenseStage, read_bundle
 from edgeface.errors import OptionError
 from edgeface.runtime import catalog, engines
 from edgeface.runtime.detector import Detector
-from edgeface.runtime.engines import Session
+from edgeface.runtime.engines import Options, Session
 
 MAX_DEFAULT_THREADS = 4
 
@@ -19,15 +19,16 @@ def default_threads() -> int:
     return max(1, min(MAX_DEFAULT_THREADS, len(os.sched_getaffinity(0))))
 
 
-def open_sessions(directory: Path, bundle: Bundle, threads: int) -> list[list[Session]]:
+def open_sessions(directory: Path, bundle: Bundle, threads: int, *, exact: bool = False) -> list[list[Session]]:
     """Every net of a bundle in ``directory``, opened by the bundle's engine: one list a stage, one entry a file set.
 
-    Raises UnknownEngineError, EngineError and MissingExtraError.
+    ``exact`` is that of ``Options``. Raises UnknownEngineError, EngineError and MissingExtraError.
     """
+    options = Options(threads, bundle.precision, exact)
     open_net = engines.engine.get(bundle.engine)
     return [
         [
-            open_net(directory, files, stage.input, threads, bundle.precision)
+            open_net(directory, files, stage.input, options)
             for files in ([stage.files] if isinstance(stage, DenseStage) else stage.files)
         ]
         for stage in bundle.stages

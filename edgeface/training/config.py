@@ -28,6 +28,8 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_face_px: float = 5.0            # smaller faces are ignored in training
     min_landmarks_px: float = 12.0      # on smaller faces landmarks are noise, and are not trained
     paste: float = 0.3                  # share of crops with background that get pasted faces
+    turn: float = 0.4                   # share of crops that are turned, by a normal angle of turn_deg
+    turn_deg: float = 15.0
     colour: float = 0.35
     degrade: float = 0.25
     workers: int = 1

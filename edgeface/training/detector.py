@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from edgeface.bundle import sha256_of
 from edgeface.data.annotations import ANNOTATIONS
 from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
 from edgeface.errors import OutputError, TrainingError
 from edgeface.models import model
+from edgeface.models.checkpoint import load
 from edgeface.models.mos import MOS
 from edgeface.training.config import Config
 from edgeface.training.devices import find_place
@@ -30,11 +31,12 @@ ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
 def detector_trainer(
-    config: Config, data: Path, out: Path, cache: Path, licence: str, overrides: Sequence[str], progress: ProgressBar
+    config: Config, data: Path, out: Path, cache: Path, licence: str, overrides: Sequence[str], progress: ProgressBar,
+    start_from: Path | None = None,
 ) -> Trainer:
     """A trainer for ``config`` on the sets below ``data``, resumed when ``out`` holds an earlier run.
 
-    Reads every set with a weight above 0, decoding its pictures into ``cache`` once. Raises DataError, OptionError,
+    A new run starts from the weights of the checkpoint ``start_from``, or from random ones. Reads every set with a weight above 0, decoding its pictures into ``cache`` once. Raises DataError, OptionError,
     TrainingError, CheckpointError and OutputError, each naming the file.
     """
     if config.run.threads:
@@ -53,7 +55,10 @@ def detector_trainer(
     if not place.leads:
         sources = read_sources(data, names, cache)
     torch.manual_seed(config.run.seed)
-    net = model.get(config.model)(**config.options)
+    if start_from is None:
+        net = model.get(config.model)(**config.options)
+    else:
+        net, made_before = _started(start_from, config)
     if not isinstance(net, MOS):
         raise TrainingError(f"{config.model} is not of the MOS family, the only one that this trainer knows")
     feedback = FeedbackState(sources)
@@ -63,12 +68,25 @@ def detector_trainer(
         "versions": _versions(),
         "data_sha256": {name: sha256_of(data / name / ANNOTATIONS) for name in names},
     }
+    if start_from is not None:
+        made["started_from"] = {"sha256": sha256_of(start_from), "made": made_before}
     trainer = Trainer(
         net, MOSObjective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
         DetectionProbe(config, data, sources, place.device), made, licence,
     )
     trainer.resume()
     return trainer
+
+
+def _started(path: Path, config: Config) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a checkpoint and how it was made; raises TrainingError when it is not the configuration's."""
+    checkpoint = load(path)
+    if (checkpoint.model, checkpoint.options) != (config.model, config.options):
+        raise TrainingError(
+            f"{path}: is {checkpoint.model} {checkpoint.options}, the configuration says {config.model} "
+            f"{config.options}: set options to what the checkpoint has"
+        )
+    return checkpoint.build(), checkpoint.made
 
 
 def _versions() -> dict[str, str]:

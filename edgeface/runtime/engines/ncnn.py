@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import EngineError, MissingExtraError
 from edgeface.runtime.engines.ncnn_files import check_files
-from edgeface.runtime.engines.registry import engine
+from edgeface.runtime.engines.registry import Options, Takes, engine
 
 _ALIGNMENT = 16     # bytes: where ncnn expects every channel of a Mat to begin
 
@@ -45,6 +45,8 @@ class NcnnRun:
 
 class NcnnSession:
     """A loaded ncnn net with one input."""
+
+    takes: Takes = "planes"
 
     def __init__(self, net: Any, param: Path, input_name: str) -> None:
         inputs: list[str] = net.input_names()
@@ -76,7 +78,7 @@ class NcnnSession:
 
 @engine("ncnn")
 def open_ncnn(
-    directory: Path, files: Sequence[str], input_name: str, threads: int, precision: str = "fp32"
+    directory: Path, files: Sequence[str], input_name: str, options: Options
 ) -> NcnnSession:
     """Load a text .param and its .bin, in this order in ``files``; errors as in ``Engine``."""
     if len(files) != 2:
@@ -91,10 +93,10 @@ def open_ncnn(
     except ImportError as error:
         raise MissingExtraError(f'the ncnn engine needs ncnn ({error}): pip install "edgeface"') from None
     net = ncnn.Net()
-    net.opt.num_threads = threads
+    net.opt.num_threads = options.threads
     net.opt.use_vulkan_compute = False
     net.opt.lightmode = True
-    half = precision == "fp16"
+    half = options.precision == "fp16"
     net.opt.use_fp16_packed = half
     net.opt.use_fp16_storage = half
     net.opt.use_fp16_arithmetic = half

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from edgeface.errors import EngineError, MissingExtraError
 from edgeface.runtime.engines.eager import EagerRun
-from edgeface.runtime.engines.registry import engine
+from edgeface.runtime.engines.registry import Options, Takes, engine
 
 
 class OnnxSession:
     """A loaded ONNX graph with one input of shape (1, C, H, W)."""
+
+    takes: Takes = "planes"
 
     def __init__(self, session: Any, path: Path, input_name: str) -> None:
         inputs = [i.name for i in session.get_inputs()]
@@ -47,7 +49,7 @@ def _first_line(error: Exception) -> str:
 
 @engine("onnx")
 def open_onnx(
-    directory: Path, files: Sequence[str], input_name: str, threads: int, precision: str = "fp32"
+    directory: Path, files: Sequence[str], input_name: str, options: Options
 ) -> OnnxSession:
     """Load the one .onnx file in ``files``; errors as in ``Engine``. The file itself fixes the precision."""
     if len(files) != 1:
@@ -59,11 +61,11 @@ def open_onnx(
         raise MissingExtraError(
             f'the onnx engine needs onnxruntime ({error}): pip install "edgeface[convert]"'
         ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise EngineError(f"{path}: onnxruntime cannot load it ({_first_line(error)}): copy the bundle again") from None
     return OnnxSession(session, path, input_name)

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import UnknownEngineError
 from edgeface.registry import Registry
+
+Takes = Literal["planes", "pixels"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a net is to run; an engine leaves alone what it has no choice in.
+
+    ``precision`` is the bundle's: "fp32" asks for arithmetic in float32, "fp16" allows float16 where the processor has
+    it, "int8" is in the files. ``exact`` asks for results that are the same on every processor where the engine can
+    give them, at the cost of speed. ``device`` is torch's: "cpu", "cuda", "cuda:1".
+    """
+
+    threads: int = 1
+    precision: str = "fp32"
+    exact: bool = False
+    device: str = "cpu"
 
 
 class Run(Protocol):
@@ -22,12 +40,18 @@ class Run(Protocol):
 
 
 class Session(Protocol):
-    """One loaded net. ``outputs`` are the names that a run can be asked for."""
+    """One loaded net. ``outputs`` are the names that a run can be asked for.
+
+    ``takes`` says what a run starts on: "planes", a contiguous float32 (C, H, W), normalised where it is a picture; or
+    "pixels", the letterboxed picture itself, a contiguous uint8 (H, W, 3) in BGR, which an all-integer net takes as
+    pixel - 128.
+    """
 
     outputs: frozenset[str]
+    takes: Takes
 
-    def run(self, x: NDArray[np.float32]) -> Run:
-        """Start on a contiguous float32 (C, H, W), which must not change while the Run is used. Raises EngineError."""
+    def run(self, x: NDArray[Any]) -> Run:
+        """Start on such an array, which must not change while the Run is used. Raises EngineError."""
         ...
 
 
@@ -35,12 +59,9 @@ class Engine(Protocol):
     """Opens nets. Each engine imports its package inside the call, so that the registry costs nothing."""
 
     def __call__(
-        self, directory: Path, files: Sequence[str], input_name: str, threads: int, precision: str = "fp32"
+        self, directory: Path, files: Sequence[str], input_name: str, options: Options
     ) -> Session:
-        """Load the net that ``files`` in ``directory`` make up, to run on ``threads`` threads.
-
-        ``precision`` is the bundle's: "fp32" asks for arithmetic in float32, "fp16" allows float16 where the processor
-        has it. Raises EngineError when the files are damaged or have no input ``input_name``, and MissingExtraError
+        """Load the net that ``files`` in ``directory`` make up. Raises EngineError when the files are damaged or have no input ``input_name``, and MissingExtraError
         when the engine's package is not installed.
         """
         ...

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeface.bundle import SCHEMA, Bundle, Defaults
 from edgeface.errors import EngineError, MissingExtraError
 from edgeface.runtime.engines.eager import EagerRun
-from edgeface.runtime.engines.registry import engine
+from edgeface.runtime.engines.registry import Options, Takes, engine
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +27,17 @@ _DEFAULTS = Defaults(size_px=640, score=0.7, nms_iou=0.4)
 
 
 class TorchSession:
-    """One export graph of a checkpoint on ``device``, computing in float32."""
+    """One export graph of a checkpoint on ``options.device``, computing in float32."""
 
-    def __init__(self, graph: Graph, where: str, threads: int, device: str = "cpu") -> None:
+    takes: Takes = "planes"
+
+    def __init__(self, graph: Graph, where: str, options: Options) -> None:
         self.outputs: frozenset[str] = frozenset(graph.outputs)
         self.where = where
         self._graph = graph
-        self._module = graph.module.to(device)
-        self._threads = threads
-        self._device = device
+        self._module = graph.module.to(options.device)
+        self._threads = options.threads
+        self._device = options.device
 
     def run(self, x: NDArray[np.float32]) -> EagerRun:
         return EagerRun(self, x)
@@ -92,15 +94,14 @@ def network_detector(
         stages=stages(lambda stem: [stem]), defaults=_DEFAULTS, files=[], licence="", metrics={}, made={},
         verified=True,
     )
-    dense, *pose = (
-        TorchSession(graph, graph.stem, threads or torch.get_num_threads(), device) for graph in graphs(net)
-    )
+    options = Options(threads or torch.get_num_threads(), device=device)
+    dense, *pose = (TorchSession(graph, graph.stem, options) for graph in graphs(net))
     return Detector(bundle, [[dense], pose], size_px=size_px, score=score, nms_iou=nms_iou)
 
 
 @engine("torch")
 def open_torch(
-    directory: Path, files: Sequence[str], input_name: str, threads: int, precision: str = "fp32", device: str = "cpu"
+    directory: Path, files: Sequence[str], input_name: str, options: Options
 ) -> TorchSession:
     """Open graph ``files[1]`` of checkpoint ``files[0]``; errors as in ``Engine``, and CheckpointError."""
     if len(files) != 2:
@@ -111,7 +112,7 @@ def open_torch(
     graphs = {g.stem: g for g in _graphs(path, stamp.st_mtime_ns if stamp else 0, stamp.st_size if stamp else 0)}
     if files[1] not in graphs or graphs[files[1]].input != input_name:
         raise EngineError(f"{path}: has no graph {files[1]!r} with an input {input_name!r}, only {', '.join(graphs)}")
-    return TorchSession(graphs[files[1]], f"{path}: {files[1]}", threads, device)
+    return TorchSession(graphs[files[1]], f"{path}: {files[1]}", options)
 
 
 @lru_cache(maxsize=1)
