@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from edgeface.atomic import refused, replacing
 from edgeface.errors import CheckpointError
 from edgeface.models.registry import model
+from edgeface.quantize.network import Quantisation, quantised
 
 FORMAT = "edgeface-checkpoint"
-VERSION = 1
+VERSION = 2
+# A version 1 file is a version 2 one that is not quantised.
+_READABLE = (1, VERSION)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Checkpoint:
     """A network by name, with what it takes to build it and to know where it came from.
 
     ``options`` are the builder's keyword arguments, ``metrics`` figures with the part they were measured on,
-    ``made`` how it was trained, ``licence`` what its training data allow.
+    ``made`` how it was trained, ``licence`` what its training data allow. ``quantisation`` is None for a float network;
+    else ``state`` is that of the deployed network with its scales.
     """
 
     model: str
@@ -33,10 +37,16 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
+    quantisation: Quantisation | None = None
 
     def build(self) -> nn.Module:
-        """The network with these weights, in eval mode; raises CheckpointError when they do not fit."""
+        """The network with these weights, in eval mode; raises CheckpointError when they do not fit.
+
+        A quantised one is in the mode "all" of edgeface.quantize.modules.
+        """
         net = model.get(self.model)(**self.options)
+        if self.quantisation is not None:
+            net = quantised(net, self.quantisation)
         try:
             net.load_state_dict(self.state)
         except RuntimeError as error:
@@ -88,6 +98,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "metrics": checkpoint.metrics,
             "made": checkpoint.made,
             "licence": checkpoint.licence,
+            "quantisation": None if checkpoint.quantisation is None else asdict(checkpoint.quantisation),
         },
     )
 
@@ -97,14 +108,24 @@ def load(path: Path) -> Checkpoint:
     content = read_untrusted(path)
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not an edgeface checkpoint: train one with 'edgeface train'")
-    if content.get("version") != VERSION:
+    if content.get("version") not in _READABLE:
         raise CheckpointError(
-            f"{path}: checkpoint version {content.get('version')!r}, this edgeface reads {VERSION}: train it again"
+            f"{path}: checkpoint version {content.get('version')!r}, this edgeface reads "
+            f"{' and '.join(map(str, _READABLE))}: update edgeface, or train it again"
         )
     try:
         return Checkpoint(
             content["model"], content["options"], content["state"],
-            content["metrics"], content["made"], content["licence"],
+            content["metrics"], content["made"], content["licence"], _quantisation(content.get("quantisation"), path),
         )
     except KeyError as error:
         raise CheckpointError(f"{path}: has no {error.args[0]!r}: copy it again") from None
+
+
+def _quantisation(content: Any, path: Path) -> Quantisation | None:
+    if content is None:
+        return None
+    try:
+        return Quantisation(**content)
+    except TypeError:
+        raise CheckpointError(f"{path}: its quantisation is of another version: quantise it again") from None

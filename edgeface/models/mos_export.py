@@ -1,7 +1,6 @@
 """MOS as converters see it: one graph for the whole image and one pose graph a level, and the stages that use them.
 
-The graphs hold plain convolutions only: the multi-task heads (mos.txt, section 3.1) are folded into 1x1 convolutions, a
-face's two score logits into their difference, and the pose task's 1x1 into the pose head's first convolution.
+The graphs are of the deployed network (mos_folded.py): plain convolutions and copies.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ from edgeface.models.mos import (
     STRIDES,
     VARIANCES,
 )
-from edgeface.models.multitask import MultiTaskHead
+from edgeface.models.mos_folded import PATCH, FoldedMOS
+from edgeface.quantize.modules import layer_scales
+from edgeface.quantize.scales import LayerScales
 
-PATCH = 3
 INPUT = "data"
 POSE_INPUT = "patches"
 POSE_OUTPUT = "logits"
@@ -37,7 +37,8 @@ class Graph:
     """One network of a bundle: ``module`` takes one float32 (1, C, H, W) and gives one tensor a name of ``outputs``.
 
     ``shapes`` are two inputs that differ in every free dimension, which is how a converter learns what is free;
-    ``free`` names these by index. ``stem`` is the file name without its extension.
+    ``free`` names these by index. ``stem`` is the file name without its extension. ``scales`` are those of the layers
+    that run in int8: ``module`` computes as they do then, and is a float network where there are none.
     """
 
     stem: str
@@ -46,46 +47,29 @@ class Graph:
     outputs: tuple[str, ...]
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     free: dict[int, str]
+    scales: tuple[LayerScales, ...] = ()
 
 
 class _Dense(nn.Module):
-    """backbone, FPN, SSH, then one folded 1x1 convolution a task and level; outputs in the order of dense_outputs."""
+    """The whole picture's network; outputs in the order of dense_outputs."""
 
-    def __init__(self, net: MOS) -> None:
+    def __init__(self, net: FoldedMOS) -> None:
         super().__init__()
-        self.backbone, self.fpn, self.context = net.backbone, net.fpn, net.context
-        self.heads = nn.ModuleList()
-        for head in net.heads:
-            assert isinstance(head, MultiTaskHead)
-            self.heads.append(nn.ModuleList([
-                _convolution(*_face_minus_background(*head.folded("score"))),
-                _convolution(*head.folded("box")),
-                _convolution(*head.folded("landmarks")),
-            ]))
+        self.net = net
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        outputs: list[Tensor] = []
-        for context, head, feature in zip(self.context, self.heads, self.fpn(self.backbone(x)), strict=True):
-            feature = context(feature)
-            assert isinstance(head, nn.ModuleList)
-            outputs += [*(convolution(feature) for convolution in head), feature]
-        return tuple(outputs)
+        return tuple(output for level in self.net.maps(x) for output in level)
 
 
-def _convolution(weight: Tensor, bias: Tensor | None, stride: int = 1) -> nn.Conv2d:
-    """A convolution without padding that owns a copy of these weights."""
-    out, cin, kernel, _ = weight.shape
-    convolution = nn.Conv2d(cin, out, kernel, stride, bias=bias is not None)
-    with torch.no_grad():
-        convolution.weight.copy_(weight)
-        if bias is not None and convolution.bias is not None:
-            convolution.bias.copy_(bias)
-    return convolution
+class _Pose(nn.Module):
+    """One level's pose network."""
 
+    def __init__(self, net: FoldedMOS, level: int) -> None:
+        super().__init__()
+        self.net, self.level = net, level
 
-def _face_minus_background(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(2A, C, 1, 1) with background and face logits, anchor-major -> (A, C, 1, 1): softmax needs the difference."""
-    return weight[1::2] - weight[0::2], None if bias is None else bias[1::2] - bias[0::2]
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.net.pose_maps(patches, self.level)
 
 
 def dense_outputs() -> tuple[str, ...]:
@@ -93,52 +77,40 @@ def dense_outputs() -> tuple[str, ...]:
     return tuple(f"{kind}{stride}" for stride in STRIDES for kind in ("score", "box", "landmarks", "features"))
 
 
-def dense_graph(net: MOS) -> nn.Module:
-    """The dense stage: (N, 3, H, W), H and W multiples of 32 -> one map a name of ``dense_outputs``, in eval mode.
-
-    A level of stride s with A anchors gives score (N, A, H/s, W/s), box (N, 4A, ...), landmarks (N, 10A, ...) and
-    features (N, C, ...). Shares the net's backbone, so train the net no further while the graph is used.
-    """
-    return _Dense(net).eval()
-
-
-def pose_graph(net: MOS, level: int) -> nn.Module:
-    """The pose stage of one level: patches side by side (1, C, 3, 3P) -> logits (1, 198, 1, P), in eval mode.
-
-    The level's 1x1 pose task has no bias, so folding it into the 3x3 convolution is exact, zero padding included.
-    """
-    head = net.heads[level]
-    assert isinstance(head, MultiTaskHead)
-    task, _ = head.folded("pose")
-    first = net.pose_head.patch
-    weight = torch.einsum("omhw,mc->ochw", first.weight, task[:, :, 0, 0])
-    graph = nn.Sequential(
-        _convolution(weight, first.bias, stride=PATCH), nn.ReLU(), net.pose_head.mix, nn.ReLU(), net.pose_head.bins
-    )
-    return graph.eval()
-
-
 def graphs(net: nn.Module) -> list[Graph]:
     """Every network of the net's bundle: "dense", then "pose8", "pose16", "pose32".
 
-    Raises ConversionError for a network that is not MOS.
+    A ``MOS`` is folded first, with copies of its weights; a ``FoldedMOS`` is taken as it is, in its mode. Dense: (1, 3,
+    H, W), H and W multiples of 32 -> one map a name of ``dense_outputs``; a level of stride s with A anchors gives score
+    (1, A, H/s, W/s), box (1, 4A, ...), landmarks (1, 10A, ...), features (1, C, ...). Pose: patches side by side (1, C,
+    3, 3P) -> logits (1, 198, 1, P). Raises ConversionError for a network that is not MOS.
     """
-    if not isinstance(net, MOS):
+    if isinstance(net, MOS):
+        net = FoldedMOS(net)
+    if not isinstance(net, FoldedMOS):
         raise ConversionError(f"{type(net).__name__} has no export graphs: convert a model of the MOS family")
-    channels = net.channels
+    net.eval()
     # The dense shapes have no side in common, and none is a multiple of another.
     dense = Graph(
-        "dense", dense_graph(net), INPUT, dense_outputs(),
-        ((1, 3, 480, 640), (1, 3, 256, 352)), {2: "height", 3: "width"},
+        "dense", _Dense(net), INPUT, dense_outputs(),
+        ((1, 3, 480, 640), (1, 3, 256, 352)), {2: "height", 3: "width"}, _scales(net, _Dense(net), (1, 3, 64, 64)),
     )
+    patches = (1, net.channels, PATCH, 5 * PATCH), (1, net.channels, PATCH, 2 * PATCH)
     pose = [
         Graph(
-            f"pose{stride}", pose_graph(net, level), POSE_INPUT, (POSE_OUTPUT,),
-            ((1, channels, PATCH, 5 * PATCH), (1, channels, PATCH, 2 * PATCH)), {3: "width"},
+            f"pose{stride}", _Pose(net, level), POSE_INPUT, (POSE_OUTPUT,), patches, {3: "width"},
+            _scales(net, _Pose(net, level), patches[1]),
         )
         for level, stride in enumerate(STRIDES)
     ]
     return [dense, *pose]
+
+
+def _scales(net: FoldedMOS, module: nn.Module, shape: tuple[int, ...]) -> tuple[LayerScales, ...]:
+    """The scales of the int8 layers of one graph, under their names in the whole network; none in float."""
+    if net.data.mode == "float":
+        return ()
+    return tuple(layer_scales(net, lambda: module(torch.zeros(shape))))
 
 
 def stages(files: Callable[[str], Sequence[str]]) -> list[DenseStage | PoseStage]:

@@ -36,8 +36,9 @@ def detector_trainer(
 ) -> Trainer:
     """A trainer for ``config`` on the sets below ``data``, resumed when ``out`` holds an earlier run.
 
-    A new run starts from the weights of the checkpoint ``start_from``, or from random ones. Reads every set with a weight above 0, decoding its pictures into ``cache`` once. Raises DataError, OptionError,
-    TrainingError, CheckpointError and OutputError, each naming the file.
+    A new run starts from the weights of the checkpoint ``start_from``, or from random ones. Reads every set with a
+    weight above 0, decoding its pictures into ``cache`` once. Raises DataError, OptionError, TrainingError,
+    CheckpointError and OutputError, each naming the file.
     """
     if config.run.threads:
         torch.set_num_threads(config.run.threads)

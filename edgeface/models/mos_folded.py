@@ -1,0 +1,181 @@
+"""MOS as it is deployed: the function of ``MOS`` in eval mode, from convolutions and copies alone.
+
+Batch norms are folded into their convolutions, the multi-task heads (mos.txt, section 3.1) into one 1x1 convolution a
+task, a face's two score logits into their difference, the pose task's 1x1 into the pose head's first convolution, and
+the backbone's channel shuffles into the order of the weights (shuffle_free.py). SSH's ReLU stands before its
+concatenation, where it is the same and can be a part of the convolutions. Every tensor that an int8 engine stores is a
+``Point``, so this is also the network that quantisation-aware training trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edgeface.models.blocks import FPN, SSH
+from edgeface.models.mos import MOS, PIXEL_SCALE, POSE_BINS, DenseOutput, PoseHead, gather_patches
+from edgeface.models.multitask import MultiTaskHead
+from edgeface.models.shuffle_free import Layout, ShuffleFreeStage, folded, read_through
+from edgeface.quantize.modules import FoldedConv, Point, Signal, concatenated
+
+PATCH = 3
+# int8 kernels take eight channels at a time.
+CHANNEL_MULTIPLE = 8
+
+
+def _conv(block: nn.Module, stride: int = 1, relu: bool = True) -> FoldedConv:
+    weight, bias = folded(block)
+    return FoldedConv(weight, bias, stride, weight.shape[2] // 2, relu=relu)
+
+
+def _plain(weight: Tensor, bias: Tensor | None, stride: int = 1, relu: bool = False) -> FoldedConv:
+    return FoldedConv(weight, weight.new_zeros(len(weight)) if bias is None else bias, stride, relu=relu)
+
+
+class FoldedBackbone(nn.Module):
+    """The stem and the stages; ``layouts`` are the orders of the channels at strides 8, 16, 32."""
+
+    def __init__(self, backbone: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.stem = _conv(backbone.stem[0], 2)
+        self.stem_out = Point()
+        layout: Layout = list(range(len(self.stem.bias)))
+        self.stages = nn.ModuleList()
+        self.layouts: list[Layout] = []
+        for units in backbone.stages:
+            stage = ShuffleFreeStage(list(units), layout, multiple)
+            layout = stage.layout
+            self.stages.append(stage)
+            self.layouts.append(layout)
+
+    def forward(self, signal: Signal) -> list[Signal]:
+        signal = self.stem_out(self.stem(signal)).mapped(lambda x: nn.functional.max_pool2d(x, 2, 2))
+        maps = []
+        for stage in self.stages:
+            signal = stage(signal)
+            maps.append(signal)
+        return maps
+
+
+class FoldedFPN(nn.Module):
+    """``blocks.FPN``; an upsampled map and what it is added to are points of TFLite alone, the sum is one of both."""
+
+    def __init__(self, fpn: FPN, layouts: Sequence[Layout]) -> None:
+        super().__init__()
+        self.lateral, self.lateral_out = nn.ModuleList(), nn.ModuleList()
+        for block, layout in zip(fpn.lateral, layouts, strict=True):
+            weight, bias = folded(block)
+            self.lateral.append(FoldedConv(read_through(weight, layout), bias))
+            self.lateral_out.append(Point())
+        self.sum_out = nn.ModuleList(Point() for _ in fpn.smooth)
+        self.smooth = nn.ModuleList(_conv(block) for block in fpn.smooth)
+        self.smooth_out = nn.ModuleList(Point() for _ in fpn.smooth)
+
+    def forward(self, maps: Sequence[Signal]) -> list[Signal]:
+        levels = [
+            point(conv(x)) for conv, point, x in zip(self.lateral, self.lateral_out, maps, strict=True)
+        ]
+        for i in range(len(levels) - 2, -1, -1):
+            up = nn.functional.interpolate(levels[i + 1].value, scale_factor=2.0, mode="nearest")
+            levels[i] = self.smooth_out[i](self.smooth[i](self.sum_out[i](levels[i].value + up)))
+        return levels
+
+
+class FoldedSSH(nn.Module):
+    """``blocks.SSH`` with its three outputs as one point, the features."""
+
+    def __init__(self, ssh: SSH) -> None:
+        super().__init__()
+        self.direct, self.reduce, self.field5 = _conv(ssh.direct), _conv(ssh.reduce), _conv(ssh.field5)
+        self.field7a, self.field7b = _conv(ssh.field7[0]), _conv(ssh.field7[1])
+        self.reduce_out, self.field7a_out, self.features = Point(), Point(), Point()
+
+    def forward(self, signal: Signal) -> Signal:
+        narrow = self.reduce_out(self.reduce(signal))
+        wide = self.field7a_out(self.field7a(narrow))
+        return concatenated([
+            self.features(self.direct(signal)), self.features(self.field5(narrow)), self.features(self.field7b(wide))
+        ])
+
+
+class FoldedHead(nn.Module):
+    """One 1x1 convolution a task; ``score`` gives one logit an anchor, face minus background."""
+
+    def __init__(self, head: MultiTaskHead) -> None:
+        super().__init__()
+        weight, bias = head.folded("score")
+        assert bias is not None
+        self.score = _plain(weight[1::2] - weight[0::2], bias[1::2] - bias[0::2])
+        self.box, self.landmarks = _plain(*head.folded("box")), _plain(*head.folded("landmarks"))
+        self.score_out, self.box_out, self.landmarks_out = Point(), Point(), Point()
+
+    def forward(self, features: Signal) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            self.score_out(self.score(features)).value,
+            self.box_out(self.box(features)).value,
+            self.landmarks_out(self.landmarks(features)).value,
+        )
+
+
+class FoldedPoseHead(nn.Module):
+    """One level's pose task and the pose head after it: patches side by side (N, C, 3, 3P) -> logits (N, 198, 1, P).
+
+    The pose task has no bias, so folding it into the 3x3 convolution is exact, zero padding included.
+    """
+
+    def __init__(self, head: MultiTaskHead, pose: PoseHead) -> None:
+        super().__init__()
+        task, _ = head.folded("pose")
+        weight = torch.einsum("omhw,mc->ochw", pose.patch.weight, task[:, :, 0, 0])
+        self.patch = _plain(weight, pose.patch.bias, PATCH, relu=True)
+        self.mix = _plain(pose.mix.weight, pose.mix.bias, relu=True)
+        self.bins = _plain(pose.bins.weight, pose.bins.bias)
+        self.patch_out, self.mix_out, self.logits = Point(), Point(), Point()
+
+    def forward(self, patches: Signal) -> Tensor:
+        out: Signal = self.logits(self.bins(self.mix_out(self.mix(self.patch_out(self.patch(patches))))))
+        return out.value
+
+
+class FoldedMOS(nn.Module):
+    """The deployed MOS, made from a trained one; it owns its weights and computes in float until ``set_mode``."""
+
+    def __init__(self, net: MOS, channel_multiple: int = CHANNEL_MULTIPLE) -> None:
+        super().__init__()
+        self.channels = net.channels
+        self.data = Point(PIXEL_SCALE, fixed=True)      # pixels less their mean: whole numbers already
+        self.backbone = FoldedBackbone(net.backbone, channel_multiple)
+        self.fpn = FoldedFPN(net.fpn, self.backbone.layouts)
+        self.context = nn.ModuleList(FoldedSSH(ssh) for ssh in net.context)
+        self.heads = nn.ModuleList(FoldedHead(head) for head in net.heads)
+        # The levels' first convolutions differ by the folded task, so each level has a head of its own.
+        self.pose_heads = nn.ModuleList(FoldedPoseHead(head, net.pose_head) for head in net.heads)
+
+    def maps(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """(N, 3, H, W) -> score (N, A, h, w), box (N, 4A, ...), landmarks (N, 10A, ...), features (N, C, ...) a level."""
+        levels = self.fpn(self.backbone(self.data(x)))
+        found = []
+        for context, head, level in zip(self.context, self.heads, levels, strict=True):
+            features = context(level)
+            found.append((*head(features), features.value))
+        return found
+
+    def forward(self, x: Tensor) -> DenseOutput:
+        """(N, 3, H, W) normalised BGR, H and W multiples of 32 -> DenseOutput; the background's logits are 0."""
+        score, box, landmarks, features = (list(maps) for maps in zip(*self.maps(x), strict=True))
+        pairs = [torch.stack((torch.zeros_like(s), s), 2).flatten(1, 2) for s in score]
+        return DenseOutput(pairs, box, landmarks, features)
+
+    def pose_maps(self, patches: Tensor, level: int) -> Tensor:
+        """Patches of one level's features side by side (N, C, 3, 3P) -> logits (N, 198, 1, P)."""
+        point = self.context[level].features
+        assert isinstance(point, Point)
+        out: Tensor = self.pose_heads[level](point(patches))
+        return out
+
+    def pose(self, features: Tensor, level: int, image: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        """Pose logits (P, 3, 66) at P positions, as ``MOS.pose``."""
+        logits = self.pose_maps(gather_patches(features, image, row, col), level)
+        return logits[0, :, 0].t().reshape(-1, 3, POSE_BINS)

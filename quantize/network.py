@@ -1,0 +1,66 @@
+"""From a float network to the deployed network with fake quantisation, and which of its layers stay in float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from edgeface.errors import ConversionError, OptionError
+
+from .modules import convolutions, set_mode
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How a network was quantised: ``method`` of the calibration that its scales began with, whether they were then
+    trained, ``keep_float`` the names of the convolutions left in float, and the ``channel_multiple`` of its layout."""
+
+    method: str
+    trained: bool
+    keep_float: list[str] = field(default_factory=list)
+    channel_multiple: int = 8
+
+
+def deployed(net: nn.Module, channel_multiple: int) -> nn.Module:
+    """The network as engines run it, in float, with copies of the weights.
+
+    Raises ConversionError for a network that has no such form.
+    """
+    from edgeface.models.mos import MOS
+    from edgeface.models.mos_folded import FoldedMOS
+
+    if not isinstance(net, MOS):
+        raise ConversionError(f"{type(net).__name__} cannot be quantised: use a model of the MOS family")
+    return FoldedMOS(net, channel_multiple)
+
+
+def quantised(net: nn.Module, quantisation: Quantisation) -> nn.Module:
+    """``deployed`` with fake quantisation on (mode "all"), its scales still to be loaded or calibrated.
+
+    Raises ConversionError, and OptionError for a name in ``keep_float`` that no convolution has.
+    """
+    folded = deployed(net, quantisation.channel_multiple)
+    keep_in_float(folded, quantisation.keep_float)
+    set_mode(folded, "all")
+    return folded
+
+
+def keep_in_float(net: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Leave convolutions out of the quantisation by name or pattern ("heads.*", "*.bins"); gives their names.
+
+    All others are quantised again. Raises OptionError for a pattern that matches nothing, with some of the names.
+    """
+    names = [name for name, _ in convolutions(net)]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(names[-3:])
+            raise OptionError(f"no layer {pattern!r} to keep in float: name layers as in the report, such as {some}")
+    kept = []
+    for name, conv in convolutions(net):
+        conv.int8 = not any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not conv.int8:
+            kept.append(name)
+    return kept

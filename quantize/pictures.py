@@ -1,0 +1,56 @@
+"""The pictures that scales are calibrated on: a few of the training part of the data folder, as the network sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgeface.data.annotations import Picture, read_annotations
+from edgeface.data.pixels import read_pixels
+from edgeface.errors import DataError
+from edgeface.models.mos import MOS, PIXEL_MEAN, PIXEL_SCALE, STRIDES
+from edgeface.models.mos_folded import FoldedMOS
+from edgeface.runtime.preprocess import letterbox
+
+# (set, longest side in px): scenes as they come, and crops, whose one face then fills the anchors of the large levels.
+_SOURCES = (("wider", 640), ("landmarks68", 256))
+_POSES = 16
+
+Progress = Callable[[Iterable[Picture], str, int], Iterable[Picture]]
+
+
+def calibration_batches(
+    data: Path, count: int, progress: Progress = lambda items, _label, _total: items
+) -> list[Tensor]:
+    """About ``count`` training pictures, evenly spread over the sets that ``data`` has, each float32 (1, 3, H, W).
+
+    Raises DataError when none of the sets is there, or a picture cannot be read.
+    """
+    chosen: list[tuple[Picture, int]] = []
+    parts = [(read_annotations(data / name, "train"), size) for name, size in _SOURCES if (data / name).is_dir()]
+    for pictures, size_px in parts:
+        wanted = min(len(pictures), -(-count // len(parts)))
+        chosen += [(pictures[i * len(pictures) // wanted], size_px) for i in range(wanted)]
+    if not chosen:
+        names = " or ".join(name for name, _ in _SOURCES)
+        raise DataError(f"{data}: no training pictures in {names} to calibrate on: give --data another folder")
+    sizes = {picture.path: size_px for picture, size_px in chosen}
+    batches = []
+    for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
+        pixels = letterbox(read_pixels(picture), sizes[picture.path], max(STRIDES)).pixels
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+        batches.append((planes - PIXEL_MEAN) * PIXEL_SCALE)
+    return batches
+
+
+def run_everything(net: MOS | FoldedMOS, x: Tensor) -> None:
+    """The whole network on one picture (1, 3, H, W), pose heads at each level's strongest positions included."""
+    out = net(x)
+    for level, (score, features) in enumerate(zip(out.score, out.features, strict=True)):
+        logits = (score[:, 1::2] - score[:, 0::2]).amax(1).flatten(1)
+        best = logits.topk(min(_POSES, logits.shape[1])).indices[0]
+        width = features.shape[3]
+        net.pose(features, level, torch.zeros_like(best), best // width, best % width)
