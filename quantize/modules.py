@@ -3,6 +3,12 @@
 A ``Point`` is one tensor of the deployed network with one scale. Engines differ in where they round: TFLite holds every
 tensor in int8 ("all"), ncnn only what an int8 convolution reads ("inputs"), with float32 between. One set of scales
 serves both, and a network in one of these modes is the reference that its engine is held against.
+
+In training mode rounding is fake quantisation, with gradients. In evaluation mode a convolution computes on whole
+numbers held in float32, which is exact up to 1,040 inputs a value (127 * 127 * 1,040 < 2^24), and scales the sums as
+engines do. That matters: a value that falls on the other side of a half is a level off, moves others over theirs, and
+after fifty layers a few per cent of all values differ; rounding errors of plain float32 convolutions are enough to
+start it.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .fake import fake_quantise, fake_quantise_weight, weight_scales
-from .scales import LayerScales
+from .scales import Q_MAX, LayerScales
 
 Mode = Literal["float", "inputs", "all"]
 
@@ -74,8 +80,21 @@ class Point(nn.Module):
         self._constant = torch.tensor(self.scale, device=self.log_scale.device)
 
     def _rounded(self, x: Tensor) -> Tensor:
-        scale = self.log_scale.exp() if self._constant is None else self._constant
-        return fake_quantise(x, scale, self.zero_point)
+        if self._constant is not None:
+            return fake_quantise(x, self._constant, self.zero_point)
+        scale = self.log_scale.exp()
+        return fake_quantise(x, scale, self.zero_point) if self.training else self.integers(x) * scale
+
+    def integers(self, x: Tensor) -> Tensor:
+        """The tensor as whole numbers, in float32, to the last bit as the mode's engines round it.
+
+        ncnn rounds halves away from zero and stops at -127; TFLite and ONNX round them to even and stop at -128.
+        """
+        steps = x * (1 / self.log_scale.exp())
+        if self.mode == "all":
+            return steps.round().clamp(-Q_MAX - 1, Q_MAX)
+        whole = steps.trunc()
+        return (whole + (2 * (steps - whole)).trunc()).clamp(-Q_MAX, Q_MAX)
 
     def forward(self, x: Tensor) -> Signal:
         """A tensor that the network has just computed, rounded where every tensor is int8."""
@@ -84,7 +103,7 @@ class Point(nn.Module):
         return Signal(self._rounded(x) if self.mode == "all" else x, self)
 
     def read(self, x: Tensor) -> Tensor:
-        """The tensor as an int8 convolution takes it."""
+        """The tensor as an int8 convolution takes it in training."""
         return self._rounded(x) if self.mode == "inputs" else x
 
 
@@ -103,14 +122,45 @@ class FoldedConv(nn.Module):
         self.stride, self.padding, self.groups, self.relu = stride, padding, groups, relu
         self.int8 = True
         self.mode: Mode = "float"
+        # The point last read; in a tuple, or torch would take it for a part of this layer.
+        self.reads: tuple[Point, ...] = ()
 
     def forward(self, signal: Signal) -> Tensor:
         """(N, I, H, W) -> (N, O, H', W'), not yet rounded: the next point does that."""
-        x, weight = signal.value, self.weight
-        if self.mode != "float" and self.int8:
-            x, weight = signal.point.read(x), fake_quantise_weight(weight)
-        y = nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding, 1, self.groups)
+        self.reads = (signal.point,)
+        if self.mode == "float" or not self.int8:
+            y = self._convolved(signal.value, self.weight, self.bias)
+        elif self.training:
+            y = self._convolved(signal.point.read(signal.value), fake_quantise_weight(self.weight), self.bias)
+        else:
+            y = self._whole_numbers(signal)
         return torch.relu(y) if self.relu else y
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.conv2d(x, weight, bias, self.stride, self.padding, 1, self.groups)
+
+    def _whole_numbers(self, signal: Signal) -> Tensor:
+        scales = weight_scales(self.weight)[:, None, None, None]
+        sums = self._convolved(signal.point.integers(signal.value), (self.weight / scales).round(), None)
+        steps, bias = self._steps(signal.point)[:, None, None], self._whole_bias(signal.point)[:, None, None]
+        # In double and then rounded once, as a fused multiply-add does.
+        return (sums.double() * steps.double() + bias.double()).float()
+
+    def _steps(self, point: Point) -> Tensor:
+        """What a sum's 1 is worth, (O,); computed as ncnn does from the inverse scales in its files."""
+        return 1 / ((1 / point.log_scale.detach().exp()) * (1 / weight_scales(self.weight)))
+
+    def _whole_bias(self, point: Point) -> Tensor:
+        """The bias in whole steps, which TFLite's biases are; ncnn's are floats and can hold the same."""
+        steps = self._steps(point)
+        return (self.bias / steps).round() * steps
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Round weight and bias for good. The layer must have run once, to know the point that it reads."""
+        (point,) = self.reads
+        self.bias.copy_(self._whole_bias(point))
+        self.weight.copy_(fake_quantise_weight(self.weight))
 
 
 def points(net: nn.Module) -> Iterator[tuple[str, Point]]:
@@ -131,11 +181,13 @@ def set_mode(net: nn.Module, mode: Mode) -> None:
 
 
 def bake(net: nn.Module) -> None:
-    """Round the weights of the int8 layers for good, so that a float graph of them holds the int8 weights' values."""
+    """Round weights and biases of the int8 layers for good, so that a float graph of them holds the int8 values.
+
+    The network must have run once.
+    """
     for _, conv in convolutions(net):
         if conv.int8:
-            with torch.no_grad():
-                conv.weight.copy_(fake_quantise_weight(conv.weight))
+            conv.bake()
 
 
 def layer_scales(net: nn.Module, run: Callable[[], object]) -> list[LayerScales]:
