@@ -2,66 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
-from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from edgeface.bundle import Bundle, describe_file, sha256_of, write_manifest, writing
+from edgeface.bundle import Bundle, describe_file, read_bundle, sha256_of, write_manifest, writing
 from edgeface.errors import CheckpointError, OptionError
 from edgeface.runtime import catalog
-from edgeface.runtime.detector import Detector
-from edgeface.runtime.loading import default_threads, open_sessions
 
-from .parity import DepartedError, FaceSums, ParityReport, Tolerance
-from .pictures import Image, Pictures, choose
-from .raw import Sessions, compare_raw
-from .targets import require, target
+from .comparison import Side, Watch, compare, version_of
+from .parity import DepartedError, ParityReport
+from .pictures import LIMIT, choose
+from .targets import Target, require, target
 
-# The raw outputs of a few pictures have millions of values; the faces need many pictures.
-RAW_PICTURES = 8
+if TYPE_CHECKING:
+    from edgeface.models.checkpoint import Checkpoint
+
+INT8 = "int8"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A bundle that was written to ``directory``, and how it compared with its checkpoint."""
+    """A bundle that was written to ``directory``, how it compared with its checkpoint, and what its target noted."""
 
     directory: Path
     bundle: Bundle
     report: ParityReport
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One of two bundles under comparison, with its nets open."""
-
-    bundle: Bundle
-    sessions: Sessions
-
-    @classmethod
-    def open(cls, bundle: Bundle, directory: Path) -> _Side:
-        return cls(bundle, open_sessions(directory, bundle, default_threads()))
-
-    def detector(self, score: float | None = None, nms_iou: float | None = None) -> Detector:
-        defaults = self.bundle.defaults
-        return Detector(
-            self.bundle, self.sessions, size_px=defaults.size_px,
-            score=defaults.score if score is None else score,
-            nms_iou=defaults.nms_iou if nms_iou is None else nms_iou,
-        )
-
-
-class Watch(Protocol):
-    """Wraps a loop over pictures to show how far it is: (items, label, total) -> the same items."""
-
-    def __call__(
-        self, items: Iterable[tuple[str, Image]], label: str, total: int, /
-    ) -> Iterable[tuple[str, Image]]: ...
+    notes: list[str]
 
 
 def convert(
@@ -71,96 +41,138 @@ def convert(
     precision: str | None = None,
     out: Path | None = None,
     pictures: Path | None = None,
-    size_px: int | None = None,
+    size_px: int | Sequence[int] | None = None,
     force: bool = False,
     watch: Watch | None = None,
 ) -> Conversion:
     """Convert a checkpoint, by path or by the name of a shipped one, and write the bundle ``out``.
 
-    ``precision`` None is the target's first one, ``out`` None ``<model>-<precision>-<engine>`` in the current folder.
-    ``pictures`` is the folder for the parity report (see ``pictures.choose``), ``size_px`` the bundle's default input
-    size and the report's. ``watch(items, label, total)`` wraps the long loop. The bundle is whole and verified or not
-    there; with ``force`` one that misses the tolerance is written with ``verified`` false.
+    ``precision`` None is int8 for a quantised checkpoint and else the target's first one in floats; ``out`` None is
+    ``<model>-<precision>-<engine>`` in the current folder. ``pictures`` is the folder for the parity report (see
+    ``pictures.choose``). ``size_px``: the input size, or several of which the first is the bundle's default; the report
+    is made at each. ``watch(items, label, total)`` wraps the long loop. The bundle is whole and verified or not there;
+    with ``force`` one that misses the tolerance is written with ``verified`` false.
 
     Raises UnknownTargetError, UnknownModelError, OptionError, CheckpointError, MissingExtraError, InputError,
     DataError, OutputError, ConversionError, EngineError, and DepartedError, a ParityError with the report.
     """
     goal = target.get(target_name)
-    precision = next(iter(goal.tolerances)) if precision is None else precision
-    if precision not in goal.tolerances:
-        raise OptionError(f"target {target_name} has no precision {precision!r}: choose {' or '.join(goal.tolerances)}")
     require(goal.packages)
-    checkpoint = _checkpoint_path(model)
+    path = checkpoint_path(model)
 
     from edgeface.models.checkpoint import load
     from edgeface.models.mos_export import graphs, stages
-    from edgeface.runtime.engines.torch import checkpoint_bundle
 
-    nets = graphs(load(checkpoint).build())
-    original = checkpoint_bundle(checkpoint)
-    if size_px is not None:
-        original = replace(original, defaults=replace(original.defaults, size_px=size_px))
-    reference = _Side.open(original, checkpoint.parent)
-    reference.detector()    # refuses a size that cannot work, before minutes of converting
+    checkpoint = load(path)
+    precision = _precision(checkpoint, path, target_name, goal, precision)
+    reference = Side.open_checkpoint(path, goal.engine)
+    asked = () if size_px is None else (size_px,) if isinstance(size_px, int) else tuple(size_px)
+    sizes = asked or (reference.bundle.defaults.size_px,)
+    for size in sizes:
+        reference.detector(size, 1.0)   # refuses a size that cannot work, before minutes of converting
+    original = replace(reference.bundle, defaults=replace(reference.bundle.defaults, size_px=sizes[0]))
     chosen = choose(pictures)
     name = f"{original.model}-{precision}-{goal.engine}"
     directory = Path(name) if out is None else out
+    notes: list[str] = []
     with writing(directory) as work:
+        nets = graphs(checkpoint.build())
         for net in nets:
-            goal.write(net, [work / file for file in goal.files(net.stem)], precision)
+            notes += goal.write(net, [work / file for file in goal.files(net.stem)], precision) or []
         files = [describe_file(work / file) for net in nets for file in goal.files(net.stem)]
         bundle = replace(
             original, name=name, precision=precision, engine=goal.engine, stages=stages(goal.files), files=files,
             verified=False,
         )
-        report = _compare(reference, _Side.open(bundle, work), chosen, goal.tolerances[precision], watch)
+        report = compare(reference, Side.open(bundle, work), chosen, sizes, watch)
         if not report.passed and not force:
-            raise DepartedError(report)
-        command = ["edgeface", "convert", checkpoint.name, "--target", target_name, "--precision", precision]
-        if size_px is not None:
-            command += ["--size", str(size_px)]
+            raise DepartedError(report, "no bundle was written; --force writes it as not verified")
+        command = ["edgeface", "convert", path.name, "--target", target_name, "--precision", precision]
+        for size in asked:
+            command += ["--size", str(size)]
         if force:
             command.append("--force")
         made = {
             "command": " ".join(command),
-            "checkpoint": {"file": checkpoint.name, "sha256": sha256_of(checkpoint), "made": original.made},
-            "versions": {package: _version(package) for package in ("edgeface", *goal.packages)},
+            "checkpoint": {"file": path.name, "sha256": sha256_of(path), "made": original.made},
+            "versions": {package: version_of(package) for package in ("edgeface", *goal.packages)},
             "parity": report.summary(),
+            "notes": notes,
         }
         bundle = replace(bundle, verified=report.passed, made=made)
         write_manifest(work, bundle)
-    return Conversion(directory, bundle, report)
+    return Conversion(directory, bundle, report, notes)
 
 
-def _checkpoint_path(model: str | Path) -> Path:
+def check_parity(
+    bundle_or_model: str | Path,
+    checkpoint: str | Path,
+    *,
+    engine: str | None = None,
+    pictures: Path | None = None,
+    limit: int = LIMIT,
+    size_px: Sequence[int] = (),
+    device: str = "cpu",
+    watch: Watch | None = None,
+) -> ParityReport:
+    """Compare a bundle, by name or directory, with a checkpoint, as ``convert`` does at its end.
+
+    ``engine`` chooses the bundle where a model's name is given, as in ``edgeface.load``. At most ``limit`` of the
+    pictures in ``pictures`` are used. ``size_px``: the input sizes, by default the bundle's own. ``device`` is that of
+    the checkpoint's side.
+
+    Raises UnknownModelError, UnknownEngineError, OptionError, BundleError, CheckpointError, MissingExtraError,
+    InputError, DataError, ConversionError, EngineError, and ParityError when an output has another shape. A report that
+    failed is returned, not raised.
+    """
+    directory = catalog.find(bundle_or_model, engine)
+    if not directory.is_dir():
+        raise OptionError(f"{bundle_or_model}: is a checkpoint: give the bundle that was made from one")
+    bundle = read_bundle(directory)
+    if engine not in (None, bundle.engine):
+        raise OptionError(f"{directory}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
+    require(["torch"])
+    path = checkpoint_path(checkpoint)
+    reference = Side.open_checkpoint(path, bundle.engine, device)
+    if reference.bundle.model != bundle.model:
+        raise OptionError(
+            f"{path}: is a checkpoint of {reference.bundle.model}, and {directory} a bundle of {bundle.model}: "
+            "give the checkpoint that the bundle was made from"
+        )
+    if reference.bundle.precision == INT8 and bundle.precision != INT8:
+        raise OptionError(
+            f"{path}: is quantised, and {directory} is not: give the float checkpoint that the bundle was made from"
+        )
+    return compare(
+        reference, Side.open(bundle, directory), choose(pictures, limit), size_px or [bundle.defaults.size_px], watch
+    )
+
+
+def checkpoint_path(model: str | Path) -> Path:
+    """The checkpoint that a name or a path means; raises UnknownModelError, and CheckpointError for a bundle."""
     path = catalog.find(model, "torch")
     if path.is_dir():
         raise CheckpointError(f"{model}: is a bundle or has no checkpoint here: give the checkpoint it was made from")
     return path
 
 
-def _version(package: str) -> str:
-    # The package's own word: a distribution can have another name, as onnxruntime-gpu has.
-    return str(getattr(import_module(package), "__version__", "unknown"))
-
-
-def _compare(
-    reference: _Side, candidate: _Side, pictures: Pictures, tolerance: Tolerance, watch: Watch | None
-) -> ParityReport:
-    raw = compare_raw(
-        reference.bundle, reference.sessions, candidate.sessions,
-        (image for _, image in islice(pictures, RAW_PICTURES)), reference.bundle.defaults.size_px,
-    )
-    items: Iterable[tuple[str, Image]] = pictures
-    if watch is not None:
-        items = watch(pictures, "comparing", len(pictures))
-    lowered = max(0.0, reference.bundle.defaults.score - tolerance.score)
-    sums = FaceSums(tolerance)
-    for picture, image in items:
-        sums.add(
-            picture, reference.detector()(image), candidate.detector()(image),
-            partial(reference.detector(lowered, 1.0), image), partial(candidate.detector(lowered, 1.0), image),
+def _precision(checkpoint: Checkpoint, path: Path, target_name: str, goal: Target, asked: str | None) -> str:
+    """The precision to convert to; raises OptionError where the target or the checkpoint does not have the one asked
+    for."""
+    floats = [precision for precision in goal.tolerances if precision != INT8]
+    quantised = checkpoint.quantisation is not None
+    precision = (INT8 if quantised else floats[0]) if asked is None else asked
+    if precision not in goal.tolerances:
+        choices = [p for p in goal.tolerances if (p == INT8) == quantised] or list(goal.tolerances)
+        raise OptionError(f"target {target_name} has no precision {precision!r}: choose {' or '.join(choices)}")
+    if precision == INT8 and not quantised:
+        raise OptionError(
+            f"{path}: is not quantised, so it has no scales for int8: run 'edgeface quantize {path.name}' first and "
+            "convert what that writes"
         )
-    return ParityReport(
-        candidate.bundle.name, f"torch {_version('torch')}", pictures.source, tolerance, raw, sums.parity()
-    )
+    if precision != INT8 and quantised:
+        raise OptionError(
+            f"{path}: is quantised, so it converts to int8 alone: for {precision} give the float checkpoint that it "
+            "was made from"
+        )
+    return precision

@@ -1,25 +1,43 @@
-"""ncnn: the fp32 ONNX graph through pnnx into a text .param and a .bin, with the bundle's own blob names."""
+"""ncnn: the float ONNX graph through pnnx into a text .param and a .bin, with the bundle's own blob names.
+
+int8 is written by edgeface.convert.ncnn_int8 into what pnnx made of the baked weights: pnnx itself leaves the
+QuantizeLinear of a quantised graph behind.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.errors import ConversionError
+from edgeface.runtime.engines.ncnn_files import Layer, parse_param
 
+from .ncnn_int8 import quantise
+from .ncnn_model import read, to_bin, to_param
 from .onnx import export
-from .parity import Tolerance
+from .parity import FP16, FP32, int8
 from .targets import Target, target
 
 if TYPE_CHECKING:
     from edgeface.models.mos_export import Graph
 
 PNNX_DEADLINE_S = 600
-_MAGIC = "7767517"
+_INT8_SQNR_DB = 35.0
+# What to use for an operator that ncnn does not have, by the last part of the name that pnnx gives it.
+_INSTEAD = {
+    "Expression": "sums and products of whole maps, or of a map and a number",
+    "QuantizeLinear": "the float graph with baked weights",
+    "DequantizeLinear": "the float graph with baked weights",
+    "interpolate": "nearest or bilinear resizing by a fixed factor",
+    "roi_align": "the features as an output, and RoIAlign after the network",
+    "to": "float32 throughout",
+}
+_INSTEAD_OTHERWISE = "convolution, pooling, ReLU, PReLU, addition, concatenation, slices or resizing"
 
 
 def run_pnnx(onnx: Path, *, fp16: bool) -> tuple[Path, Path]:
@@ -50,43 +68,63 @@ def run_pnnx(onnx: Path, *, fp16: bool) -> tuple[Path, Path]:
 
 def rename_blobs(param: str, names: Mapping[str, str]) -> str:
     """A text .param with blobs renamed, and layers of the old names too. Raises ConversionError for one not there."""
-    lines = param.splitlines()
-    if len(lines) < 3 or lines[0].strip() != _MAGIC:
-        raise ConversionError("pnnx wrote no ncnn .param: try another pnnx")
-    seen: set[str] = set()
-    for i, line in enumerate(lines[2:], start=2):
-        fields = line.split()
-        blobs = slice(4, 4 + int(fields[2]) + int(fields[3]))
-        seen.update(fields[blobs])
-        fields[blobs] = [names.get(blob, blob) for blob in fields[blobs]]
-        fields[1] = names.get(fields[1], fields[1])
-        lines[i] = f"{fields[0]:<24} {fields[1]:<24} {' '.join(fields[2:])}"
-    missing = sorted(set(names) - seen)
+    try:
+        layers = parse_param(param)
+    except ValueError as error:
+        raise ConversionError(f"pnnx wrote no ncnn .param ({error}): try another pnnx") from None
+    missing = sorted(set(names) - {blob for layer in layers for blob in layer.produces})
     if missing:
         raise ConversionError(f"pnnx wrote no blob {', '.join(missing)}: try another pnnx")
-    return "\n".join(lines) + "\n"
+    return to_param([
+        replace(
+            layer,
+            name=names.get(layer.name, layer.name),
+            consumes=[names.get(blob, blob) for blob in layer.consumes],
+            produces=[names.get(blob, blob) for blob in layer.produces],
+        )
+        for layer in layers
+    ])
 
 
-def _write(graph: Graph, paths: Sequence[Path], precision: str) -> None:
+def refuse_missing_operators(stem: str, layers: Iterable[Layer]) -> None:
+    """Raise ConversionError for the first layer that ncnn does not have: pnnx writes it and ncnn would not load it."""
+    import ncnn
+
+    for layer in layers:
+        if ncnn.layer_to_index(layer.kind) < 0:
+            instead = _INSTEAD.get(layer.kind.rpartition(".")[2], _INSTEAD_OTHERWISE)
+            raise ConversionError(
+                f"{stem}: layer {layer.name} is {layer.kind}, which ncnn does not have: use {instead}, "
+                "or --target onnx"
+            )
+
+
+def _write(graph: Graph, paths: Sequence[Path], precision: str) -> list[str]:
     """pnnx names the blobs in0, out0, out1, ...; the graph's names take their place."""
     with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
         onnx = Path(scratch) / f"{graph.stem}.onnx"
         export(graph, onnx, free=False)
         param, weights = run_pnnx(onnx, fp16=precision == "fp16")
         names = {"in0": graph.input, **{f"out{i}": name for i, name in enumerate(graph.outputs)}}
-        paths[0].write_text(rename_blobs(param.read_text(), names))
-        shutil.copyfile(weights, paths[1])
+        text = rename_blobs(param.read_text(), names)
+        refuse_missing_operators(graph.stem, parse_param(text))
+        if precision != "int8":
+            paths[0].write_text(text)
+            shutil.copyfile(weights, paths[1])
+            return []
+        model, report = quantise(graph.stem, read(text, weights.read_bytes()), graph.scales)
+        paths[0].write_text(to_param([layer.line for layer in model]))
+        paths[1].write_bytes(to_bin(model))
+        return [report.to_text()]
 
 
 target("ncnn")(
     Target(
         packages=("torch", "onnx", "onnxsim", "onnxruntime", "pnnx", "ncnn"),
         engine="ncnn",
-        tolerances={
-            "fp16": Tolerance(raw=0.02, iou=0.95, score=0.02),
-            "fp32": Tolerance(raw=1e-3, iou=0.99, score=0.005),
-        },
+        tolerances={"fp16": FP16, "fp32": FP32, "int8": int8(_INT8_SQNR_DB)},
         suffixes=(".param", ".bin"),
         write=_write,
+        points="inputs",
     )
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -11,22 +11,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import ParityError
-from edgeface.faces import Faces
-from edgeface.runtime.nms import iou
+from edgeface.evaluation.report import Measures
+
+from .face_parity import IOU, FacesParity
 
 Floats = NDArray[np.float32]
-_EXAMPLES = 10
 # A map that hardly varies, as an untrained net's, differs by the rounding of its values: 1e-3 of this is 1e-5 of them.
 _LEAST_SPAN = 0.01
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """``raw``: the largest difference of a map as a share of its range; ``iou``, ``score``: what the same face is."""
+    """By how much a converted model may differ.
 
-    raw: float
+    ``raw``: the largest difference of a map as a share of its range; ``sqnr_db``: the least SQNR of a map. ``iou`` and
+    ``score`` say what the same face is, and ``share`` how many of them there must be, among those of at least
+    ``least_score`` (None: the bundle's own). ``ap_loss``: how much lower an AP may be.
+    """
+
     iou: float
     score: float
+    raw: float = math.inf
+    sqnr_db: float | None = None
+    share: float = 1.0
+    least_score: float | None = None
+    ap_loss: float | None = None
+
+
+FP32 = Tolerance(raw=1e-3, iou=0.99, score=0.005)
+FP16 = Tolerance(raw=0.02, iou=0.95, score=0.02)
+# int8 against the float network is another network: only what it finds can be held against it.
+INT8_AGAINST_FLOAT = Tolerance(iou=0.9, score=1.0, share=0.0, ap_loss=0.005)
+
+
+def int8(sqnr_db: float) -> Tolerance:
+    """An int8 model's tolerance against the same network with fake quantisation.
+
+    A value between two integers that falls to the other side moves its output by a whole step and others after it, so
+    that the largest difference says little; the power of the differences does.
+    """
+    return Tolerance(sqnr_db=sqnr_db, iou=0.95, score=0.05, share=0.99, least_score=0.5)
 
 
 @dataclass(frozen=True)
@@ -46,57 +70,91 @@ class MapParity:
 
 
 @dataclass(frozen=True)
-class FacesParity:
-    """The faces of all pictures. ``ties``: faces that one side has under its score threshold or behind a neighbour of
-    the same score, and the other side kept; ``missing`` and ``extra`` have no such reason, ``examples`` says where.
+class SizeParity:
+    """The two sides at one input size, the longest side in px; with labels also what both are worth on them."""
 
-    Differences are the largest among matched faces; landmarks as a share of the square root of the box's area.
+    size_px: int
+    maps: list[MapParity]
+    faces: FacesParity
+    reference: Measures | None = None
+    candidate: Measures | None = None
+
+
+@dataclass(frozen=True)
+class Departure:
+    """The first layer of a network whose output is not the reference's: ``layer`` in torch, ``found`` in the file.
+
+    ``before_db`` is the least SQNR among the layers before it, None for the first one.
     """
 
-    pictures: int
-    reference: int
-    candidate: int
-    matched: int
-    ties: int
-    missing: int
-    extra: int
-    iou_least: float
-    score_difference: float
-    landmark_difference: float
-    pose_difference_deg: float
-    examples: list[str]
+    net: str
+    layer: str
+    found: str
+    sqnr_db: float
+    before_db: float | None
+    same_weights: bool
+
+    def __str__(self) -> str:
+        name = self.layer if self.found == self.layer else f"{self.layer} ({self.found} in the file)"
+        weights = "" if self.same_weights else ", and its weights are not the checkpoint's"
+        before = "the first layer" if self.before_db is None else f"{self.before_db:.1f} dB or more before it"
+        return f"the first layer that departs is {name} of {self.net}: {self.sqnr_db:.1f} dB, {before}{weights}"
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What walking the network layer by layer gave: ``layers`` were compared, ``departure`` is the first wrong one.
+
+    ``least_db`` is the least SQNR, None where all was equal; ``obstacle`` says why nothing could be compared.
+    """
+
+    layers: int
+    least_db: float | None
+    departure: Departure | None
+    obstacle: str | None = None
+
+    def __str__(self) -> str:
+        if self.obstacle is not None:
+            return f"the layers could not be compared one by one ({self.obstacle})"
+        if self.departure is not None:
+            return str(self.departure)
+        least = "all are exact" if self.least_db is None else f"the least has {self.least_db:.1f} dB"
+        return f"no layer departs: of {self.layers}, {least}"
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What ``edgeface convert`` ends in; ``failures`` is empty when the model may be used."""
+    """What a conversion ends in; ``failures`` is empty when the model may be used.
+
+    ``reference`` says in words what computed the other side, ``pictures`` what both saw. ``walk`` is taken when
+    something failed.
+    """
 
     model: str
     reference: str
     pictures: str
     tolerance: Tolerance
-    maps: list[MapParity]
-    faces: FacesParity
+    sizes: list[SizeParity]
+    walk: Walk | None = None
     failures: list[str] = field(init=False)
     passed: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "failures", _failures(self.maps, self.faces, self.tolerance))
-        object.__setattr__(self, "passed", not self.failures)
+        many = len(self.sizes) > 1
+        failures = [
+            f"at {size.size_px} px {failure}" if many else failure
+            for size in self.sizes
+            for failure in _failures(size, self.tolerance)
+        ]
+        object.__setattr__(self, "failures", failures)
+        object.__setattr__(self, "passed", not failures)
 
     def summary(self) -> dict[str, object]:
         """The few figures that bundle.json keeps."""
-        worst = max(self.maps, key=lambda m: m.share)
         return {
             "reference": self.reference,
             "pictures": self.pictures,
-            "worst_map": worst.name,
-            "worst_map_share_of_range": worst.share,
-            "faces": self.faces.reference,
-            "faces_matched": self.faces.matched,
-            "faces_decided_by_a_tie": self.faces.ties,
-            "iou_least": self.faces.iou_least,
-            "score_difference": self.faces.score_difference,
+            "sizes": [_summary(size) for size in self.sizes],
         }
 
     def to_json(self) -> bytes:
@@ -105,55 +163,137 @@ class ParityReport:
 
     def to_text(self) -> str:
         """The report for a terminal, lines without a line end after the last."""
-        lines = [
-            f"{self.model} against {self.reference}, on {self.pictures}",
-            f"  {'output':<12} {'range':>9} {'largest':>10} {'of range':>9} {'SQNR dB':>8} {'cosine':>10}",
-        ]
-        for m in self.maps:
-            sqnr = "exact" if m.sqnr_db is None else f"{m.sqnr_db:.1f}"
-            lines.append(
-                f"  {m.name:<12} {m.span:>9.3g} {m.largest_difference:>10.2e} {m.share:>9.2e} {sqnr:>8} "
-                f"{m.cosine:>10.7f}"
-            )
-        f, t = self.faces, self.tolerance
-        if f.reference or f.candidate:
-            lines.append(
-                f"  faces: {f.matched} of {f.reference} matched at IoU {t.iou:g}, {f.ties} decided by a tie, "
-                f"{f.missing} missing, {f.extra} extra"
-            )
-            lines.append(
-                f"  matched faces at most apart: IoU {f.iou_least:.4f}, score {f.score_difference:.5f}, "
-                f"landmarks {f.landmark_difference:.2%} of the box, pose {f.pose_difference_deg:.2f} degrees"
-            )
-        else:
-            lines.append("  faces: none in these pictures, so only the raw outputs were compared")
-        lines += [f"  FAILED: {failure}" for failure in self.failures] or ["  passed"]
-        return "\n".join(lines)
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{self.model} against {self.reference}, on {self.pictures}"
+        for size in self.sizes:
+            yield f"at {size.size_px} px"
+            yield from _map_lines(size.maps)
+            yield from _face_lines(size.faces, self.tolerance)
+            if size.reference is not None and size.candidate is not None:
+                yield from _measure_lines(size.reference, size.candidate)
+        for failure in self.failures:
+            yield f"  FAILED: {failure}"
+        if self.walk is not None:
+            yield f"  {self.walk}"
+        if self.passed:
+            yield "  passed"
 
 
 class DepartedError(ParityError):
-    """Parity missed its tolerance; ``report`` says by how much."""
+    """Parity missed its tolerance; ``report`` says by how much, ``advice`` what to do."""
 
-    def __init__(self, report: ParityReport) -> None:
+    def __init__(self, report: ParityReport, advice: str) -> None:
         self.report = report
         more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        super().__init__(
-            f"{report.model}: {report.failures[0]}{more}: no bundle was written; --force writes it as not verified"
-        )
+        walked = "" if report.walk is None else f"; {report.walk}"
+        super().__init__(f"{report.model}: {report.failures[0]}{more}{walked}: {advice}")
 
 
-def _failures(maps: list[MapParity], faces: FacesParity, tolerance: Tolerance) -> list[str]:
-    failures = [
-        f"output {m.name} is off by {m.share:.2g} of its range, {tolerance.raw:g} is allowed"
-        for m in maps
-        if not m.share <= tolerance.raw
-    ]
+def _summary(size: SizeParity) -> dict[str, object]:
+    worst = max(size.maps, key=lambda m: m.share)
+    decibels = [m.sqnr_db for m in size.maps if m.sqnr_db is not None]
+    return {
+        "size_px": size.size_px,
+        "worst_map": worst.name,
+        "worst_map_share_of_range": worst.share,
+        "sqnr_least_db": min(decibels, default=None),
+        "faces": size.faces.reference,
+        "faces_matched": size.faces.matched,
+        "faces_decided_by_a_tie": size.faces.ties,
+        "faces_missing": size.faces.missing,
+        "faces_extra": size.faces.extra,
+        "iou_least": size.faces.iou_least,
+        "score_difference": size.faces.score_difference,
+        "ap": {name: [round(ap, 4) for ap in both] for name, both in _aps(size).items()},
+    }
+
+
+def _aps(size: SizeParity) -> dict[str, tuple[float, float]]:
+    """AP of the reference and of the candidate by subset; none without labels that allow it."""
+    sides = [side.detection for side in (size.reference, size.candidate) if side is not None]
+    reference, candidate = sides if len(sides) == 2 else (None, None)
+    if reference is None or candidate is None:
+        return {}
+    return {name: (row.ap, candidate.ap[name].ap) for name, row in reference.ap.items()}
+
+
+def _failures(size: SizeParity, tolerance: Tolerance) -> Iterator[str]:
+    for m in size.maps:
+        if not m.share <= tolerance.raw:
+            yield f"output {m.name} is off by {m.share:.2g} of its range, {tolerance.raw:g} is allowed"
+        elif tolerance.sqnr_db is not None and m.sqnr_db is not None and not m.sqnr_db >= tolerance.sqnr_db:
+            yield f"output {m.name} has {m.sqnr_db:.1f} dB, {tolerance.sqnr_db:g} is asked for"
+        elif math.isinf(m.share):
+            yield f"output {m.name} is not finite, or not 0 where the reference is"
+    yield from _face_failures(size.faces, tolerance)
+    if tolerance.ap_loss is None:
+        return
+    aps = _aps(size)
+    if not aps:
+        yield "without labels there is no AP to hold an int8 model against a float one by: give --data with labels"
+    for name, (reference, candidate) in aps.items():
+        if not reference - candidate <= tolerance.ap_loss:
+            yield f"AP {name} is {candidate:.3f}, the reference's {reference:.3f}, {tolerance.ap_loss:g} is allowed"
+
+
+def _face_failures(faces: FacesParity, tolerance: Tolerance) -> Iterator[str]:
+    where = f", as in {', '.join(faces.examples[:3])}" if faces.examples else ""
+    if tolerance.share < 1:
+        lost = faces.missing + faces.shifted
+        allowed = 1 - tolerance.share
+        if lost > allowed * faces.reference or faces.extra > allowed * faces.candidate:
+            yield (
+                f"of {faces.reference} faces {faces.missing} are missing, {faces.shifted} have another score and "
+                f"{faces.extra} are extra, {allowed:.0%} of them are allowed{where}"
+            )
+        return
     if faces.missing or faces.extra:
-        where = ", ".join(faces.examples[:3])
-        failures.append(f"{faces.missing} faces are missing and {faces.extra} are extra, as in {where}")
+        yield f"{faces.missing} faces are missing and {faces.extra} are extra{where}"
     if not faces.score_difference <= tolerance.score:
-        failures.append(f"a score is off by {faces.score_difference:.4f}, {tolerance.score:g} is allowed")
-    return failures
+        yield f"a score is off by {faces.score_difference:.4f}, {tolerance.score:g} is allowed"
+
+
+def _map_lines(maps: list[MapParity]) -> Iterator[str]:
+    yield f"  {'output':<12} {'range':>9} {'largest':>10} {'of range':>9} {'SQNR dB':>8} {'cosine':>10}"
+    for m in maps:
+        sqnr = "exact" if m.sqnr_db is None else f"{m.sqnr_db:.1f}"
+        yield f"  {m.name:<12} {m.span:>9.3g} {m.largest_difference:>10.2e} {m.share:>9.2e} {sqnr:>8} {m.cosine:>10.7f}"
+
+
+def _face_lines(faces: FacesParity, tolerance: Tolerance) -> Iterator[str]:
+    if not faces.reference and not faces.candidate:
+        yield "  faces: none in these pictures, so only the raw outputs were compared"
+        return
+    scored = "" if tolerance.least_score is None else f" of score {tolerance.least_score:g} and more"
+    yield (
+        f"  faces{scored}: {faces.matched} of {faces.reference} matched at IoU {tolerance.iou:g} "
+        f"({faces.overlapping} at {IOU:g}), {faces.ties} decided by a tie, {faces.missing} missing, {faces.extra} extra"
+    )
+    yield (
+        f"  matched faces at most apart: IoU {faces.iou_least:.4f}, score {faces.score_difference:.5f} "
+        f"(mean {faces.score_difference_mean:.5f}), landmarks {faces.landmark_difference:.2%} of the box "
+        f"(mean {faces.landmark_difference_mean:.2%}), pose {faces.pose_difference_deg:.2f} degrees"
+    )
+    if faces.shifted:
+        yield f"  {faces.shifted} of them differ in score by more than {tolerance.score:g}"
+
+
+def _measure_lines(reference: Measures, candidate: Measures) -> Iterator[str]:
+    rows: list[tuple[str, float, float]] = []
+    if reference.detection is not None and candidate.detection is not None:
+        rows += [(f"AP {n}", row.ap, candidate.detection.ap[n].ap) for n, row in reference.detection.ap.items()]
+    if reference.landmarks is not None and candidate.landmarks is not None:
+        one, two = reference.landmarks.nme_percent, candidate.landmarks.nme_percent
+        rows += [("NME %", one, two)] if one is not None and two is not None else []
+    if reference.pose is not None and candidate.pose is not None:
+        one, two = reference.pose.mean_deg, candidate.pose.mean_deg
+        rows += [("pose MAE deg", one, two)] if one is not None and two is not None else []
+    if rows:
+        yield f"  {'by the labels':<14} {'reference':>9} {'this':>9} {'change':>9}"
+    for name, one, two in rows:
+        yield f"  {name:<14} {one:>9.4f} {two:>9.4f} {two - one:>+9.4f}"
 
 
 class MapSums:
@@ -180,101 +320,19 @@ class MapSums:
     def parity(self) -> MapParity:
         """The figures over everything added."""
         norm = math.sqrt(self._signal * self._other)
-        sqnr = 10 * math.log10(self._signal / self._noise) if self._noise > 0 and self._signal > 0 else None
         cosine = self._product / norm if norm else 1.0
         span = self._high - self._low
         scale = max(span, _LEAST_SPAN * max(abs(self._low), abs(self._high)))
         share = self._largest / scale if scale > 0 else self._largest * math.inf if self._largest else 0.0
-        return MapParity(self.name, span, self._largest, math.inf if math.isnan(share) else share, sqnr, cosine)
+        if math.isnan(share):
+            share = math.inf
+        return MapParity(self.name, span, self._largest, share, sqnr_db(self._signal, self._noise), cosine)
 
 
-def match(reference: Faces, candidate: Faces, iou_least: float) -> list[tuple[int, int, float]]:
-    """Pairs (index in reference, index in candidate, IoU >= ``iou_least``), one to one, the best IoU first."""
-    if not len(reference) or not len(candidate):
-        return []
-    overlap = iou(reference.boxes, candidate.boxes)
-    pairs = np.argwhere(overlap >= iou_least)
-    pairs = pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]
-    used_reference: set[int] = set()
-    used_candidate: set[int] = set()
-    chosen = []
-    for i, j in pairs.tolist():
-        if i not in used_reference and j not in used_candidate:
-            used_reference.add(i)
-            used_candidate.add(j)
-            chosen.append((i, j, float(overlap[i, j])))
-    return chosen
-
-
-class FaceSums:
-    """Running comparison of the faces of one picture after the other."""
-
-    def __init__(self, tolerance: Tolerance) -> None:
-        self._tolerance = tolerance
-        self._count = dict.fromkeys(("pictures", "reference", "candidate", "matched", "ties", "missing", "extra"), 0)
-        self._iou_least = 1.0
-        self._score = self._landmarks = self._pose_deg = 0.0
-        self._examples: list[str] = []
-
-    def add(
-        self,
-        picture: str,
-        reference: Faces,
-        candidate: Faces,
-        reference_contenders: Callable[[], Faces],
-        candidate_contenders: Callable[[], Faces],
-    ) -> None:
-        """Count one picture. The contenders, asked for only when a face has no partner, are what each side finds with a
-        score threshold lower by the score tolerance and without NMS: a face that the other side has among them was
-        found there too, and lost by a tie."""
-        pairs = match(reference, candidate, self._tolerance.iou)
-        self._differences(reference, candidate, pairs)
-        missing = _without(reference, {i for i, _, _ in pairs})
-        extra = _without(candidate, {j for _, j, _ in pairs})
-        lost = len(missing) - self._tied(missing, candidate_contenders)
-        added = len(extra) - self._tied(extra, reference_contenders)
-        counts: Mapping[str, int] = {
-            "pictures": 1, "reference": len(reference), "candidate": len(candidate), "matched": len(pairs),
-            "ties": len(missing) - lost + len(extra) - added, "missing": lost, "extra": added,
-        }
-        for name, value in counts.items():
-            self._count[name] += value
-        if (lost or added) and len(self._examples) < _EXAMPLES:
-            self._examples.append(f"{picture} ({lost} missing, {added} extra)")
-
-    def _tied(self, alone: Faces, contenders: Callable[[], Faces]) -> int:
-        if not len(alone):
-            return 0
-        other = contenders()
-        return sum(
-            1
-            for i, j, _ in match(alone, other, self._tolerance.iou)
-            if abs(float(alone.scores[i]) - float(other.scores[j])) <= self._tolerance.score
-        )
-
-    def _differences(self, reference: Faces, candidate: Faces, pairs: list[tuple[int, int, float]]) -> None:
-        for i, j, overlap in pairs:
-            self._iou_least = min(self._iou_least, overlap)
-            self._score = _largest(self._score, reference.scores[i] - candidate.scores[j])
-            if reference.landmarks is not None and candidate.landmarks is not None:
-                x1, y1, x2, y2 = reference.boxes[i].tolist()
-                side = math.sqrt(max((x2 - x1) * (y2 - y1), 1e-6))
-                self._landmarks = _largest(self._landmarks, (reference.landmarks[i] - candidate.landmarks[j]) / side)
-            if reference.pose is not None and candidate.pose is not None:
-                self._pose_deg = _largest(self._pose_deg, reference.pose[i] - candidate.pose[j])
-
-    def parity(self) -> FacesParity:
-        """The figures over every picture added."""
-        return FacesParity(
-            **self._count, iou_least=self._iou_least, score_difference=self._score,
-            landmark_difference=self._landmarks, pose_difference_deg=self._pose_deg, examples=self._examples,
-        )
-
-
-def _largest(so_far: float, difference: np.float32 | Floats) -> float:
-    return float(np.maximum(so_far, np.abs(difference).max()))
-
-
-def _without(faces: Faces, taken: set[int]) -> Faces:
-    keep = [i for i in range(len(faces)) if i not in taken]
-    return Faces(faces.boxes[keep], faces.scores[keep])
+def sqnr_db(signal: float, noise: float) -> float | None:
+    """10 log10 of a signal's power over its noise's; None without noise, minus infinity where nothing can be said."""
+    if noise == 0:
+        return None
+    if not (signal > 0 and math.isfinite(noise)):
+        return -math.inf
+    return 10 * math.log10(signal / noise)

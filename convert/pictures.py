@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.data.annotations import ANNOTATIONS, read_annotations
+from edgeface.data.annotations import ANNOTATIONS, Picture, read_annotations
 from edgeface.errors import InputError
+from edgeface.evaluation.measure import check_size, spread
 
 Image = NDArray[np.uint8]
 
@@ -22,20 +23,28 @@ _EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".web
 
 @dataclass(frozen=True)
 class Pictures:
-    """Named pictures and ``source``, which says in words what they are. An item is a file or (H, W, 3) uint8 BGR."""
+    """Named pictures and ``source``, which says in words what they are. An item is a file or (H, W, 3) uint8 BGR.
+
+    ``annotated`` are the annotations of the items, one each, where there are any.
+    """
 
     source: str
     items: Sequence[tuple[str, Path | Image]]
+    annotated: Sequence[Picture] = ()
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __iter__(self) -> Iterator[tuple[str, Image]]:
-        """(name, (H, W, 3) uint8 BGR), read one at a time; raises InputError."""
+        """(name, (H, W, 3) uint8 BGR), read one at a time. Raises InputError, and DataError when a picture is not of
+        its annotated size."""
         from edgeface.images import read_image
 
-        for name, item in self.items:
-            yield name, read_image(item) if isinstance(item, Path) else item
+        for i, (name, item) in enumerate(self.items):
+            image = read_image(item) if isinstance(item, Path) else item
+            if self.annotated:
+                check_size(self.annotated[i], image)
+            yield name, image
 
 
 def choose(folder: Path | None = None, limit: int = LIMIT) -> Pictures:
@@ -57,17 +66,19 @@ def choose(folder: Path | None = None, limit: int = LIMIT) -> Pictures:
 def _of_folder(folder: Path, limit: int) -> Pictures:
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder of pictures")
-    annotated = (folder / ANNOTATIONS).is_file()
-    if annotated:
-        paths = [picture.path for picture in read_annotations(folder, "dev")]
+    annotated: list[Picture] = []
+    if (folder / ANNOTATIONS).is_file():
+        whole = read_annotations(folder, "dev")
+        annotated = spread(whole, limit)
+        count, paths = len(whole), [picture.path for picture in annotated]
     else:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _EXTENSIONS)
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _EXTENSIONS)
+        count, paths = len(found), spread(found, limit)
     if not paths:
         raise InputError(f"{folder}: no pictures in it: give another folder")
-    chosen = [paths[i * len(paths) // limit] for i in range(limit)] if len(paths) > limit else paths
     part = "dev part of " if annotated else ""
-    source = f"{len(chosen)} of {len(paths)} pictures, {part}{folder.resolve().name}"
-    return Pictures(source, [(path.name, path) for path in chosen])
+    source = f"{len(paths)} of {count} pictures, {part}{folder.resolve().name}"
+    return Pictures(source, [(path.name, path) for path in paths], annotated)
 
 
 def _astronaut() -> list[tuple[str, Path | Image]]:

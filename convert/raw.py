@@ -52,12 +52,12 @@ def compare_raw(
             count = next(counts)
             for i, stage in pose:
                 for level, reference_net, candidate_net in zip(dense.levels, reference[i], candidate[i], strict=True):
-                    patches = _strongest_patches(maps, level, stage.patch, count)
+                    patches = strongest_patches(maps, level, stage.patch, count)
                     _both(reference_net, candidate_net, patches, patches, pose_sums[i, level.stride])
     return [output.parity() for sums in (map_sums, *pose_sums.values()) for output in sums.values()]
 
 
-def _strongest_patches(maps: Mapping[str, Floats], level: Level, patch: int, count: int) -> Floats:
+def strongest_patches(maps: Mapping[str, Floats], level: Level, patch: int, count: int) -> Floats:
     """Feature patches round the ``count`` positions with the highest logits, fewer on a smaller map."""
     assert level.features is not None       # a bundle with a pose stage has them, or no Detector opens it
     score = maps[level.score].max(axis=0)

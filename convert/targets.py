@@ -13,6 +13,7 @@ from edgeface.registry import Registry
 
 if TYPE_CHECKING:
     from edgeface.models.mos_export import Graph
+    from edgeface.runtime.engines.torch import Points
 
     from .parity import Tolerance
 
@@ -24,14 +25,16 @@ class Target:
     ``packages`` are what ``write`` and the engine import; ``engine`` is the name in edgeface.runtime.engines;
     ``tolerances`` by precision also says which precisions there are, the default one first. A graph becomes one file a
     suffix: ``write(graph, paths, precision)`` makes ``paths``, in the order of ``suffixes``, and raises ConversionError
-    or OSError.
+    or OSError; it gives notes for whoever converts, texts of some lines each, or None. ``points`` is where the engine
+    rounds in int8: at every tensor, or at what int8 layers read, with float32 between.
     """
 
     packages: tuple[str, ...]
     engine: str
     tolerances: Mapping[str, Tolerance]
     suffixes: tuple[str, ...]
-    write: Callable[[Graph, Sequence[Path], str], None]
+    write: Callable[[Graph, Sequence[Path], str], list[str] | None]
+    points: Points = "all"
 
     def files(self, stem: str) -> list[str]:
         """The names of the files that a graph called ``stem`` becomes."""
@@ -39,6 +42,14 @@ class Target:
 
 
 target: Registry[Target] = Registry("target", UnknownTargetError)
+
+
+def target_of(engine: str) -> Target:
+    """The target whose files ``engine`` runs; raises UnknownTargetError."""
+    for name in target.names():
+        if target.get(name).engine == engine:
+            return target.get(name)
+    raise UnknownTargetError(f"nothing is converted for the engine {engine!r}: give a bundle for another engine")
 
 
 def require(packages: Iterable[str]) -> None:

@@ -20,6 +20,8 @@ EdgefaceError                    1   anything below, for callers that want one e
 ├── OutputError                 10   a result cannot be written
 └── MissingExtraError           11   a package of an optional extra is not installed
 
+and one warning, UnverifiedBundleWarning.
+
 A library function raises; only the command line exits, with ``exit_code``. Each text is one line that says what was
 wrong, in which file, and what to do.
 """
@@ -125,3 +127,7 @@ class MissingExtraError(EdgefaceError):
     """A package that an optional extra installs is missing."""
 
     exit_code = 11
+
+
+class UnverifiedBundleWarning(UserWarning):
+    """A bundle is in use that departed from its checkpoint, or was never compared with it."""

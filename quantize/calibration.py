@@ -34,7 +34,7 @@ class Seen:
     @property
     def centres(self) -> NDArray[np.float64]:
         """The middles of the bins (BINS,)."""
-        return (np.arange(BINS) + 0.5) * (self.largest / BINS)
+        return np.linspace(0, self.largest, BINS, endpoint=False) + self.largest / BINS / 2
 
 
 class UnknownCalibrationError(UnknownNameError):

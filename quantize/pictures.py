@@ -1,4 +1,4 @@
-"""The pictures that scales are calibrated on: a few of the training part of the data folder, as the network sees them."""
+"""The pictures that scales are calibrated on: a few of the training part, as the network sees them."""
 
 from __future__ import annotations
 

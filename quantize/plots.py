@@ -63,8 +63,8 @@ def plot_layers(report: Report, directory: Path) -> Path:
         loc="outside lower center", ncols=4,
     )
     figure.suptitle(
-        f"int8 by {report.method}: loss {report.float_loss:.3f} in float, {report.inputs_percent:+.2f} % as ncnn rounds, "
-        f"{report.all_percent:+.2f} % as TFLite does" + _in_float(report)
+        f"int8 by {report.method}: loss {report.float_loss:.3f} in float, {report.inputs_percent:+.2f} % as ncnn "
+        f"rounds, {report.all_percent:+.2f} % as TFLite does" + _in_float(report)
     )
     path = directory / PICTURE
     with replacing(path) as temporary:

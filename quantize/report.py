@@ -53,7 +53,7 @@ class LayerRow(msgspec.Struct, frozen=True):
 
 
 class PointRow(msgspec.Struct, frozen=True):
-    """A tensor that no convolution reads, so that TFLite rounds it and ncnn does not; ``loss_percent`` from it alone."""
+    """A tensor that no convolution reads, so that only TFLite rounds it; ``loss_percent``: from it alone."""
 
     tensor: TensorRow
     loss_percent: float
@@ -77,10 +77,9 @@ class Report(msgspec.Struct, frozen=True):
     def to_summary(self) -> str:
         """The losses, and the layers that lose most, in two lines."""
         worst = sorted(self.layers, key=lambda row: -row.loss_percent)[:3]
-        return (
-            f"loss in int8: {self.inputs_percent:+.2f} % of float's as ncnn rounds, {self.all_percent:+.2f} % as TFLite "
-            f"does\nmost from: {', '.join(f'{row.name} {row.loss_percent:+.2f} %' for row in worst)}"
-        )
+        loss = f"{self.inputs_percent:+.2f} % above float's as ncnn rounds, {self.all_percent:+.2f} % as TFLite does"
+        names = ", ".join(f"{row.name} {row.loss_percent:+.2f} %" for row in worst)
+        return f"loss in int8: {loss}\nmost from: {names}"
 
     def to_text(self) -> str:
         """The report as a Markdown document."""

@@ -1,7 +1,7 @@
-"""What the task loses to int8: the training loss with one layer quantised, with all, and with as few in float as will do.
+"""What the task loses to int8: with one layer quantised, with all of them, and with as few in float as will do.
 
-The loss is that of the training objective with its starting weights, on a few fixed crops of the dev parts. It takes
-the same picture through the network each time, so that a layer's share shows in small differences that AP would hide.
+Counted is the training objective's loss, with its starting weights, on a few fixed crops of the dev parts. The same
+pixels go through the network each time, so that a single layer shows, whose effect AP would hide.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Progress = Callable[[Iterable[T], str, int], Iterable[T]]
 
 
 def dev_batches(data: Path, config: Config, crops: int = CROPS, size_px: int = CROP_PX) -> list[Batch]:
-    """Fixed crops of the dev parts below ``data``, cut as training cuts them but neither coloured, turned nor pasted in.
+    """Fixed crops of the dev parts below ``data``, cut as training cuts them but not augmented.
 
     ``crops`` of (size_px, size_px), in batches of 8. Raises DataError when no set has a dev part.
     """
@@ -189,9 +189,9 @@ class AutoKept:
         before, after = (100 * (loss / self.float_loss - 1) for loss in (self.before, self.after))
         chosen = [name for name in self.kept if name not in fixed]
         if not chosen:
-            return f"auto-keep: the loss in int8 is {before:+.2f} % of float's, under the bound: no layer stays in float"
-        lines = [f"auto-keep: {len(chosen)} layers stay in float, the loss is {before:+.2f} % without, {after:+.2f} % with"]
-        return "\n".join([*lines, *(f"  {name}" for name in chosen)])
+            return f"auto-keep: the loss in int8 is {before:+.2f} % above float's, within the bound: nothing to keep"
+        head = f"auto-keep: {len(chosen)} left in float: loss from {before:+.2f} to {after:+.2f} % above float's"
+        return "\n".join([head, *(f"  {name}" for name in chosen)])
 
 
 def auto_keep(

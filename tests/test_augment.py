@@ -57,6 +57,41 @@ def test_flip_swaps_landmarks_and_turns_yaw_and_roll() -> None:
     assert np.array_equal(twice.targets.landmarks, crop.targets.landmarks)
 
 
+def test_a_turned_face_keeps_its_points_on_their_pixels() -> None:
+    image = np.zeros((101, 101, 3), np.uint8)
+    points = [(30, 40), (70, 45), (50, 55), (35, 70), (66, 72)]
+    for x, y in points:
+        image[y - 1 : y + 2, x - 1 : x + 2] = 255
+    crop = Crop(image, targets([[20, 20, 80, 90]]))
+    crop.targets.landmarks[0] = np.array(points) + 0.5
+    turned = augment.turn(crop, 25)
+    for x, y in turned.targets.landmarks[0] - 0.5:
+        assert turned.image[round(float(y)), round(float(x)), 0] > 150
+    # Clockwise: what was right of the centre is lower now.
+    assert turned.targets.landmarks[0, 1, 1] > crop.targets.landmarks[0, 1, 1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-40, 40), st.floats(-60, 60), st.floats(-40, 40), st.floats(-45, 45))
+def test_turning_multiplies_the_head_s_rotation(pitch: float, yaw: float, roll: float, angle: float) -> None:
+    before = targets([[10, 10, 30, 40]])
+    before.pose[0] = pitch, yaw, roll
+    after = before.turned(angle, (25, 25))
+    expected = _rotation(0, 0, angle) @ _rotation(pitch, yaw, roll)
+    assert np.abs(_rotation(*after.pose[0]) - expected).max() < 1e-5
+    assert np.abs(after.turned(-angle, (25, 25)).pose - before.pose).max() < 1e-2
+
+
+def _rotation(pitch: float, yaw: float, roll: float) -> NDArray[np.float64]:
+    """Rx(pitch) Ry(-yaw) Rz(roll), degrees."""
+    p, y, r = np.radians([pitch, -yaw, roll])
+    about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
+    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
+    product: NDArray[np.float64] = about_x @ about_y @ about_z
+    return product
+
+
 def test_a_face_whose_centre_is_cut_off_is_ignored_and_one_outside_is_gone() -> None:
     faces = targets([[50, 50, 80, 80], [90, 50, 120, 80], [140, 50, 155, 80]])
     crop = augment.cut(np.zeros((120, 160, 3), np.uint8), faces, (0, 0), 1.0, 100)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
 
 import click
 
-from edgeface.errors import EdgefaceError
+from edgeface.errors import EdgefaceError, UnverifiedBundleWarning
 from edgeface.registry import unknown_name
 
 INTERRUPTED = 130
@@ -24,7 +27,9 @@ COMMANDS = {
     "models": _Lazy("edgeface.cli.models:command", "List, describe and verify models."),
     "train": _Lazy("edgeface.cli.train:command", "Train a model."),
     "evaluate": _Lazy("edgeface.cli.evaluate:command", "Measure a model on annotated pictures."),
+    "quantize": _Lazy("edgeface.cli.quantize:command", "Make an int8 checkpoint from a float one."),
     "convert": _Lazy("edgeface.cli.convert:command", "Convert a checkpoint to a bundle, and compare the two."),
+    "parity": _Lazy("edgeface.cli.parity:command", "Compare a bundle with a checkpoint."),
 }
 
 
@@ -67,13 +72,34 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_in_one_line():
+                return super().invoke(ctx)
         except EdgefaceError as error:
             click.echo(f"edgeface: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("edgeface: stopped", err=True)
             ctx.exit(INTERRUPTED)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """edgeface's own warnings in the form of its errors, each time; all others as Python shows them."""
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:
+        if issubclass(category, UnverifiedBundleWarning):
+            click.echo(f"edgeface: warning: {message}", err=True)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UnverifiedBundleWarning)
+        before = warnings.showwarning
+        warnings.showwarning = show
+        yield
 
 
 @click.group(

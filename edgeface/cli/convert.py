@@ -14,8 +14,11 @@ import click
 
 @click.command("convert", short_help="Make a bundle for an engine from a checkpoint.")
 @click.argument("model")
-@click.option("--target", "target_name", required=True, help="What to make: ncnn or onnx.")
-@click.option("--precision", help="fp16 or fp32.  [default: fp16 for ncnn, fp32 for onnx]")
+@click.option("--target", "target_name", required=True, help="What to make: ncnn, onnx or tflite.")
+@click.option(
+    "--precision",
+    help="int8, fp16 or fp32.  [default: int8 for a quantised checkpoint, else fp16, fp32 for onnx]",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The bundle's directory.  [default: MODEL-PRECISION-ENGINE here]"
 )
@@ -24,7 +27,11 @@ import click
     type=click.Path(path_type=Path),
     help="Folder of pictures to compare on.  [default: dev part of ../shared/data/wider, or what is at hand]",
 )
-@click.option("--size", "size_px", type=click.IntRange(min=1), help="The bundle's input size, longest side in pixels.")
+@click.option(
+    "--size", "sizes_px", type=click.IntRange(min=1), multiple=True,
+    help="Input size, longest side in pixels; given several times, the comparison is made at each, and the first is "
+    "the bundle's default.",
+)
 @click.option("--force", is_flag=True, help="Write the bundle even if it finds other faces, marked as not verified.")
 @click.option(
     "--json",
@@ -38,7 +45,7 @@ def command(
     precision: str | None,
     out: Path | None,
     pictures: Path | None,
-    size_px: int | None,
+    sizes_px: tuple[int, ...],
     force: bool,
     json_path: Path | None,
 ) -> None:
@@ -47,6 +54,9 @@ def command(
     \b
     edgeface convert mos_s.pt --target ncnn
     edgeface convert mos_s --target onnx --out door
+    edgeface convert mos_s_qat.pt --target tflite --size 640 --size 320
+
+    A quantised checkpoint, made by 'edgeface quantize', converts to int8 and a float one to fp16 or fp32.
 
     The comparison says which pictures it was made on. A bundle whose raw outputs or faces are too far from torch's is
     not written, unless with --force.
@@ -62,8 +72,8 @@ def command(
     try:
         with _cleaning_up():
             done = convert(
-                model, target_name, precision=precision, out=out, pictures=pictures, size_px=size_px, force=force,
-                watch=progress,
+                model, target_name, precision=precision, out=out, pictures=pictures, size_px=sizes_px or None,
+                force=force, watch=progress,
             )
     except DepartedError as error:
         click.echo(error.report.to_text(), err=True)
@@ -71,6 +81,8 @@ def command(
             write_bytes(json_path, error.report.to_json())
         raise
     click.echo(done.report.to_text())
+    for note in done.notes:
+        click.echo(note)
     size_mb = sum(file.size_bytes for file in done.bundle.files) / 1e6
     click.echo(f"{done.directory}: {size_mb:.2f} MB{'' if done.bundle.verified else ', not verified'}")
     if json_path is not None:

@@ -42,6 +42,7 @@ class Options:
     out: Path | None = DEFAULT_OUT
     json: str | None = None
     max_megapixels: float = MAX_MEGAPIXELS
+    device: str = "cpu"
 
 
 @dataclass
@@ -227,6 +228,7 @@ def _load(options: Options) -> Detector:
         size=options.size,
         score=options.score,
         nms=options.nms,
+        device=options.device,
     )
 
 
@@ -259,6 +261,7 @@ def complete_model(
 @click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all, at most 4]")
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
+@click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help=f"The folder for the drawn pictures and videos.  [default: {DEFAULT_OUT}]")
 @click.option("--no-draw", is_flag=True, help="Draw nothing and make no folder.")
@@ -276,6 +279,7 @@ def command(
     nms: float | None,
     threads: int | None,
     engine: str | None,
+    device: str,
     out: Path | None,
     no_draw: bool,
     json_target: str | None,
@@ -300,5 +304,5 @@ def command(
     # Stopped by a service manager, the temporary files are removed as after Ctrl-C.
     signal.signal(signal.SIGTERM, _terminated)
     drawn = None if no_draw else out or DEFAULT_OUT
-    options = Options(model, size, score, nms, threads, engine, drawn, json_target, max_megapixels)
+    options = Options(model, size, score, nms, threads, engine, drawn, json_target, max_megapixels, device)
     context.exit(run(sources, options))

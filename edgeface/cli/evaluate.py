@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+GPU_BATCH = 16
+
 
 @click.command("evaluate", short_help="Measure a model on annotated pictures.")
 @click.argument("model")
@@ -28,6 +30,7 @@ import click
 @click.option("--nms", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Largest IoU of two faces.")
 @click.option("--engine", help="Engine to run with; torch for a checkpoint.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.  [default: processors, at most 4]")
+@click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many pictures, spread evenly over the part.")
 @click.option(
     "--json",
@@ -44,6 +47,7 @@ def command(
     nms: float,
     engine: str | None,
     threads: int | None,
+    device: str,
     limit: int | None,
     json_target: str | None,
 ) -> None:
@@ -66,7 +70,7 @@ def command(
     from edgeface.cli.results import STDOUT, json_lines, say
     from edgeface.data.annotations import ANNOTATIONS, read_annotations
     from edgeface.errors import DataError
-    from edgeface.evaluation.measure import detect_all, measure, reasons_against, spread
+    from edgeface.evaluation.measure import detect_batches, measure, reasons_against, spread
     from edgeface.evaluation.report import Measures, Report
     from edgeface.images import read_image
 
@@ -76,9 +80,12 @@ def command(
     if set(reasons) == Measures.names():
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise DataError(f"{data / ANNOTATIONS}: nothing to measure in its {split} part ({why}): choose another set")
-    detector = edgeface.load(model, engine=engine, threads=threads, size=size, score=score, nms=nms)
+    detector = edgeface.load(
+        model, engine=engine, threads=threads, size=size, score=score, nms=nms, device=device
+    )
     with json_lines(json_target) as lines:
-        detections = detect_all(detector, progress(pictures, "evaluating", len(pictures)), read_image)
+        shown = progress(pictures, "evaluating", len(pictures))
+        detections = detect_batches(detector.batch, shown, read_image, 1 if device == "cpu" else GPU_BATCH)
         report = Report(
             model=detector.bundle.name,
             engine=detector.bundle.engine,

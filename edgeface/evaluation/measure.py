@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +21,10 @@ from edgeface.faces import Faces
 FALSE_ALARM_SCORE = 0.5
 
 Image = NDArray[np.uint8]
+T = TypeVar("T")
 
 
-def spread(pictures: Sequence[Picture], limit: int | None) -> list[Picture]:
+def spread(pictures: Sequence[T], limit: int | None) -> list[T]:
     """``limit`` pictures (1 or more) at even distances, or all where there are no more; the order stays."""
     if limit is None or limit >= len(pictures):
         return list(pictures)
@@ -31,22 +34,43 @@ def spread(pictures: Sequence[Picture], limit: int | None) -> list[Picture]:
 def detect_all(
     detector: Callable[[Image], Faces], pictures: Iterable[Picture], read: Callable[[Path], Image]
 ) -> list[Faces]:
-    """The detector's faces for every picture; ``read`` gives a file as uint8 (H, W, 3) BGR.
+    """The detector's faces for every picture; ``read`` gives a file as uint8 (H, W, 3) BGR. Raises as
+    ``detect_batches`` does."""
+    return detect_batches(lambda images: [detector(image) for image in images], pictures, read, 1)
+
+
+def detect_batches(
+    detect: Callable[[list[Image]], list[Faces]],
+    pictures: Iterable[Picture],
+    read: Callable[[Path], Image],
+    count: int,
+) -> list[Faces]:
+    """The faces for every picture by ``detect``, which is given ``count`` of them at once, as ``Detector.batch`` takes
+    them.
 
     Raises DataError when a picture is not of its annotated size, because its coordinates would then mean nothing,
     and whatever ``read`` and the detector raise: a measurement that leaves pictures out is none.
     """
-    detections = []
-    for picture in pictures:
-        image = read(picture.path)
-        height, width = image.shape[:2]
-        if (width, height) != (picture.width, picture.height):
-            raise DataError(
-                f"{picture.path}: is {width}x{height}, its annotation says {picture.width}x{picture.height}: "
-                "mend the annotation or the picture"
-            )
-        detections.append(detector(image))
+    detections: list[Faces] = []
+    iterator = iter(pictures)
+    while batch := list(islice(iterator, count)):
+        images = []
+        for picture in batch:
+            image = read(picture.path)
+            check_size(picture, image)
+            images.append(image)
+        detections += detect(images)
     return detections
+
+
+def check_size(picture: Picture, image: Image) -> None:
+    """Raise DataError when a picture (H, W, 3) is not of its annotated size."""
+    height, width = image.shape[:2]
+    if (width, height) != (picture.width, picture.height):
+        raise DataError(
+            f"{picture.path}: is {width}x{height}, its annotation says {picture.width}x{picture.height}: "
+            "mend the annotation or the picture"
+        )
 
 
 def reasons_against(pictures: Sequence[Picture]) -> dict[str, str]:

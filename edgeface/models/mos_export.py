@@ -81,9 +81,9 @@ def graphs(net: nn.Module) -> list[Graph]:
     """Every network of the net's bundle: "dense", then "pose8", "pose16", "pose32".
 
     A ``MOS`` is folded first, with copies of its weights; a ``FoldedMOS`` is taken as it is, in its mode. Dense: (1, 3,
-    H, W), H and W multiples of 32 -> one map a name of ``dense_outputs``; a level of stride s with A anchors gives score
-    (1, A, H/s, W/s), box (1, 4A, ...), landmarks (1, 10A, ...), features (1, C, ...). Pose: patches side by side (1, C,
-    3, 3P) -> logits (1, 198, 1, P). Raises ConversionError for a network that is not MOS.
+    H, W), H and W multiples of 32 -> one map a name of ``dense_outputs``; a level of stride s with A anchors gives
+    score (1, A, H/s, W/s), box (1, 4A, ...), landmarks (1, 10A, ...), features (1, C, ...). Pose: patches side by side
+    (1, C, 3, 3P) -> logits (1, 198, 1, P). Raises ConversionError for a network that is not MOS.
     """
     if isinstance(net, MOS):
         net = FoldedMOS(net)

@@ -18,6 +18,7 @@ from edgeface.models.blocks import FPN, SSH
 from edgeface.models.mos import MOS, PIXEL_SCALE, POSE_BINS, DenseOutput, PoseHead, gather_patches
 from edgeface.models.multitask import MultiTaskHead
 from edgeface.models.shuffle_free import Layout, ShuffleFreeStage, folded, read_through
+from edgeface.models.shufflenetv2 import ShuffleNetV2
 from edgeface.quantize.modules import FoldedConv, Point, Signal, concatenated
 
 PATCH = 3
@@ -38,7 +39,7 @@ def _plain(weight: Tensor, bias: Tensor | None, stride: int = 1, relu: bool = Fa
 class FoldedBackbone(nn.Module):
     """The stem and the stages; ``layouts`` are the orders of the channels at strides 8, 16, 32."""
 
-    def __init__(self, backbone: nn.Module, multiple: int) -> None:
+    def __init__(self, backbone: ShuffleNetV2, multiple: int) -> None:
         super().__init__()
         self.stem = _conv(backbone.stem[0], 2)
         self.stem_out = Point()
@@ -46,6 +47,7 @@ class FoldedBackbone(nn.Module):
         self.stages = nn.ModuleList()
         self.layouts: list[Layout] = []
         for units in backbone.stages:
+            assert isinstance(units, nn.Sequential)
             stage = ShuffleFreeStage(list(units), layout, multiple)
             layout = stage.layout
             self.stages.append(stage)
@@ -149,13 +151,15 @@ class FoldedMOS(nn.Module):
         self.data = Point(PIXEL_SCALE, fixed=True)      # pixels less their mean: whole numbers already
         self.backbone = FoldedBackbone(net.backbone, channel_multiple)
         self.fpn = FoldedFPN(net.fpn, self.backbone.layouts)
-        self.context = nn.ModuleList(FoldedSSH(ssh) for ssh in net.context)
-        self.heads = nn.ModuleList(FoldedHead(head) for head in net.heads)
+        heads = [head for head in net.heads if isinstance(head, MultiTaskHead)]
+        self.context = nn.ModuleList(FoldedSSH(ssh) for ssh in net.context if isinstance(ssh, SSH))
+        self.heads = nn.ModuleList(FoldedHead(head) for head in heads)
         # The levels' first convolutions differ by the folded task, so each level has a head of its own.
-        self.pose_heads = nn.ModuleList(FoldedPoseHead(head, net.pose_head) for head in net.heads)
+        self.pose_heads = nn.ModuleList(FoldedPoseHead(head, net.pose_head) for head in heads)
 
     def maps(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """(N, 3, H, W) -> score (N, A, h, w), box (N, 4A, ...), landmarks (N, 10A, ...), features (N, C, ...) a level."""
+        """(N, 3, H, W) -> a level's score (N, A, h, w), box (N, 4A, ...), landmarks (N, 10A, ...), features (N, C, ...).
+        """
         levels = self.fpn(self.backbone(self.data(x)))
         found = []
         for context, head, level in zip(self.context, self.heads, levels, strict=True):

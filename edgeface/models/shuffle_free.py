@@ -115,16 +115,19 @@ class ShuffleFreeStage(nn.Module):
     because engines pack so many channels together.
     """
 
-    def __init__(self, units: Sequence[ShuffleUnit], layout: Layout, multiple: int) -> None:
+    def __init__(self, units: Sequence[nn.Module], layout: Layout, multiple: int) -> None:
         super().__init__()
-        half = units[0].branch[2][0].out_channels
+        half = len(folded(_blocks(units[0])[-1])[1])
         fates = _fates(len(units), half)
         inner = filled(half, multiple)
         order: dict[int, list[_Origin | None]] = {unit: [] for unit in range(1, len(units) + 1)}
         self.stream = Point()
         self.branches = nn.ModuleList()
         for number, unit in enumerate(units):
+            blocks = _blocks(unit)
             if number == 0:
+                assert isinstance(unit, ShuffleUnit)
+                assert isinstance(unit.shortcut, nn.Sequential)
                 weight, bias = written_to(*folded(unit.shortcut[0]), layout)
                 depthwise = FoldedConv(weight, bias, 2, 1, len(layout), relu=False)
                 last, slices = _last(unit.shortcut[1], layout, fates, 0, True, multiple, order)
@@ -133,11 +136,11 @@ class ShuffleFreeStage(nn.Module):
             else:
                 logical = {origin: i for i, origin in enumerate(fates.reads[number])}
                 source = [None if origin is None else logical[origin] for origin in order[number]]
-            weight, bias = folded(unit.branch[0])
+            weight, bias = folded(blocks[0])
             first = FoldedConv(*written_to(read_through(weight, source), bias, inner))
-            weight, bias = written_to(*folded(unit.branch[1]), inner)
-            depthwise = FoldedConv(weight, bias, unit.stride, 1, len(inner), relu=False)
-            last, slices = _last(unit.branch[2], inner, fates, number, False, multiple, order)
+            weight, bias = written_to(*folded(blocks[1]), inner)
+            depthwise = FoldedConv(weight, bias, 1 if number else 2, 1, len(inner), relu=False)
+            last, slices = _last(blocks[2], inner, fates, number, False, multiple, order)
             self.branches.append(_Branch(first, depthwise, last, slices))
         logical = {origin: i for i, origin in enumerate(fates.left)}
         self.layout: Layout = [None if origin is None else logical[origin] for origin in order[len(units)]]
@@ -153,6 +156,12 @@ class ShuffleFreeStage(nn.Module):
         for number, branch in enumerate(self.branches):
             give(branch(concatenated(waiting[number]) if number else signal, self.stream))
         return concatenated(waiting[len(self.branches)])
+
+
+def _blocks(unit: nn.Module) -> list[nn.Module]:
+    """The three ConvBN of a unit's branch."""
+    assert isinstance(unit, ShuffleUnit)
+    return list(unit.branch)
 
 
 def _last(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from edgeface.bundle import Bundle, DenseStage, read_bundle
-from edgeface.errors import OptionError
+from edgeface.errors import OptionError, UnverifiedBundleWarning
 from edgeface.runtime import catalog, engines
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, Session
@@ -19,12 +20,17 @@ def default_threads() -> int:
     return max(1, min(MAX_DEFAULT_THREADS, len(os.sched_getaffinity(0))))
 
 
-def open_sessions(directory: Path, bundle: Bundle, threads: int, *, exact: bool = False) -> list[list[Session]]:
+def open_sessions(
+    directory: Path, bundle: Bundle, threads: int, *, exact: bool = False, device: str = "cpu"
+) -> list[list[Session]]:
     """Every net of a bundle in ``directory``, opened by the bundle's engine: one list a stage, one entry a file set.
 
-    ``exact`` is that of ``Options``. Raises UnknownEngineError, EngineError and MissingExtraError.
+    ``exact`` and ``device`` are those of ``Options``. Raises UnknownEngineError, EngineError, MissingExtraError, and
+    OptionError for a device that the engine does not run on.
     """
-    options = Options(threads, bundle.precision, exact)
+    if device != "cpu" and bundle.engine != "torch":
+        raise OptionError(f"the engine {bundle.engine} runs on the CPU, not on {device!r}: leave the device out")
+    options = Options(threads, bundle.precision, exact, device)
     open_net = engines.engine.get(bundle.engine)
     return [
         [
@@ -43,15 +49,17 @@ def load(
     size: int | None = None,
     score: float | None = None,
     nms: float | None = None,
+    device: str = "cpu",
 ) -> Detector:
     """A detector from a model's or a bundle's name, a bundle's directory, or a checkpoint.
 
-    ``engine``: the one to run with; "torch" runs a float checkpoint, and needs torch. ``threads``: by default the
-    processors at hand, at most 4. ``size`` (longest side of the net's input, px), ``score`` and ``nms`` (0..1) are the
-    bundle's own where they are None.
+    ``engine``: the one to run with; "torch" runs a checkpoint, and needs torch. ``threads``: by default the processors
+    at hand, at most 4. ``size`` (longest side of the net's input, px), ``score`` and ``nms`` (0..1) are the bundle's
+    own where they are None. ``device`` is torch's: "cpu", "cuda", "cuda:1".
 
-    Raises UnknownModelError, UnknownEngineError, OptionError, BundleError, CheckpointError, EngineError and
-    MissingExtraError, each with one line that says what to do.
+    Warns with UnverifiedBundleWarning of a bundle that departed from its checkpoint when it was converted. Raises
+    UnknownModelError, UnknownEngineError, OptionError, BundleError, CheckpointError, EngineError and MissingExtraError,
+    each with one line that says what to do.
     """
     if engine is not None:
         engines.engine.get(engine)
@@ -62,6 +70,12 @@ def load(
     path = catalog.find(model_or_path, engine)
     if path.is_dir():
         directory, bundle = path, read_bundle(path)
+        if not bundle.verified:
+            warnings.warn(
+                f"{bundle.name} is not verified against its checkpoint and may find other faces: "
+                "'edgeface parity' says how far they are apart",
+                UnverifiedBundleWarning, stacklevel=2,
+            )
     else:
         if engine not in (None, "torch"):
             raise OptionError(f"{path}: a checkpoint runs with the engine torch: convert it for {engine}")
@@ -73,7 +87,7 @@ def load(
     defaults = bundle.defaults
     return Detector(
         bundle,
-        open_sessions(directory, bundle, threads),
+        open_sessions(directory, bundle, threads, device=device),
         size_px=defaults.size_px if size is None else size,
         score=defaults.score if score is None else score,
         nms_iou=defaults.nms_iou if nms is None else nms,

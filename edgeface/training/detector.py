@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from edgeface.errors import OutputError, TrainingError
 from edgeface.models import model
 from edgeface.models.checkpoint import load
 from edgeface.models.mos import MOS
+from edgeface.models.mos_folded import FoldedMOS
+from edgeface.quantize.network import Quantisation
 from edgeface.training.config import Config
 from edgeface.training.devices import find_place
 from edgeface.training.loop import Trainer
@@ -40,6 +42,26 @@ def detector_trainer(
     weight above 0, decoding its pictures into ``cache`` once. Raises DataError, OptionError, TrainingError,
     CheckpointError and OutputError, each naming the file.
     """
+    torch.manual_seed(config.run.seed)
+    made: dict[str, Any] = {"overrides": list(overrides)}
+    if start_from is None:
+        net = model.get(config.model)(**config.options)
+    else:
+        net, made_before = _started(start_from, config)
+        made["started_from"] = {"sha256": sha256_of(start_from), "made": made_before}
+    if not isinstance(net, MOS):
+        raise TrainingError(f"{config.model} is not of the MOS family, the only one that this trainer knows")
+    return network_trainer(net, config, data, out, cache, licence, made, progress)
+
+
+def network_trainer(
+    net: MOS | FoldedMOS, config: Config, data: Path, out: Path, cache: Path, licence: str, made: Mapping[str, Any],
+    progress: ProgressBar, quantisation: Quantisation | None = None,
+) -> Trainer:
+    """A trainer for a network that is built already; else as ``detector_trainer``, with the same errors.
+
+    ``made`` goes into the weights, with versions and the data's hashes; so does ``quantisation``, of a quantised net.
+    """
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     place = find_place(config.run.precision)
@@ -55,25 +77,14 @@ def detector_trainer(
         distributed.barrier()
     if not place.leads:
         sources = read_sources(data, names, cache)
-    torch.manual_seed(config.run.seed)
-    if start_from is None:
-        net = model.get(config.model)(**config.options)
-    else:
-        net, made_before = _started(start_from, config)
-    if not isinstance(net, MOS):
-        raise TrainingError(f"{config.model} is not of the MOS family, the only one that this trainer knows")
-    feedback = FeedbackState(sources)
-    dataset = DetectionSet(sources, config.data, feedback, config.feedback.hard_share, config.run.seed)
-    made: dict[str, Any] = {
-        "overrides": list(overrides),
-        "versions": _versions(),
-        "data_sha256": {name: sha256_of(data / name / ANNOTATIONS) for name in names},
-    }
-    if start_from is not None:
-        made["started_from"] = {"sha256": sha256_of(start_from), "made": made_before}
+    dataset = DetectionSet(
+        sources, config.data, FeedbackState(sources), config.feedback.hard_share, config.run.seed
+    )
+    hashes = {name: sha256_of(data / name / ANNOTATIONS) for name in names}
     trainer = Trainer(
         net, MOSObjective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
-        DetectionProbe(config, data, sources, place.device), made, licence,
+        DetectionProbe(config, data, sources, place.device),
+        {**made, "versions": _versions(), "data_sha256": hashes}, licence, quantisation,
     )
     trainer.resume()
     return trainer

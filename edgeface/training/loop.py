@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from edgeface.data.detection import Batch, DetectionSet, Draw, collate
 from edgeface.errors import TrainingError
 from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.quantize.network import Quantisation
 from edgeface.training.config import Config, plain
 from edgeface.training.devices import Place
 from edgeface.training.losses import TASKS
@@ -76,11 +77,11 @@ class Trainer:
 
     def __init__(
         self, net: nn.Module, objective: MOSObjective, config: Config, dataset: DetectionSet, out: Path, place: Place,
-        probe: Probe | None, made: Mapping[str, Any], licence: str,
+        probe: Probe | None, made: Mapping[str, Any], licence: str, quantisation: Quantisation | None = None,
     ) -> None:
         self.config, self.place, self.probe = config, place, probe
         self.dataset, self.directory = dataset, RunDirectory(out)
-        self.made, self.licence = dict(made), licence
+        self.made, self.licence, self.quantisation = dict(made), licence, quantisation
         self.objective = objective.to(place.device)
         self.net = net
         self.optimiser = build_optimiser(self.objective, config.optimiser)
@@ -136,7 +137,7 @@ class Trainer:
         }
         checkpoint = Checkpoint(
             self.config.model, self.config.options, to_cpu(self.average.net.state_dict()), dict(self.dev), made,
-            self.licence,
+            self.licence, self.quantisation,
         )
         save(self.directory.path / f"{self.config.model}.{name}.pt", checkpoint)
 

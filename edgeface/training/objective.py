@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeface.models.mos import ANCHOR_SIZES, MOS, PIXEL_MEAN, PIXEL_SCALE, STRIDES, VARIANCES, DenseOutput
+from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.assign import BACKGROUND, anchor_grid, assign, encode
 from edgeface.training.config import Loss
 from edgeface.training.losses import UncertaintyWeights, mined_classification, pose_loss
@@ -30,7 +31,7 @@ class Matches:
 class MOSObjective(nn.Module):
     """(images, faces, complete) -> total loss, the four tasks' losses, and the small faces' share of the box loss."""
 
-    def __init__(self, net: MOS, loss: Loss, small_face_px: float) -> None:
+    def __init__(self, net: MOS | FoldedMOS, loss: Loss, small_face_px: float) -> None:
         super().__init__()
         self.net = net
         self.uncertainty = UncertaintyWeights(loss.start, loss.learn_weights, loss.shares)

@@ -22,14 +22,16 @@ class EagerSession(Protocol):
 
 
 class EagerRun:
-    """All outputs of one input, computed together on first use."""
+    """All outputs of one input, computed together on first use, or ``outputs`` where they are known already."""
 
-    def __init__(self, session: EagerSession, x: NDArray[np.float32]) -> None:
+    def __init__(
+        self, session: EagerSession, x: NDArray[np.float32], outputs: dict[str, NDArray[np.float32]] | None = None
+    ) -> None:
         if x.dtype != np.float32 or x.ndim != 3:
             raise EngineError(f"{session.where}: an input must be float32 (C, H, W), not {x.dtype} {x.shape}")
         self._session = session
         self._x = x
-        self._outputs: dict[str, NDArray[np.float32]] | None = None
+        self._outputs = outputs
 
     def output(self, name: str) -> NDArray[np.float32]:
         """The output of that name; raises EngineError."""

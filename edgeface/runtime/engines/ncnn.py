@@ -44,21 +44,23 @@ class NcnnRun:
 
 
 class NcnnSession:
-    """A loaded ncnn net with one input."""
+    """A loaded ncnn net with one input. ``keeps_all``: every blob can be asked for, not only true outputs."""
 
     takes: Takes = "planes"
 
-    def __init__(self, net: Any, param: Path, input_name: str) -> None:
+    def __init__(self, net: Any, param: Path, input_name: str, *, keeps_all: bool = False) -> None:
         inputs: list[str] = net.input_names()
         if inputs != [input_name]:
             raise EngineError(
                 f"{param}: its inputs are {', '.join(inputs) or 'none'}, not {input_name}: convert it again"
             )
         # Only blobs that nothing consumes: asking for another one that light mode has freed ends the process.
-        self.outputs: frozenset[str] = frozenset(net.output_names())
+        names = (blob.name for blob in net.blobs()) if keeps_all else net.output_names()
+        self.outputs: frozenset[str] = frozenset(names)
         self.param = param
         self._net = net
         self._input = input_name
+        self._is_light = not keeps_all
 
     def run(self, x: NDArray[np.float32]) -> NcnnRun:
         if x.dtype != np.float32 or x.ndim != 3 or not x.flags.c_contiguous or x.size == 0:
@@ -69,7 +71,7 @@ class NcnnSession:
         if x.ctypes.data % _ALIGNMENT or x[0].nbytes % _ALIGNMENT:
             mat = mat.clone()
         extractor = self._net.create_extractor()
-        extractor.set_light_mode(True)
+        extractor.set_light_mode(self._is_light)
         code = extractor.input(self._input, mat)
         if code != 0:
             raise EngineError(f"{self.param}: ncnn refused an input of shape {x.shape} (code {code})")
@@ -81,6 +83,19 @@ def open_ncnn(
     directory: Path, files: Sequence[str], input_name: str, options: Options
 ) -> NcnnSession:
     """Load a text .param and its .bin, in this order in ``files``; errors as in ``Engine``."""
+    return _open(directory, files, input_name, options, keeps_all=False)
+
+
+def open_ncnn_traced(
+    directory: Path, files: Sequence[str], input_name: str, options: Options
+) -> NcnnSession:
+    """As ``open_ncnn``, slower, for looking into the net: every blob can be asked for, int8 ones as their integers."""
+    return _open(directory, files, input_name, options, keeps_all=True)
+
+
+def _open(
+    directory: Path, files: Sequence[str], input_name: str, options: Options, *, keeps_all: bool
+) -> NcnnSession:
     if len(files) != 2:
         raise EngineError(f"{directory}: an ncnn net is a .param and a .bin, not {len(files)} files: convert it again")
     param, weights = (directory / name for name in files)
@@ -95,14 +110,18 @@ def open_ncnn(
     net = ncnn.Net()
     net.opt.num_threads = options.threads
     net.opt.use_vulkan_compute = False
-    net.opt.lightmode = True
+    net.opt.lightmode = not keeps_all
     half = options.precision == "fp16"
     net.opt.use_fp16_packed = half
     net.opt.use_fp16_storage = half
     net.opt.use_fp16_arithmetic = half
     net.opt.use_bf16_storage = False
+    # The files say what is int8. Left out, ncnn would read their int8 weights as float32, past their end.
+    net.opt.use_int8_inference = True
+    # Packed kernels add in another order on each processor, and x86's int8 depthwise one is not exact at all.
+    net.opt.use_packing_layout = not options.exact
     for path, load in ((param, net.load_param), (weights, net.load_model)):
         code = load(str(path))
         if code != 0:
             raise EngineError(f"{path}: ncnn cannot load it (code {code}): copy the bundle again")
-    return NcnnSession(net, param, input_name)
+    return NcnnSession(net, param, input_name, keeps_all=keeps_all)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,13 +55,24 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchSession(Session, Protocol):
+    """A net that gains by computing several inputs at once, as on a GPU."""
+
+    def run_batch(self, inputs: Sequence[NDArray[Any]]) -> Sequence[Run]:
+        """A run for each of ``inputs``, arrays of one shape as ``run`` takes them. Raises EngineError."""
+        ...
+
+
 class Engine(Protocol):
     """Opens nets. Each engine imports its package inside the call, so that the registry costs nothing."""
 
     def __call__(
         self, directory: Path, files: Sequence[str], input_name: str, options: Options
     ) -> Session:
-        """Load the net that ``files`` in ``directory`` make up. Raises EngineError when the files are damaged or have no input ``input_name``, and MissingExtraError
+        """Load the net that ``files`` in ``directory`` make up.
+
+        Raises EngineError when the files are damaged or have no input ``input_name``, and MissingExtraError
         when the engine's package is not installed.
         """
         ...

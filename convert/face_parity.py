@@ -1,0 +1,169 @@
+"""Whether two sides find the same faces, picture by picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.faces import Faces
+from edgeface.runtime.nms import iou
+
+Floats = NDArray[np.float32]
+IOU = 0.9       # at which two boxes are said to be one face, whatever a tolerance asks beyond that
+_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class FacesParity:
+    """The faces of all pictures. ``overlapping``: partners at IoU 0.9; ``matched``: at the tolerance's IoU.
+
+    ``shifted``: matched, with a score further apart than the tolerance. ``ties``: faces that one side has under its
+    score threshold or behind a neighbour of the same score, and the other side kept; ``missing`` and ``extra`` have no
+    such reason, ``examples`` says where. ``share`` of the reference's faces are neither missing nor shifted.
+
+    Differences are the largest and the mean among matched faces; landmarks as a share of the square root of the box's
+    area.
+    """
+
+    pictures: int
+    reference: int
+    candidate: int
+    overlapping: int
+    matched: int
+    shifted: int
+    ties: int
+    missing: int
+    extra: int
+    share: float
+    iou_least: float
+    score_difference: float
+    score_difference_mean: float
+    landmark_difference: float
+    landmark_difference_mean: float
+    pose_difference_deg: float
+    examples: list[str]
+
+
+def match(reference: Faces, candidate: Faces, iou_least: float) -> list[tuple[int, int, float]]:
+    """Pairs (index in reference, index in candidate, IoU >= ``iou_least``), one to one, the best IoU first."""
+    if not len(reference) or not len(candidate):
+        return []
+    overlap = iou(reference.boxes, candidate.boxes)
+    pairs = np.argwhere(overlap >= iou_least)
+    pairs = pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]
+    used_reference: set[int] = set()
+    used_candidate: set[int] = set()
+    chosen = []
+    for i, j in pairs.tolist():
+        if i not in used_reference and j not in used_candidate:
+            used_reference.add(i)
+            used_candidate.add(j)
+            chosen.append((i, j, float(overlap[i, j])))
+    return chosen
+
+
+class FaceSums:
+    """Running comparison of the faces of one picture after the other.
+
+    The same face overlaps by at least ``iou_least``, with a score at most ``score`` apart.
+    """
+
+    def __init__(self, iou_least: float, score: float) -> None:
+        self._tolerated = iou_least, score
+        self._count = dict.fromkeys(
+            ("pictures", "reference", "candidate", "overlapping", "matched", "shifted", "ties", "missing", "extra"), 0
+        )
+        self._iou_least = 1.0
+        self._score, self._landmarks, self._pose_deg = _Extremes(), _Extremes(), _Extremes()
+        self._examples: list[str] = []
+
+    def add(
+        self,
+        picture: str,
+        reference: Faces,
+        candidate: Faces,
+        reference_contenders: Callable[[], Faces],
+        candidate_contenders: Callable[[], Faces],
+    ) -> None:
+        """Count one picture. The contenders, asked for only when a face has no partner, are what each side finds with a
+        score threshold lower by the score tolerance and without NMS: a face that the other side has among them was
+        found there too, and lost by a tie."""
+        iou_least, score = self._tolerated
+        overlapping = match(reference, candidate, min(IOU, iou_least))
+        # The best overlap is taken first, so these are the pairs that a search from ``iou_least`` on gives.
+        pairs = [pair for pair in overlapping if pair[2] >= iou_least]
+        self._differences(reference, candidate, pairs)
+        missing = _without(reference, {i for i, _, _ in pairs})
+        extra = _without(candidate, {j for _, j, _ in pairs})
+        lost = len(missing) - self._tied(missing, candidate_contenders)
+        added = len(extra) - self._tied(extra, reference_contenders)
+        shifted = sum(1 for i, j, _ in pairs if not abs(float(reference.scores[i] - candidate.scores[j])) <= score)
+        counts: Mapping[str, int] = {
+            "pictures": 1, "reference": len(reference), "candidate": len(candidate),
+            "overlapping": sum(1 for pair in overlapping if pair[2] >= IOU), "matched": len(pairs), "shifted": shifted,
+            "ties": len(missing) - lost + len(extra) - added, "missing": lost, "extra": added,
+        }
+        for name, value in counts.items():
+            self._count[name] += value
+        if (lost or added) and len(self._examples) < _EXAMPLES:
+            self._examples.append(f"{picture} ({lost} missing, {added} extra)")
+
+    def _tied(self, alone: Faces, contenders: Callable[[], Faces]) -> int:
+        if not len(alone):
+            return 0
+        iou_least, score = self._tolerated
+        other = contenders()
+        return sum(
+            1
+            for i, j, _ in match(alone, other, iou_least)
+            if abs(float(alone.scores[i]) - float(other.scores[j])) <= score
+        )
+
+    def _differences(self, reference: Faces, candidate: Faces, pairs: list[tuple[int, int, float]]) -> None:
+        for i, j, overlap in pairs:
+            self._iou_least = min(self._iou_least, overlap)
+            self._score.add(reference.scores[i] - candidate.scores[j])
+            if reference.landmarks is not None and candidate.landmarks is not None:
+                x1, y1, x2, y2 = reference.boxes[i].tolist()
+                side = math.sqrt(max((x2 - x1) * (y2 - y1), 1e-6))
+                self._landmarks.add((reference.landmarks[i] - candidate.landmarks[j]) / side)
+            if reference.pose is not None and candidate.pose is not None:
+                self._pose_deg.add(reference.pose[i] - candidate.pose[j])
+
+    def parity(self) -> FacesParity:
+        """The figures over every picture added."""
+        faces = self._count["reference"]
+        wrong = self._count["missing"] + self._count["shifted"]
+        return FacesParity(
+            **self._count, share=1 - wrong / faces if faces else 1.0, iou_least=self._iou_least,
+            score_difference=self._score.largest, score_difference_mean=self._score.mean,
+            landmark_difference=self._landmarks.largest, landmark_difference_mean=self._landmarks.mean,
+            pose_difference_deg=self._pose_deg.largest, examples=self._examples,
+        )
+
+
+class _Extremes:
+    """The largest and the mean absolute difference of what was added; not a number once one of them is not."""
+
+    def __init__(self) -> None:
+        self.largest = self._sum = 0.0
+        self._count = 0
+
+    def add(self, difference: np.float32 | Floats) -> None:
+        absolute = np.abs(np.asarray(difference, np.float64))
+        self.largest = float(np.maximum(self.largest, absolute.max()))
+        self._sum += float(absolute.sum())
+        self._count += absolute.size
+
+    @property
+    def mean(self) -> float:
+        return self._sum / self._count if self._count else 0.0
+
+
+def _without(faces: Faces, taken: set[int]) -> Faces:
+    keep = [i for i in range(len(faces)) if i not in taken]
+    return Faces(faces.boxes[keep], faces.scores[keep])

@@ -1,0 +1,188 @@
+"""int8 for ncnn: float layers rewritten with trained scales, requantising wherever what follows allows it.
+
+ncnn quantises the input of an int8 convolution and gives float32. Where every consumer is an int8 convolution with the
+same input scale, the layer can give int8 at once, and nothing is float on the way.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from edgeface.quantize.scales import Q_MAX, LayerScales
+
+from edgeface.errors import ConversionError
+from edgeface.runtime.engines.ncnn_files import CHAINED, INT8_KINDS, INT8_TERM, REQUANTISES, WEIGHTED, Layer, consumers
+
+from .matching import match_by_content
+from .ncnn_model import Int8, ModelLayer
+
+# Of a quantisation step. A baked weight is off by float32 rounding, 1e-5; one that was not baked by up to a half.
+_BAKED_WITHIN = 1e-3
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """Why a layer gives float: ``group``, the heading to count it under, and ``text``, what it is exactly."""
+
+    group: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Int8LayerReport:
+    """One int8 layer: its ``name`` in the network and in the ``file``; it requantises when nothing blocks it."""
+
+    name: str
+    file: str
+    blockers: tuple[Blocker, ...]
+
+    @property
+    def fused(self) -> bool:
+        return not self.blockers
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What became of a graph's layers: ``layers`` in int8, and the ``floats`` that stay, by their name in the file."""
+
+    stem: str
+    layers: tuple[Int8LayerReport, ...]
+    floats: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line: how many layers requantise, and what the others feed, each counted under its first reason."""
+        fused = sum(layer.fused for layer in self.layers)
+        line = f"{self.stem}: {fused} of {len(self.layers)} int8 layers requantise"
+        groups = Counter(layer.blockers[0].group for layer in self.layers if not layer.fused)
+        if groups:
+            line += "; the others feed " + ", ".join(f"{group} ({n})" for group, n in groups.most_common())
+        return line
+
+    def to_text(self) -> str:
+        """The summary, the layers that requantise, and a line for every other one, without a line end at the end."""
+        lines = [self.summary()]
+        lines += _wrapped("requantise", [layer.name for layer in self.layers if layer.fused])
+        lines += _wrapped("stay float", self.floats)
+        unfused = [layer for layer in self.layers if not layer.fused]
+        width = max((len(layer.name) for layer in unfused), default=0)
+        lines += [f"  {layer.name:<{width}}  {'; '.join(b.text for b in layer.blockers)}" for layer in unfused]
+        return "\n".join(lines)
+
+
+def _wrapped(label: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return textwrap.wrap(
+        f"{label}: {', '.join(names)}", _WIDTH, initial_indent="  ", subsequent_indent="    ",
+        break_long_words=False, break_on_hyphens=False,
+    )
+
+
+def quantise(
+    stem: str, model: Sequence[ModelLayer], scales: Sequence[LayerScales]
+) -> tuple[list[ModelLayer], Int8Report]:
+    """The float ``model`` with every layer that ``scales`` knows in int8, and what requantises and what does not.
+
+    ``stem`` names the graph in the report. Layers are found by their weights, see ``match_by_content``. Raises
+    ConversionError when that fails, when a weight is not made of multiples of its scale, and for a grouped convolution
+    that is not depthwise, whose channels ncnn gives one scale a group.
+    """
+    for layer_scales in scales:
+        _check(layer_scales)
+    floats = {
+        layer.name: layer.weight
+        for layer in model
+        if layer.line.kind in INT8_KINDS and isinstance(layer.weight, np.ndarray)
+    }
+    matched = match_by_content(scales, floats)
+    factors = {name: _input_factor(found) for name, found in matched.items()}
+    taken = consumers([layer.line for layer in model])
+    done: list[ModelLayer] = []
+    reports: list[Int8LayerReport] = []
+    for layer in model:
+        if layer.name not in matched:
+            done.append(layer)
+            continue
+        blockers = _blockers(layer.line, taken, factors)
+        output_scale = None
+        if not blockers:
+            consumer = taken[layer.line.produces[0]][0]
+            assert consumer is not None
+            output_scale = factors[consumer.name]
+        done.append(_in_int8(layer, matched[layer.name], output_scale))
+        reports.append(Int8LayerReport(matched[layer.name].name, layer.name, blockers))
+    stay = tuple(layer.name for layer in model if layer.line.kind in WEIGHTED and layer.name not in matched)
+    return done, Int8Report(stem, tuple(reports), stay)
+
+
+def _blockers(
+    line: Layer, taken: Mapping[str, Sequence[Layer | None]], factors: Mapping[str, np.float32]
+) -> tuple[Blocker, ...]:
+    """``factors``: the input scale of every int8 layer, ncnn's; ``taken``: the consumers of every blob."""
+    if line.kind not in CHAINED:
+        return (Blocker(f"what takes {line.kind}'s float", f"{line.kind} always gives float"),)
+    found: dict[Blocker, None] = {}     # a set that keeps its order
+    for blob in line.produces:
+        for consumer in taken[blob]:
+            if consumer is None:
+                found[Blocker("outputs", "feeds an output")] = None
+            elif consumer.kind not in CHAINED:
+                found[Blocker(consumer.kind, f"feeds {consumer.kind} {consumer.name}")] = None
+            elif consumer.name not in factors:
+                found[Blocker("float convolutions", f"its consumer {consumer.name} stays float")] = None
+    if not found:
+        different = {c.name: factors[c.name] for blob in line.produces for c in taken[blob] if c is not None}
+        if len(set(different.values())) > 1:
+            each = ", ".join(f"{name} {1 / factor:.4g}" for name, factor in different.items())
+            found[Blocker("different scales", f"its consumers have different scales: {each}")] = None
+    return tuple(found)
+
+
+def _check(scales: LayerScales) -> None:
+    name = scales.name
+    steps = np.append(scales.weight_scale, scales.input_scale)
+    if scales.weight_scale.shape != scales.weight.shape[:1] or not (np.isfinite(steps).all() and (steps > 0).all()):
+        raise ConversionError(
+            f"layer {name} has no positive scale for each of its {len(scales.weight)} outputs and its input: "
+            "quantize the checkpoint again"
+        )
+    integers = scales.weight / scales.weight_scale.reshape(-1, *(1,) * (scales.weight.ndim - 1))
+    rounded = np.rint(integers)
+    off = float(np.abs(integers - rounded).max(initial=0.0))
+    if not off <= _BAKED_WITHIN or np.abs(rounded).max(initial=0.0) > Q_MAX:
+        raise ConversionError(
+            f"layer {name} has weights that are no multiples of its scales within +-{Q_MAX} (off by {off:.2g} of a "
+            "step): quantize the checkpoint again"
+        )
+
+
+def _input_factor(scales: LayerScales) -> np.float32:
+    """ncnn's input scale, the inverse of the network's."""
+    factor: np.float32 = np.float32(1 / float(np.float32(scales.input_scale)))
+    return factor
+
+
+def _in_int8(layer: ModelLayer, scales: LayerScales, output_scale: np.float32 | None) -> ModelLayer:
+    assert isinstance(layer.weight, np.ndarray)
+    line = layer.line
+    if line.kind == "ConvolutionDepthWise" and line.integer(7, 1) != line.outputs:
+        raise ConversionError(
+            f"layer {scales.name}: ncnn has one scale a group, and this one has {line.integer(7, 1)} groups for "
+            f"{line.outputs} outputs: keep it in float (--keep-float {scales.name})"
+        )
+    term = INT8_KINDS[line.kind] + (REQUANTISES if output_scale is not None else 0)
+    return replace(
+        layer,
+        line=replace(line, params={**line.params, INT8_TERM: str(term)}),
+        weight=Int8(
+            scales.integers.reshape(layer.weight.shape),
+            (1 / scales.weight_scale.astype(np.float64)).astype(np.float32),
+            _input_factor(scales),
+            output_scale,
+        ),
+    )

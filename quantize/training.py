@@ -1,0 +1,42 @@
+"""Quantisation-aware training: a calibrated network trained on with its rounding, by the trainer of edgeface train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from edgeface.models.checkpoint import Checkpoint
+from edgeface.training.config import Config
+from edgeface.training.detector import ProgressBar, network_trainer
+from edgeface.training.loop import Trainer
+
+from .calibrated import Calibrated
+
+
+def qat_trainer(
+    checkpoint: Checkpoint,
+    source_sha256: str,
+    start: Calibrated,
+    config: Config,
+    data: Path,
+    out: Path,
+    cache: Path,
+    overrides: Sequence[str],
+    progress: ProgressBar,
+) -> Trainer:
+    """A trainer of ``start``'s weights and scales, resumed when ``out`` holds an earlier run.
+
+    ``checkpoint`` is the float one that ``start`` was calibrated from, ``source_sha256`` its file's hash. The weights
+    that the trainer saves are quantised checkpoints, and its dev figures those of the quantised network. Errors as in
+    ``edgeface.training.detector.detector_trainer``.
+    """
+    made = {"overrides": list(overrides), "quantised_from": {"sha256": source_sha256, "made": checkpoint.made}}
+    settings = msgspec.structs.replace(config, model=checkpoint.model, options=checkpoint.options)
+    return network_trainer(
+        start.net.train(), settings, data, out, cache, checkpoint.licence, made, progress,
+        replace(start.quantisation, trained=True),
+    )
+

@@ -1,0 +1,447 @@
+"""The TFLite writer: operators in float against onnxruntime, in int8 against NumPy integers, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeface.errors import ConversionError
+from edgeface.runtime.engines import Options, Session, engine
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+
+from edgeface.convert.tflite import tflite_bytes  # noqa: E402
+
+from tflite_nets import INPUT, Floats, Net, quantised, run_onnx  # noqa: E402
+from tflite_reference import Levels, run_integers  # noqa: E402
+
+Builder = Callable[[Net, str], str]
+UP = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+def up(net: Net, x: str, factor: float = 2.0, **more: Any) -> str:
+    scales = net.constant(np.array([1, 1, factor, factor], np.float32))
+    return net.op("Resize", [x, "", scales], **{**UP, **more})
+
+
+def many(net: Net, x: str) -> str:
+    parts = [net.conv(x, 8, 3 + i, 1) for i in range(6)]
+    return net.op("Concat", parts, axis=1)
+
+
+def split(net: Net, x: str) -> str:
+    wide = net.op("Relu", [net.conv(x, 8, 24, 1)])
+    names = ["part0", "part1", "part2"]
+    net.op("Split", [wide, net.constant(np.array([8, 4, 12]))], names, axis=1)
+    return net.op("Concat", [names[2], names[0]], axis=1)
+
+
+def sliced(net: Net, x: str) -> str:
+    ends = [net.constant(np.array([n])) for n in (2, 7, 1)]
+    return net.op("Slice", [x, *ends])
+
+
+def residual(net: Net, x: str) -> str:
+    return net.op("Relu", [net.op("Add", [net.conv(x, 8, 8, 3, 1), x])])
+
+
+def pyramid(net: Net, x: str) -> str:
+    small = net.op("Relu", [net.conv(x, 8, 8, 3, 1, strides=[2, 2])])
+    return net.op("Add", [up(net, small), x])
+
+
+def relu6(net: Net, x: str) -> str:
+    limits = [net.constant(np.array(n, np.float32)) for n in (0, 6)]
+    return net.op("Clip", [net.conv(x, 8, 8, 1), *limits])
+
+
+# What each makes of a map of 8 channels, of which a convolution before it makes one.
+EXACT: dict[str, Builder] = {
+    "pointwise": lambda net, x: net.conv(x, 8, 16, 1),
+    "pointwise and relu": lambda net, x: net.op("Relu", [net.conv(x, 8, 16, 1)]),
+    "3x3": lambda net, x: net.conv(x, 8, 5, 3, 1),
+    "3x3 unpadded": lambda net, x: net.conv(x, 8, 5, 3),
+    "3x3 stride 2": lambda net, x: net.conv(x, 8, 5, 3, 1, strides=[2, 2]),
+    "3x3 stride 3 unpadded": lambda net, x: net.conv(x, 8, 5, 3, strides=[3, 3]),
+    "5x5 stride 2": lambda net, x: net.conv(x, 8, 5, 5, 2, strides=[2, 2]),
+    "depthwise": lambda net, x: net.conv(x, 8, 8, 3, 1, groups=8),
+    "depthwise stride 2": lambda net, x: net.conv(x, 8, 8, 3, 1, groups=8, strides=[2, 2]),
+    "depthwise by 2": lambda net, x: net.conv(x, 8, 16, 3, 1, groups=8),
+    "max pool": lambda net, x: net.op("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2]),
+    "padded max pool": lambda net, x: net.op("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4),
+    "add": residual,
+    "concatenation": lambda net, x: net.op("Concat", [x, net.op("Relu", [x])], axis=1),
+    "split": split,
+    "slice": sliced,
+    "upsampling": up,
+    "pyramid": pyramid,
+}
+FLOAT: dict[str, Builder] = EXACT | {
+    "many": many,
+    "relu6": relu6,
+    "multiply": lambda net, x: net.op("Mul", [net.conv(x, 8, 8, 1), x]),
+    "max pool, ceil": lambda net, x: net.op("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+    "average pool": lambda net, x: net.op("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2]),
+    "padded average pool": lambda net, x: net.op(
+        "AveragePool", [x], kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4, count_include_pad=1
+    ),
+    "average pool that leaves padding out": lambda net, x: net.op(
+        "AveragePool", [x], kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4
+    ),
+    "global average": lambda net, x: net.op("GlobalAveragePool", [x]),
+    "prelu": lambda net, x: net.op("PRelu", [x, net.constant(net.noise(8, 1, 1))]),
+    "leaky relu": lambda net, x: net.op("LeakyRelu", [x], alpha=0.1),
+    "sigmoid": lambda net, x: net.op("Sigmoid", [x]),
+    "softmax": lambda net, x: net.op("Softmax", [x], axis=1),
+    "relu of a slice": lambda net, x: net.op("Relu", [sliced(net, x)]),
+}
+
+
+def built(name: str, builder: Builder, *, relu: bool = False) -> onnx.ModelProto:
+    net = Net(1, 3, 12, 16)
+    x = net.conv(INPUT, 3, 8, 3, 1)
+    out = builder(net, net.op("Relu", [x]) if relu else x)
+    net.nodes[-1].output[0] = "out"
+    assert out != "out"
+    return net.model("out")
+
+
+def opened(folder: Path, content: bytes, input_name: str = INPUT) -> Session:
+    (folder / "net.tflite").write_bytes(content)
+    return engine.get("tflite")(folder, ["net.tflite"], input_name, Options())
+
+
+def picture(height: int, width: int, channels: int = 3) -> Floats:
+    pixels = np.random.default_rng(1).integers(-128, 128, (channels, height, width))
+    return (pixels / 128).astype(np.float32)
+
+
+def pixels_of(x: Floats) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) that is ``picture``'s."""
+    return np.ascontiguousarray((x * 128 + 128).astype(np.uint8).transpose(1, 2, 0))
+
+
+def parsed(content: bytes) -> Any:
+    return schema.ModelT.InitFromPackedBuf(content)
+
+
+def operators(content: bytes) -> Counter[str]:
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    model = parsed(content)
+    return Counter(names[model.operatorCodes[op.opcodeIndex].builtinCode] for op in model.subgraphs[0].operators)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_an_operator_in_float_at_every_size(name: str, tmp_path: Path) -> None:
+    model = built(name, FLOAT[name])
+    session = opened(tmp_path, tflite_bytes(model, precision="fp32"))
+    free = onnx.ModelProto.FromString(model.SerializeToString())
+    del free.graph.value_info[:]
+    for i in (2, 3):
+        free.graph.input[0].type.tensor_type.shape.dim[i].dim_param = "free"
+    # 12 x 16 is the file's own; the others are odd, smaller and larger.
+    for height, width in ((12, 16), (12, 16), (24, 20), (8, 4), (7, 9), (13, 16)):
+        if "pyramid" in name and (height % 2 or width % 2):
+            continue
+        x = picture(height, width)
+        np.testing.assert_allclose(session.run(x).output("out"), run_onnx(free, x)["out"], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["3x3 stride 2", "upsampling", "pyramid", "padded max pool", "split"])
+def test_an_operator_in_float_at_its_own_size_alone(name: str, tmp_path: Path) -> None:
+    model = built(name, FLOAT[name])
+    content = tflite_bytes(model, precision="fp32", free=())
+    assert ("RESIZE_NEAREST_NEIGHBOR" in operators(content)) == (name in ("upsampling", "pyramid"))
+    x = picture(12, 16)
+    np.testing.assert_allclose(opened(tmp_path, content).run(x).output("out"), run_onnx(model, x)["out"], atol=2e-5)
+
+
+def test_a_pooling_whose_ceil_depends_on_the_size(tmp_path: Path) -> None:
+    model = built("", lambda net, x: net.op("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1))
+    with pytest.raises(ConversionError, match="MaxPool maxpool_1: ceil_mode"):
+        tflite_bytes(model, precision="fp32")
+    for size in ((12, 16), (11, 14)):
+        net = Net(1, 8, *size)
+        net.op("MaxPool", [INPUT], ["out"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)
+        x = picture(*size, channels=8) - 2
+        session = opened(tmp_path, tflite_bytes(net.model("out"), precision="fp32", free=()))
+        np.testing.assert_array_equal(session.run(x).output("out"), run_onnx(net.model("out"), x)["out"])
+
+
+def compare_levels(actual: Floats, expected: Any, differing: float) -> None:
+    assert isinstance(expected, Levels)
+    levels = np.rint(actual / np.float32(expected.scale))
+    np.testing.assert_allclose(levels * np.float32(expected.scale), actual, rtol=1e-6)
+    apart = np.abs(levels - expected.levels)
+    assert levels.shape == expected.levels.shape
+    assert len(np.unique(expected.levels)) > min(20, levels.size // 2)
+    assert apart.max() <= 1
+    assert (apart > 0).mean() <= differing
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("name", EXACT)
+def test_an_operator_in_int8(name: str, relu: bool, tmp_path: Path) -> None:
+    x = picture(12, 16)
+    model = quantised(built(name, EXACT[name], relu=relu), x)
+    content = tflite_bytes(model, precision="int8")
+    assert not {"QUANTIZE", "DEQUANTIZE", "TRANSPOSE", "RESHAPE"} & operators(content).keys()
+    session = opened(tmp_path, content)
+    assert session.takes == "pixels"
+    # A tie may fall the other way, and an addition is rounded in fixed point.
+    compare_levels(session.run(pixels_of(x)).output("out"), run_integers(model, x)["out"], 0.02)
+
+
+def test_an_average_in_int8(tmp_path: Path) -> None:
+    x = picture(12, 16)
+    for pads in ([0] * 4, [1] * 4):
+        model = quantised(built("", lambda net, x, pads=pads: net.op(
+            "AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2], pads=pads, count_include_pad=1
+        )), x)
+        out = opened(tmp_path, tflite_bytes(model, precision="int8")).run(pixels_of(x)).output("out")
+        compare_levels(out, run_integers(model, x)["out"], 0.3)     # of four values, a half is a frequent sum
+
+
+@pytest.mark.parametrize("kind", ["prelu", "leaky relu", "multiply", "global average"])
+def test_the_other_operators_in_int8_are_near(kind: str, tmp_path: Path) -> None:
+    x = picture(12, 16)
+    model = quantised(built(kind, FLOAT[kind]), x)
+    out = opened(tmp_path, tflite_bytes(model, precision="int8")).run(pixels_of(x)).output("out")
+    expected = run_onnx(model, x)["out"]
+    assert np.abs(out - expected).max() <= 0.03 * np.abs(expected).max()
+
+
+def test_concatenation_of_different_scales_takes_the_largest(tmp_path: Path) -> None:
+    x = picture(12, 16)
+    model = quantised(built("", many), x)
+    content = tflite_bytes(model, precision="int8")
+    assert operators(content)["QUANTIZE"] == 5
+    out = opened(tmp_path, content).run(pixels_of(x)).output("out")
+    expected = run_onnx(model, x)["out"]
+    (scale,) = parsed(content).subgraphs[0].tensors[parsed(content).subgraphs[0].outputs[0]].quantization.scale
+    assert np.abs(out - expected).max() <= 1.01 * scale
+
+
+def test_a_layer_kept_in_float_between_int8_ones(tmp_path: Path) -> None:
+    def three(net: Net, x: str) -> str:
+        return net.conv(net.conv(net.conv(x, 8, 8, 1), 8, 8, 3, 1), 8, 8, 1)
+
+    x = picture(12, 16)
+    model = quantised(built("", three), x, keep=["conv_2"])
+    content = tflite_bytes(model, precision="int8")
+    kinds = operators(content)
+    assert (kinds["CONV_2D"], kinds["DEQUANTIZE"], kinds["QUANTIZE"]) == (4, 1, 1)
+    compare_levels(
+        opened(tmp_path, content).run(pixels_of(x)).output("out"), run_integers(model, x)["out"], 0.02
+    )
+
+
+def test_what_only_float_has_follows_int8(tmp_path: Path) -> None:
+    x = picture(12, 16)
+    model = quantised(built("", FLOAT["sigmoid"]), x)
+    out = opened(tmp_path, tflite_bytes(model, precision="int8")).run(pixels_of(x)).output("out")
+    np.testing.assert_allclose(out, run_integers(model, x)["out"], atol=5e-3)
+
+
+def vectors() -> onnx.ModelProto:
+    net = Net(1, 3, 12, 16)
+    x = net.op("MaxPool", [net.conv(INPUT, 3, 8, 3, 1)], kernel_shape=[4, 4], strides=[4, 4])
+    flat = net.op("Flatten", [x])
+    weight, bias = net.noise(10, 8 * 3 * 4, scale=0.1), net.noise(10)
+    hidden = net.op("Relu", [net.op("Gemm", [flat, net.constant(weight), net.constant(bias)], transB=1)])
+    weight, bias = net.noise(40, 10, scale=0.3), net.noise(40)
+    net.op("Gemm", [hidden, net.constant(weight), net.constant(bias)], ["out"], transB=1)
+    return net.model("out")
+
+
+def test_fully_connected_layers(tmp_path: Path) -> None:
+    x, model = picture(12, 16), vectors()
+    out = opened(tmp_path, tflite_bytes(model, precision="fp32", free=())).run(x).output("out")
+    assert out.shape == (40, 1, 1)
+    np.testing.assert_allclose(out[:, 0, 0], run_onnx(model, x)["out"], atol=1e-5)
+    whole = quantised(model, x)
+    session = opened(tmp_path, tflite_bytes(whole, precision="int8", free=()))
+    compare_levels(session.run(pixels_of(x)).output("out"), run_integers(whole, x)["out"], 0.05)
+
+
+def test_the_file_holds_the_trained_scales(tmp_path: Path) -> None:
+    def two(net: Net, x: str) -> str:
+        return net.conv(net.op("Relu", [net.conv(x, 8, 8, 3, 1, groups=8)]), 8, 6, 1)
+
+    x = picture(12, 16)
+    model = quantised(built("", two), x)
+    constants = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
+    graph = parsed(tflite_bytes(model, precision="int8")).subgraphs[0]
+    tensors = graph.tensors
+    first = tensors[graph.inputs[0]]
+    assert (first.name, first.type, list(first.shape)) == (INPUT.encode(), schema.TensorType.INT8, [1, 12, 16, 3])
+    assert list(first.shapeSignature) == [1, -1, -1, 3]
+    assert tensors[graph.outputs[0]].name == b"out"
+    for tensor in tensors:
+        if tensor.quantization is not None and tensor.quantization.zeroPoint is not None:
+            assert not np.any(tensor.quantization.zeroPoint)
+    activations = {t.quantization.scale[0] for t in tensors if t.type == schema.TensorType.INT8 and not t.buffer}
+    assert activations == {
+        np.float32(v) for n, v in constants.items() if n.endswith(":scale") and v.ndim == 0
+    }
+    weights = [n for n in constants if f"{n}:int8" in constants]
+    for op, name in zip(graph.operators, weights, strict=True):
+        entry, weight, bias = (tensors[i] for i in op.inputs)
+        depthwise = constants[name].shape[1] == 1
+        np.testing.assert_array_equal(weight.quantization.scale, constants[f"{name}:scale"])
+        assert weight.quantization.quantizedDimension == (3 if depthwise else 0)
+        np.testing.assert_array_equal(
+            bias.quantization.scale, entry.quantization.scale[0] * constants[f"{name}:scale"]
+        )
+        assert bias.type == schema.TensorType.INT32
+
+
+def test_a_bias_that_its_channel_s_scale_cannot_hold(tmp_path: Path) -> None:
+    net = Net(1, 3, 12, 16)
+    weight, bias = net.noise(4, 3, 1, 1), np.array([0.3, 0.3, 0.7, -0.4], np.float32)
+    weight[1] = 0           # its scale is 1, far coarser than the output's
+    weight[2] *= 1e-12      # its bias is over 2**31 steps of its scale
+    net.op("Conv", [INPUT, net.constant(weight), net.constant(bias)], ["out"])
+    x = picture(12, 16)
+    model = quantised(net.model("out"), x)
+    out = opened(tmp_path, tflite_bytes(model, precision="int8")).run(pixels_of(x)).output("out")
+    step = float(np.abs(run_onnx(net.model("out"), x)["out"]).max()) / 127
+    np.testing.assert_allclose(out, run_onnx(net.model("out"), x)["out"], atol=0.75 * step + 0.01)
+    np.testing.assert_allclose(out[1], 0.3, atol=0.51 * step)
+    np.testing.assert_allclose(out[2], 0.7, atol=0.51 * step)
+
+
+def test_half_precision_halves_the_file(tmp_path: Path) -> None:
+    def wide(net: Net, x: str) -> str:
+        return net.conv(net.op("Relu", [net.conv(x, 8, 128, 1)]), 128, 64, 3, 1)
+
+    model, x = built("", wide), picture(12, 16)
+    half, full = (tflite_bytes(model, precision=precision) for precision in ("fp16", "fp32"))
+    assert len(half) < 0.51 * len(full)
+    out = opened(tmp_path, half).run(x).output("out")
+    expected = run_onnx(model, x)["out"]
+    assert 0 < np.abs(out - expected).max() < 0.01
+
+
+def refused(model: onnx.ModelProto, precision: str = "fp32") -> str:
+    with pytest.raises(ConversionError) as caught:
+        tflite_bytes(model, precision=precision)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
+    net = Net(1, 3, 8, 8)
+    net.op("Conv", [INPUT, net.constant(np.full((2, 3, 1, 1), 7e4, np.float32))], ["out"])
+    assert "Conv conv_0: a weight is over 65504" in refused(net.model("out"), "fp16")
+
+
+def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
+    net = Net(1, 3, 8, 8)
+    features = net.op("Relu", [net.conv(INPUT, 3, 8, 3, 1)], ["features"])
+    net.conv(features, 8, 2, 1, out="score")
+    net.op("Concat", [features, net.conv(features, 8, 4, 1)], ["both"], axis=1)
+    model, x = net.model("score", "features", "both"), picture(8, 8)
+    for precision, made in (("fp32", model), ("int8", quantised(model, x))):
+        content = tflite_bytes(made, precision=precision)
+        graph = parsed(content).subgraphs[0]
+        assert [graph.tensors[i].name for i in graph.outputs] == [b"score", b"features", b"both"]
+        session = opened(tmp_path, content)
+        run = session.run(pixels_of(x) if precision == "int8" else x)
+        for name, expected in run_onnx(made, x).items():
+            np.testing.assert_allclose(run.output(name), expected, atol=1e-4 if precision == "fp32" else 0.05)
+
+
+def test_a_net_on_features_takes_their_scale(tmp_path: Path) -> None:
+    net = Net(1, 16, 3, 15)
+    net.conv(net.op("Relu", [net.conv(INPUT, 16, 8, 3, strides=[3, 3])]), 8, 6, 1, out="logits")
+    for patches in (5, 1, 9):
+        x = np.random.default_rng(2).standard_normal((16, 3, 3 * patches)).astype(np.float32)
+        model = quantised(net.model("logits"), np.resize(x, (16, 3, 15)), input_scale=0.03)
+        session = opened(tmp_path, tflite_bytes(model, precision="int8", free={3: "width"}))
+        assert session.takes == "planes"
+        compare_levels(session.run(x).output("logits"), run_integers(model, x)["logits"], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        (lambda net, x: net.op("Transpose", [x], perm=[0, 1, 3, 2]), "Transpose transpose_1: not written for TFLite"),
+        (lambda net, x: net.op("Elu", [x]), "Elu elu_1: not written"),
+        (lambda net, x: net.conv(x, 8, 8, 3, 1, groups=2), "Conv conv_1: 2 groups of 8 channels"),
+        (lambda net, x: net.op("Softmax", [x], axis=3), "Softmax softmax_1: only a Softmax over the channels"),
+        (lambda net, x: up(net, x, mode="linear"), "Resize resize_1: only nearest"),
+        (lambda net, x: up(net, x, nearest_mode="ceil"), "Resize resize_1: only nearest"),
+        (lambda net, x: net.op("Add", [x, net.constant(np.float32(1))]), "Add add_1: its input c2 is a constant"),
+        (
+            lambda net, x: net.op("Clip", [x, net.constant(np.float32(0)), net.constant(np.float32(1))]),
+            "Clip clip_1: only a Clip from 0 to 6",
+        ),
+        (lambda net, x: net.op("Slice", [x, *(net.constant(np.array([n])) for n in (2, 7, 2))]), "slice of a height"),
+        (lambda net, x: net.op("Concat", [x, x], axis=0), "Concat concat_1: axis 0"),
+        (
+            lambda net, x: net.op("Reshape", [x, net.constant(np.array([1, 16, 12, 8]))]),
+            "Reshape reshape_1: only flattening .* channel shuffle as slices",
+        ),
+        (lambda net, x: net.op("Relu", [net.op("Flatten", [x])]), "Relu relu_2: after a flattened map only Gemm"),
+        (
+            lambda net, x: net.op(
+                "AveragePool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4
+            ),
+            "AveragePool averagepool_1: its padding",
+        ),
+        (
+            lambda net, x: net.op("MaxPool", [x], kernel_shape=[2, 2], strides=[1, 1], dilations=[2, 2]),
+            "MaxPool maxpool_1: a pooling with dilation",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_named(add: Builder, message: str) -> None:
+    assert re.search(message, refused(built("", add)))
+
+
+def test_an_unquantised_graph_is_no_int8_one() -> None:
+    model = built("", EXACT["3x3"])
+    assert refused(model, "int8") == "the graph has no scales: run edgeface quantize first"
+    assert "convert it as int8, not fp16" in refused(quantised(model, picture(12, 16)), "fp16")
+
+
+def test_scales_that_tflite_cannot_follow_are_refused() -> None:
+    x = picture(12, 16)
+    good = quantised(built("", EXACT["pointwise"]), x)
+
+    def changed(name: str, values: Any) -> onnx.ModelProto:
+        model = onnx.ModelProto.FromString(good.SerializeToString())
+        (found,) = [c for c in model.graph.initializer if c.name == name]
+        found.CopyFrom(onnx.numpy_helper.from_array(values, name))
+        return model
+
+    assert "zero point 0" in refused(changed(f"{INPUT}:zero", np.array(3, np.int8)), "int8")
+    assert "zero point 0" in refused(changed(f"{INPUT}:zero", np.array(0, np.uint8)), "int8")
+    for scale in (0.0, -1.0, np.nan, np.inf):
+        assert "positive" in refused(changed(f"{INPUT}:scale", np.array(scale, np.float32)), "int8")
+        assert "positive" in refused(changed("c0:scale", np.full(8, scale, np.float32)), "int8")
+    assert "-127" in refused(changed("c0:int8", np.full((8, 3, 3, 3), -128, np.int8)), "int8")
+    # A layer whose output nobody quantises.
+    kept = quantised(built("", FLOAT["sigmoid"]), x)
+    for node in kept.graph.node:
+        node.input[:] = ["t0" if name == "t0:dq" else name for name in node.input]
+    assert "Conv conv_0: its int8 output has no scale" in refused(kept, "int8")
+
+
+def test_a_graph_of_another_shape_is_refused() -> None:
+    batch = Net(2, 3, 8, 8)
+    batch.conv(INPUT, 3, 4, 1, out="out")
+    assert "fixed (1, C, H, W)" in refused(batch.model("out"))
+    net = Net(1, 3, 8, 8)
+    net.op("Identity", [net.conv(INPUT, 3, 4, 1, out="out")], ["same"])
+    assert "output same is no tensor of its own" in refused(net.model("out", "same"))
