@@ -21,11 +21,11 @@ from .parity import FP32, MapSums, int8
 from .targets import Target, target
 
 if TYPE_CHECKING:
+    from edgeface.quantize.modules import Mode
+    from edgeface.quantize.scales import LayerScales
     from onnx import ModelProto
 
     from edgeface.models.mos_export import Graph
-    from edgeface.quantize.modules import Mode
-    from edgeface.quantize.scales import LayerScales
 
 OPSET = 17
 # Two float implementations of the same graph differ by rounding only; a wrong graph is off by its whole range.
@@ -94,7 +94,7 @@ def _write_onnx(graph: Graph, path: Path, free: bool) -> None:
             torch.onnx.export(
                 graph.module, (torch.zeros(graph.shapes[0]),), path, dynamo=False, opset_version=OPSET,
                 input_names=names[:1], output_names=names[1:],
-                dynamic_axes=dict.fromkeys(names, graph.free) if free else None,
+                dynamic_axes=_free_axes(graph) if free else None,
             )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             raise ConversionError(f"{graph.stem}: torch cannot export it: {_last_line(error)}") from None
@@ -106,6 +106,13 @@ def _write_onnx(graph: Graph, path: Path, free: bool) -> None:
     if not same:
         raise ConversionError(f"{graph.stem}: onnxsim changed what the graph computes: try another onnxsim")
     path.write_bytes(model.SerializeToString())
+
+
+def _free_axes(graph: Graph) -> dict[str, dict[int, str]]:
+    """Names of the free dimensions. Each output has its own: onnxruntime takes dimensions of one name for equal, and
+    puts a map of stride 16 where one of stride 8 was."""
+    outputs = {name: {axis: f"{name}_{free}" for axis, free in graph.free.items()} for name in graph.outputs}
+    return {graph.input: graph.free, **outputs}
 
 
 def _with_int8_weights(model: ModelProto, scales: Sequence[LayerScales]) -> None:

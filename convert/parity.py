@@ -84,7 +84,9 @@ class SizeParity:
 class Departure:
     """The first layer of a network whose output is not the reference's: ``layer`` in torch, ``found`` in the file.
 
-    ``before_db`` is the least SQNR among the layers before it, None for the first one.
+    ``by_itself``: it gives other values than torch's layer for the same input; else it is given other values, by
+    something between it and the convolutions before it. ``before_db`` is the least SQNR among these, None where there
+    are none or all were equal.
     """
 
     net: str
@@ -93,12 +95,17 @@ class Departure:
     sqnr_db: float
     before_db: float | None
     same_weights: bool
+    by_itself: bool
 
     def __str__(self) -> str:
         name = self.layer if self.found == self.layer else f"{self.layer} ({self.found} in the file)"
+        why = "" if self.by_itself else ", by what it is given"
         weights = "" if self.same_weights else ", and its weights are not the checkpoint's"
-        before = "the first layer" if self.before_db is None else f"{self.before_db:.1f} dB or more before it"
-        return f"the first layer that departs is {name} of {self.net}: {self.sqnr_db:.1f} dB, {before}{weights}"
+        before = "all exact" if self.before_db is None else f"{self.before_db:.1f} dB or more"
+        return (
+            f"the first layer that departs is {name} of {self.net}: {self.sqnr_db:.1f} dB, {before} before it"
+            f"{why}{weights}"
+        )
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,8 @@ class Walk:
             return f"the layers could not be compared one by one ({self.obstacle})"
         if self.departure is not None:
             return str(self.departure)
-        least = "all are exact" if self.least_db is None else f"the least has {self.least_db:.1f} dB"
-        return f"no layer departs: of {self.layers}, {least}"
+        least = "all exact" if self.least_db is None else f"{self.least_db:.1f} dB or more"
+        return f"no layer departs by itself: {self.layers} of them, {least}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .tflite_graph import AXES, QuantisedWeight, Translation, attributes, refused
 from .tflite_windows import Window, fitted
-from .tflite_writer import Quantisation, Tensor
+from .tflite_writer import Quantisation, Tensor, made
 
 Operator = Callable[[Translation, onnx.NodeProto], None]
 OPERATORS: dict[str, Operator] = {}
@@ -95,12 +95,13 @@ def _conv(t: Translation, node: onnx.NodeProto) -> None:
     dilation = {"dilationHFactor": window.dilation[0], "dilationWFactor": window.dilation[1]}
     kind, result = t.fused_activation(node.output[0])
     if depthwise:
-        options = schema.DepthwiseConv2DOptionsT(
-            padding, **stride, depthMultiplier=shape[0] // channels, fusedActivationFunction=kind, **dilation
+        options = made(
+            "DepthwiseConv2DOptionsT", padding=padding, **stride, depthMultiplier=shape[0] // channels,
+            fusedActivationFunction=kind, **dilation,
         )
         _weighted(t, node, result, x, "DEPTHWISE_CONV_2D", (1, 2, 3, 0), shape, options)
     else:
-        options = schema.Conv2DOptionsT(padding, **stride, fusedActivationFunction=kind, **dilation)
+        options = made("Conv2DOptionsT", padding=padding, **stride, fusedActivationFunction=kind, **dilation)
         _weighted(t, node, result, x, "CONV_2D", (0, 2, 3, 1), shape, options)
 
 
@@ -113,7 +114,9 @@ def _gemm(t: Translation, node: onnx.NodeProto) -> None:
     _, height, width, channels = x.shape
     out = t.constant(node, 1).shape[0]
     kind, result = t.fused_activation(node.output[0])
-    options = schema.Conv2DOptionsT(schema.Padding.VALID, 1, 1, kind)
+    options = made(
+        "Conv2DOptionsT", padding=schema.Padding.VALID, strideW=1, strideH=1, fusedActivationFunction=kind
+    )
     _weighted(t, node, result, x, "CONV_2D", (0, 2, 3, 1), (out, channels, height, width), options)
 
 
@@ -183,7 +186,7 @@ def _arithmetic(t: Translation, node: onnx.NodeProto) -> None:
     else:
         left, right, scale = t.as_float(left), t.as_float(right), None
     out = t.new(result, scale)
-    options = schema.AddOptionsT(kind) if node.op_type == "Add" else schema.MulOptionsT(kind)
+    options = made(f"{node.op_type}OptionsT", fusedActivationFunction=kind)
     t.network.add(node.op_type.upper(), [left, right], [out], options, _version(out))
     t.give(result, out)
 
@@ -196,7 +199,7 @@ def _sloped(t: Translation, node: onnx.NodeProto) -> None:
     out = t.new(node.output[0], scale)
     if node.op_type == "LeakyRelu":
         alpha = attributes(node).get("alpha", 0.01)
-        t.network.add("LEAKY_RELU", [x], [out], schema.LeakyReluOptionsT(alpha), _version(x))
+        t.network.add("LEAKY_RELU", [x], [out], made("LeakyReluOptionsT", alpha=alpha), _version(x))
     else:
         slopes = t.constant(node, 1).reshape(-1).astype(np.float32)
         slopes = np.broadcast_to(slopes, x.shape[_CHANNELS:])[None, None]
@@ -226,7 +229,7 @@ def _in_float(t: Translation, node: onnx.NodeProto) -> None:
     if node.op_type == "Softmax":
         if _axis(node, attributes(node).get("axis", -1), len(t.source.shape(node.input[0]))) != _CHANNELS:
             raise refused(node, "only a Softmax over the channels is written for TFLite")
-        options = schema.SoftmaxOptionsT(1.0)
+        options = made("SoftmaxOptionsT", beta=1.0)
     t.network.add("LOGISTIC" if node.op_type == "Sigmoid" else "SOFTMAX", [x], [out], options)
     t.give(node.output[0], out)
 
@@ -242,8 +245,8 @@ def _pool(t: Translation, node: onnx.NodeProto) -> None:
     else:
         x, padding = fitted(t, node, x, window, 0, counts_padding=bool(a.get("count_include_pad", 0)))
     out = t.new(node.output[0], x.scale)
-    options = schema.Pool2DOptionsT(
-        padding, strideH=window.stride[0], strideW=window.stride[1],
+    options = made(
+        "Pool2DOptionsT", padding=padding, strideH=window.stride[0], strideW=window.stride[1],
         filterHeight=window.kernel[0], filterWidth=window.kernel[1],
     )
     t.network.add("MAX_POOL_2D" if node.op_type == "MaxPool" else "AVERAGE_POOL_2D", [x], [out], options, _version(x))
@@ -254,8 +257,8 @@ def _pool(t: Translation, node: onnx.NodeProto) -> None:
 def _mean(t: Translation, node: onnx.NodeProto) -> None:
     x = t.value(node)
     out = t.new(node.output[0], x.scale)
-    axes = t.network.constant(f"{node.output[0]};axes", np.array([1, 2], np.int32))
-    t.network.add("MEAN", [x, axes], [out], schema.ReducerOptionsT(keepDims=True), _version(x))
+    axes = t.network.setting(np.array([1, 2], np.int32))
+    t.network.add("MEAN", [x, axes], [out], made("ReducerOptionsT", keepDims=True), _version(x))
     t.give(node.output[0], out)
 
 
@@ -280,7 +283,7 @@ def _joined(t: Translation, name: str, parts: Sequence[Tensor], axis: int) -> Te
     shape = list(parts[0].shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
     out = t.network.tensor(name, shape, parts[0].dtype.type, parts[0].quantisation)
-    t.network.add("CONCATENATION", parts, [out], schema.ConcatenationOptionsT(axis), _version(out))
+    t.network.add("CONCATENATION", parts, [out], made("ConcatenationOptionsT", axis=axis), _version(out))
     return out
 
 
@@ -316,12 +319,10 @@ def _slice_of(t: Translation, name: str, x: Tensor, axis: int, begin: int, size:
     out = t.new(name, x.scale)
     first, end = np.zeros(4, np.int32), np.zeros(4, np.int32)
     first[axis], end[axis] = begin, begin + size
-    inputs = [
-        x, t.network.constant(f"{name};begin", first), t.network.constant(f"{name};end", end),
-        t.network.constant(f"{name};strides", np.ones(4, np.int32)),
-    ]
-    whole = 0b1111 & ~(1 << axis)
-    t.network.add("STRIDED_SLICE", inputs, [out], schema.StridedSliceOptionsT(whole, whole), _version(x))
+    inputs = [x, *(t.network.setting(values) for values in (first, end, np.ones(4, np.int32)))]
+    others = 0b1111 & ~(1 << axis)
+    options = made("StridedSliceOptionsT", beginMask=others, endMask=others)
+    t.network.add("STRIDED_SLICE", inputs, [out], options, _version(x))
     t.give(name, out)
 
 
@@ -336,8 +337,8 @@ def _resize(t: Translation, node: onnx.NodeProto) -> None:
     if t.free:
         _spread(t, x, out, factor_h)
     else:
-        size = t.network.constant(f"{out.name};size", np.array(out.shape[1:3], np.int32))
-        options = schema.ResizeNearestNeighborOptionsT()
+        size = t.network.setting(np.array(out.shape[1:3], np.int32))
+        options = made("ResizeNearestNeighborOptionsT")
         t.network.add("RESIZE_NEAREST_NEIGHBOR", [x, size], [out], options, _version(x))
     t.give(node.output[0], out)
 
@@ -347,7 +348,7 @@ def _spread(t: Translation, x: Tensor, out: Tensor, factor: int) -> None:
     copies = x
     for _ in range(2):
         copies = _joined(t, f"{out.name};copies", [copies] * factor, _CHANNELS)
-    t.network.add("DEPTH_TO_SPACE", [copies], [out], schema.DepthToSpaceOptionsT(factor))
+    t.network.add("DEPTH_TO_SPACE", [copies], [out], made("DepthToSpaceOptionsT", blockSize=factor))
 
 
 @_operator("Flatten", "Reshape")

@@ -10,7 +10,7 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 
 from .tflite_graph import Translation, attributes, refused
-from .tflite_writer import Tensor
+from .tflite_writer import Tensor, made
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ def fitted(
         before_after[i] = side.before, after
     padded = (1, *(int(n + before_after[i].sum()) for i, n in enumerate(x.shape[1:], start=1)))
     out = t.network.tensor(f"{node.output[0]};padded", padded, x.dtype.type, x.quantisation)
-    inputs = [x, t.network.constant(f"{node.output[0]};pads", before_after)]
+    inputs = [x, t.network.setting(before_after)]
     if fill == 0:
-        t.network.add("PAD", inputs, [out], schema.PadOptionsT(), 2 if x.scale else 1)
+        t.network.add("PAD", inputs, [out], made("PadOptionsT"), 2 if x.scale else 1)
     else:
         inputs.append(t.network.constant(f"{node.output[0]};fill", np.array([fill], x.dtype), x.quantisation))
-        t.network.add("PADV2", inputs, [out], schema.PadV2OptionsT(), 2 if x.scale else 1)
+        t.network.add("PADV2", inputs, [out], made("PadV2OptionsT"), 2 if x.scale else 1)
     return out, schema.Padding.VALID
 
 

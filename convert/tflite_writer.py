@@ -18,6 +18,18 @@ _LAST_OLD_CODE = 127
 _ANY = -1
 
 
+def made(kind: str, **fields: Any) -> Any:
+    """An object of the schema's class ``kind`` with these fields; the constructors of older wheels take none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    packed = getattr(schema, kind)()
+    for name, value in fields.items():
+        if not hasattr(packed, name):
+            raise AttributeError(f"{kind} has no field {name}")
+        setattr(packed, name, value)
+    return packed
+
+
 @dataclass(frozen=True)
 class Quantisation:
     """real value = scale * integer, zero point 0; ``scale`` (1,) float32, or (channels of dimension ``axis``,)."""
@@ -71,6 +83,7 @@ class Network:
     def __init__(self) -> None:
         self.operators: list[Operator] = []
         self._names: set[str] = set()
+        self._settings: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
 
     def tensor(
         self, name: str, shape: Sequence[int], dtype: type[np.generic], quantisation: Quantisation | None = None
@@ -81,6 +94,13 @@ class Network:
     def constant(self, name: str, data: NDArray[Any], quantisation: Quantisation | None = None) -> Tensor:
         """A constant; a name that is taken gets a number."""
         return Tensor(self._free_name(name), data.shape, data.dtype, quantisation, data)
+
+    def setting(self, data: NDArray[np.int32]) -> Tensor:
+        """The constant int32 tensor of these values, which operators share: there are hundreds of begins and ends."""
+        key = data.tobytes(), data.shape
+        if key not in self._settings:
+            self._settings[key] = self.constant("setting", data)
+        return self._settings[key]
 
     def add(
         self, kind: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], options: Any = None, version: int = 1
@@ -129,23 +149,24 @@ def _model(
     tensors = list(dict.fromkeys([*inputs, *(t for op in operators for t in (*op.inputs, *op.outputs)), *outputs]))
     number = {tensor: i for i, tensor in enumerate(tensors)}
     codes = list(dict.fromkeys((op.kind, op.version) for op in operators))
-    buffers = [schema.BufferT()]        # number 0 is the empty one of all activations
+    buffers: list[Any] = [schema.BufferT()]        # number 0 is the empty one of all activations
     packed = []
+    zeros: dict[int, Any] = {}
     for tensor in tensors:
         if tensor.data is not None:
-            buffers.append(_aligned(schema, tensor.data))
-        packed.append(_tensor(schema, tensor, 0 if tensor.data is None else len(buffers) - 1))
-    graph = schema.SubGraphT(
-        tensors=packed, inputs=_numbers(number, inputs), outputs=_numbers(number, outputs), name="main",
+            buffers.append(_Buffer(schema, tensor.data))
+        packed.append(_tensor(schema, tensor, 0 if tensor.data is None else len(buffers) - 1, zeros))
+    graph = made(
+        "SubGraphT", tensors=packed, inputs=_numbers(number, inputs), outputs=_numbers(number, outputs), name="main",
         operators=[_operator(schema, op, codes.index((op.kind, op.version)), number) for op in operators],
     )
-    signature = schema.SignatureDefT(
-        inputs=[schema.TensorMapT(t.name, number[t]) for t in inputs],
-        outputs=[schema.TensorMapT(t.name, number[t]) for t in outputs],
-        signatureKey="serving_default",
+    signature = made(
+        "SignatureDefT", signatureKey="serving_default",
+        inputs=[made("TensorMapT", name=t.name, tensorIndex=number[t]) for t in inputs],
+        outputs=[made("TensorMapT", name=t.name, tensorIndex=number[t]) for t in outputs],
     )
-    return schema.ModelT(
-        version=_SCHEMA_VERSION, operatorCodes=[_code(schema, *code) for code in codes], subgraphs=[graph],
+    return made(
+        "ModelT", version=_SCHEMA_VERSION, operatorCodes=[_code(schema, *code) for code in codes], subgraphs=[graph],
         description=description, buffers=buffers, signatureDefs=[signature],
     )
 
@@ -156,13 +177,13 @@ def _numbers(number: dict[Tensor, int], tensors: Sequence[Tensor]) -> NDArray[np
 
 def _code(schema: Any, kind: str, version: int) -> Any:
     code = getattr(schema.BuiltinOperator, kind)
-    return schema.OperatorCodeT(min(code, _LAST_OLD_CODE), None, version, code)
+    old = min(code, _LAST_OLD_CODE)
+    return made("OperatorCodeT", deprecatedBuiltinCode=old, version=version, builtinCode=code)
 
 
 def _operator(schema: Any, operator: Operator, code: int, number: dict[Tensor, int]) -> Any:
-    packed = schema.OperatorT(
-        opcodeIndex=code, inputs=_numbers(number, operator.inputs), outputs=_numbers(number, operator.outputs)
-    )
+    inputs, outputs = (_numbers(number, tensors) for tensors in (operator.inputs, operator.outputs))
+    packed = made("OperatorT", opcodeIndex=code, inputs=inputs, outputs=outputs)
     if operator.options is not None:
         kind = type(operator.options).__name__.removesuffix("T")
         packed.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
@@ -170,32 +191,47 @@ def _operator(schema: Any, operator: Operator, code: int, number: dict[Tensor, i
     return packed
 
 
-def _tensor(schema: Any, tensor: Tensor, buffer: int) -> Any:
-    packed = schema.TensorT(
-        shape=np.array(tensor.shape, np.int32), type=getattr(schema.TensorType, tensor.dtype.name.upper()),
-        buffer=buffer, name=tensor.name, hasRank=True,
+def _tensor(schema: Any, tensor: Tensor, buffer: int, zeros: dict[int, Any]) -> Any:
+    packed = made(
+        "TensorT", shape=np.array(tensor.shape, np.int32), buffer=buffer, name=tensor.name, hasRank=True,
+        type=getattr(schema.TensorType, tensor.dtype.name.upper()),
     )
     if tensor.free:
         sizes = [_ANY if i in tensor.free else n for i, n in enumerate(tensor.shape)]
         packed.shapeSignature = np.array(sizes, np.int32)
     if tensor.quantisation is not None:
-        scale = tensor.quantisation.scale
-        packed.quantization = schema.QuantizationParametersT(
-            scale=scale, zeroPoint=np.zeros(len(scale), np.int64), quantizedDimension=tensor.quantisation.axis
-        )
+        packed.quantization = _Scales(schema, tensor.quantisation, zeros)
     return packed
 
 
-def _aligned(schema: Any, data: NDArray[Any]) -> Any:
-    """A buffer whose bytes begin at a multiple of ``_BUFFER_ALIGNMENT`` in the file."""
-    raw = np.ascontiguousarray(data).tobytes()
+class _Buffer:
+    """A constant's bytes, beginning at a multiple of ``_BUFFER_ALIGNMENT`` in the file; packed as the schema's own."""
 
-    class Aligned(schema.BufferT):  # type: ignore[misc]
-        def Pack(self, builder: Any) -> Any:  # noqa: N802  (the generated code's name)
-            builder.Prep(_BUFFER_ALIGNMENT, len(raw))
-            end = builder.CreateByteVector(raw)
-            schema.BufferStart(builder)
-            schema.BufferAddData(builder, end)
-            return schema.BufferEnd(builder)
+    def __init__(self, schema: Any, data: NDArray[Any]) -> None:
+        self._schema, self._raw = schema, np.ascontiguousarray(data).tobytes()
 
-    return Aligned()
+    def Pack(self, builder: Any) -> Any:  # noqa: N802  (the generated code's name)
+        builder.Prep(_BUFFER_ALIGNMENT, len(self._raw))
+        data = builder.CreateByteVector(self._raw)
+        self._schema.BufferStart(builder)
+        self._schema.BufferAddData(builder, data)
+        return self._schema.BufferEnd(builder)
+
+
+class _Scales:
+    """A tensor's scales. There must be as many zero points, 8 bytes each: vectors of as many zeros are one in the file,
+    whose places ``zeros`` keeps by their length."""
+
+    def __init__(self, schema: Any, quantisation: Quantisation, zeros: dict[int, Any]) -> None:
+        self._schema, self._quantisation, self._zeros = schema, quantisation, zeros
+
+    def Pack(self, builder: Any) -> Any:  # noqa: N802
+        schema, count = self._schema, len(self._quantisation.scale)
+        if count not in self._zeros:
+            self._zeros[count] = builder.CreateNumpyVector(np.zeros(count, np.int64))
+        scale = builder.CreateNumpyVector(self._quantisation.scale)
+        schema.QuantizationParametersStart(builder)
+        schema.QuantizationParametersAddScale(builder, scale)
+        schema.QuantizationParametersAddZeroPoint(builder, self._zeros[count])
+        schema.QuantizationParametersAddQuantizedDimension(builder, self._quantisation.axis)
+        return schema.QuantizationParametersEnd(builder)

@@ -21,14 +21,16 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FoundLayer:
-    """A convolution in a file: its name there, its weight (O, I / groups, kh, kw), its output (C, H, W).
+    """A convolution in a file: its name there, its weight (O, I / groups, kh, kw), its input and output (C, H, W).
 
-    int8 values are given as the real values that they stand for.
+    int8 values are given as the real values that they stand for; ``step`` is the scale of an int8 output.
     """
 
     name: str
     weight: Floats
+    input: Floats
     output: Floats
+    step: float | None = None
 
 
 class Tracer(Protocol):
@@ -63,16 +65,23 @@ def trace_ncnn(
 
     param, weights = (directory / name for name in files)
     run = open_ncnn_traced(directory, files, input_name, options).run(x)
+    model = read(param.read_text("ascii"), weights.read_bytes())
+    # By the blobs that are int8: what a 1 in them is worth, also behind a Split.
+    steps: dict[str, float] = {}
     layers = []
-    for layer in read(param.read_text("ascii"), weights.read_bytes()):
+    for layer in model:
+        (given, *_), (made, *_) = layer.line.consumes or [""], layer.line.produces
+        if layer.line.kind == "Split" and given in steps:
+            steps |= dict.fromkeys(layer.line.produces, steps[given])
         if layer.weight is None:
             continue
-        weight, output = layer.weight, run.output(layer.line.produces[0])
+        weight = layer.weight
         if isinstance(weight, Int8):
             if weight.output_scale is not None:
-                output /= weight.output_scale
+                steps[made] = 1 / float(weight.output_scale)
             weight = _per_channel(weight.integers, 1 / weight.weight_scale)
-        layers.append(FoundLayer(layer.name, weight, output))
+        x_in, y = (run.output(blob) * np.float32(steps.get(blob, 1)) for blob in (given, made))
+        layers.append(FoundLayer(layer.name, weight, x_in, y, steps.get(made)))
     return layers
 
 
@@ -80,7 +89,7 @@ def trace_ncnn(
 def trace_onnx(
     directory: Path, files: Sequence[str], input_name: str, x: NDArray[Any], options: Options
 ) -> list[FoundLayer]:
-    """Errors as in ``Tracer``; outputs are what comes before a ReLU."""
+    """Errors as in ``Tracer``; outputs are what comes before a ReLU, and before it is rounded to int8."""
     import onnx
     from onnx import numpy_helper
 
@@ -95,17 +104,22 @@ def trace_onnx(
         if node.op_type == "DequantizeLinear" and node.input[0] in constants:
             constants[node.output[0]] = _per_channel(constants[node.input[0]], constants[node.input[1]])
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    given = {output.name for output in model.graph.output}
+    shown = {output.name for output in model.graph.output} | {input_name}
     for node in convolutions:
-        if node.output[0] not in given:
-            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(node.output[0]))
+        for name in (node.input[0], node.output[0]):
+            if name not in shown:
+                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+                shown.add(name)
         if node.input[1] not in constants:
             raise ConversionError(f"{path}: layer {node.name} has weights that are no constants")
     with tempfile.TemporaryDirectory(prefix="edgeface-walk-") as scratch:
         onnx.save(model, Path(scratch) / path.name)
         run = open_onnx(Path(scratch), [path.name], input_name, options).run(x)
     return [
-        FoundLayer(node.name, constants[node.input[1]].astype(np.float32), run.output(node.output[0]))
+        FoundLayer(
+            node.name, constants[node.input[1]].astype(np.float32),
+            x if node.input[0] == input_name else run.output(node.input[0]), run.output(node.output[0]),
+        )
         for node in convolutions
     ]
 
@@ -142,8 +156,12 @@ def trace_tflite(
     (interpreter,) = interpreters
     details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
 
+    def scales_of(index: int) -> Floats:
+        scales: Floats = details[index]["quantization_parameters"]["scales"]
+        return scales
+
     def real(index: int) -> Floats:
-        values, scales = interpreter.get_tensor(index), details[index]["quantization_parameters"]["scales"]
+        values, scales = interpreter.get_tensor(index), scales_of(index)
         if not len(scales):
             return np.asarray(values, np.float32)
         shape = [1] * values.ndim
@@ -151,15 +169,16 @@ def trace_tflite(
         out: Floats = (values * scales.reshape(shape)).astype(np.float32)
         return out
 
-    return [
-        FoundLayer(
-            str(details[operator["outputs"][0]]["name"]),
-            np.ascontiguousarray(real(operator["inputs"][1]).transpose(_TFLITE_WEIGHTS[operator["op_name"]])),
-            np.ascontiguousarray(real(operator["outputs"][0])[0].transpose(2, 0, 1)),
-        )
-        for operator in interpreter._get_ops_details()
-        if operator["op_name"] in _TFLITE_WEIGHTS
-    ]
+    layers = []
+    for operator in interpreter._get_ops_details():
+        if operator["op_name"] not in _TFLITE_WEIGHTS:
+            continue
+        (given, weight, *_), (made,) = operator["inputs"], operator["outputs"]
+        x_in, y = (np.ascontiguousarray(real(index)[0].transpose(2, 0, 1)) for index in (given, made))
+        kernel = np.ascontiguousarray(real(weight).transpose(_TFLITE_WEIGHTS[operator["op_name"]]))
+        step = float(scales_of(made)[0]) if len(scales_of(made)) else None
+        layers.append(FoundLayer(str(details[made]["name"]), kernel, x_in, y, step))
+    return layers
 
 
 def _per_channel(integers: NDArray[Any], scale: NDArray[Any]) -> Floats:

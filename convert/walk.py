@@ -6,11 +6,13 @@ damaged layer is, by shape and order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from edgeface.quantize.scales import Q_MAX
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, PoseStage
@@ -25,9 +27,10 @@ from .pictures import Image
 from .raw import FACES, Sessions, strongest_patches
 from .traces import FoundLayer, trace
 
-# A layer departs when it is not finite or under this, or falls this far below the worst layer before it.
-LEAST_DB = 20.0
-DROP_DB = 30.0
+# What a layer must reach on the inputs that the engine itself gives it, where only its own arithmetic can differ.
+LEAST_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 30.0}
+# Rounding adds up from layer to layer, little by little; what is wrong between two convolutions is a fall.
+FALL_DB = 25.0
 # Half precision keeps a weight within 0.05 % of itself and an int8 file exactly what was baked: this is between that
 # and another layer's weights, whose difference is as large as they are.
 _SAME_WEIGHTS = 0.01
@@ -35,11 +38,15 @@ _SAME_WEIGHTS = 0.01
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of the reference, its weight (O, I / groups, kh, kw) and what it gave, (C, H, W)."""
+    """A convolution of the reference: its weight (O, I / groups, kh, kw), what it gave, (C, H, W), and the shape of
+    what it was given. ``compute`` gives its output for another input of that shape."""
 
     name: str
     weight: Floats
+    padding: int
+    input_shape: tuple[int, ...]
     output: Floats
+    compute: Callable[[Floats], Floats]
 
 
 def walk(
@@ -65,12 +72,11 @@ def _walk(
         assert isinstance(session, TorchSession)
         wanted = layers_of(session, x)
         found = trace(candidate, directory, files, input_name, z)
-        result = first_departure(net, wanted, found)
+        result = first_departure(net, wanted, found, candidate.precision)
         count += result.layers
         if result.departure is not None:
             return Walk(count, result.least_db, result.departure)
-        if result.least_db is not None:
-            least = result.least_db if least is None else min(least, result.least_db)
+        least = _least(least, result.least_db)
     return Walk(count, least, None)
 
 
@@ -102,18 +108,35 @@ def layers_of(session: TorchSession, x: Floats) -> list[Layer]:
     """Every convolution that ``session`` runs on ``x`` (C, H, W), in the order in which it runs them."""
     import torch
     from edgeface.quantize.fake import fake_quantise_weight
-    from edgeface.quantize.modules import FoldedConv
+    from edgeface.quantize.modules import FoldedConv, Signal, Sums
 
     module = session.graph.module
     layers: list[Layer] = []
     names = {conv: name for name, conv in module.named_modules() if isinstance(conv, FoldedConv)}
 
-    def note(conv: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
+    def real(output: torch.Tensor | Sums) -> Floats:
+        if isinstance(output, Sums):
+            output = output.values * output.steps[:, None, None]
+        values: Floats = output[0].float().cpu().numpy()
+        return values
+
+    def note(conv: torch.nn.Module, inputs: tuple[Signal, ...], output: torch.Tensor | Sums) -> None:
         assert isinstance(conv, FoldedConv)
+        (signal,) = inputs
+
+        def compute(values: Floats) -> Floats:
+            with torch.inference_mode():
+                x = torch.from_numpy(values)[None].to(conv.weight.device)
+                return real(conv(Signal(x, signal.point)))
+
         is_float = conv.mode == "float" or not conv.int8
         weight = conv.weight if is_float else fake_quantise_weight(conv.weight)
-        name = names[conv].removeprefix("net.")
-        layers.append(Layer(name, weight.detach().cpu().numpy(), output[0].cpu().numpy().copy()))
+        layers.append(
+            Layer(
+                names[conv].removeprefix("net."), weight.detach().cpu().numpy(), conv.padding,
+                tuple(signal.value.shape[1:]), real(output).copy(), compute,
+            )
+        )
 
     handles = [conv.register_forward_hook(note) for conv in names]
     try:
@@ -124,31 +147,57 @@ def layers_of(session: TorchSession, x: Floats) -> list[Layer]:
     return layers
 
 
-def first_departure(net: str, wanted: Sequence[Layer], found: Sequence[FoundLayer]) -> Walk:
+def first_departure(net: str, wanted: Sequence[Layer], found: Sequence[FoundLayer], precision: str) -> Walk:
     """Hold each of ``wanted``, a net's layers in its order, against its partner in ``found``.
 
-    Raises ConversionError when a layer has no partner of its shape.
+    A layer departs when it gives other values than torch's layer does for the same input, or when what it is given has
+    got far worse since the layer before. Raises ConversionError when a layer has no partner of its shape.
     """
+    own_least: float | None = None
     least: float | None = None
     for layer, (other, same) in zip(wanted, pair(wanted, found), strict=True):
-        decibel = _compared(layer.output, other.output)
-        bound = LEAST_DB if least is None else max(LEAST_DB, least - DROP_DB)
-        if decibel is not None and not decibel >= bound:
-            departure = Departure(net, layer.name, other.name, decibel, least, same)
-            return Walk(len(wanted), decibel, departure)
-        if decibel is not None:
-            least = decibel if least is None else min(least, decibel)
-    return Walk(len(wanted), least, None)
+        given = _without_padding(other.input, layer)
+        own = _compared(layer.compute(given), other)
+        if own is not None and not own >= LEAST_DB[precision]:
+            departure = Departure(net, layer.name, other.name, own, own_least, same, by_itself=True)
+            return Walk(len(wanted), own, departure)
+        own_least = _least(own_least, own)
+        whole = _compared(layer.output, other)
+        if whole is not None and not whole >= min(LEAST_DB[precision], math.inf if least is None else least) - FALL_DB:
+            departure = Departure(net, layer.name, other.name, whole, least, same, by_itself=False)
+            return Walk(len(wanted), whole, departure)
+        least = _least(least, whole)
+    return Walk(len(wanted), own_least, None)
 
 
-def _compared(reference: Floats, candidate: Floats) -> float | None:
-    """SQNR in dB, None where they are equal. A side that has no negative value at all has its ReLU in the layer, so
-    that the other's is applied here."""
-    if reference.shape != candidate.shape:
-        raise ConversionError(f"a layer gives {candidate.shape}, its partner {reference.shape}")
-    y, z = reference.astype(np.float64), candidate.astype(np.float64)
+def _least(so_far: float | None, decibel: float | None) -> float | None:
+    return min((d for d in (so_far, decibel) if d is not None), default=None)
+
+
+def _without_padding(values: Floats, layer: Layer) -> Floats:
+    """An engine's input (C, H, W) of ``layer`` as torch's; engines may pad in an operation before it."""
+    if values.shape == layer.input_shape:
+        return values
+    begin, (_, height, width) = layer.padding, layer.input_shape
+    inner = values[:, begin : begin + height, begin : begin + width]
+    if inner.shape != layer.input_shape:
+        raise ConversionError(f"layer {layer.name} is given {values.shape}, in torch {layer.input_shape}")
+    return np.ascontiguousarray(inner)
+
+
+def _compared(reference: Floats, found: FoundLayer) -> float | None:
+    """SQNR in dB of a layer's output, None where it is equal.
+
+    The reference is rounded as the output is. A side that has no negative value at all has its ReLU in the layer, so
+    that the other's is applied here.
+    """
+    if reference.shape != found.output.shape:
+        raise ConversionError(f"layer {found.name} gives {found.output.shape}, in torch {reference.shape}")
+    y, z = reference.astype(np.float64), found.output.astype(np.float64)
     if y.min() >= 0 or z.min() >= 0:
         y, z = np.maximum(y, 0), np.maximum(z, 0)
+    if found.step is not None:
+        y = np.rint(y / found.step).clip(-Q_MAX - 1, Q_MAX) * found.step
     return sqnr_db(float((y * y).sum()), float(((y - z) ** 2).sum()))
 
 

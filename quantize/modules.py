@@ -25,6 +25,7 @@ from .fake import fake_quantise, fake_quantise_weight, weight_scales
 from .scales import Q_MAX, LayerScales
 
 Mode = Literal["float", "inputs", "all"]
+_ADD_BITS = 21
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ class Signal:
     def mapped(self, operation: Callable[[Tensor], Tensor]) -> Signal:
         """What an operation that only moves or picks values makes of it; the scale stays."""
         return Signal(operation(self.value), self.point)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A convolution's outputs before they are rounded: ``values`` (N, O, H, W), whole numbers in float32, of ``steps``
+    (O,) each."""
+
+    values: Tensor
+    steps: Tensor
 
 
 def concatenated(signals: Sequence[Signal]) -> Signal:
@@ -86,7 +96,7 @@ class Point(nn.Module):
         return fake_quantise(x, scale, self.zero_point) if self.training else self.integers(x) * scale
 
     def integers(self, x: Tensor) -> Tensor:
-        """The tensor as whole numbers, in float32, to the last bit as the mode's engines round it.
+        """The tensor as whole numbers, in float32, as the mode's engines round it.
 
         ncnn rounds halves away from zero and stops at -127; TFLite and ONNX round them to even and stop at -128.
         """
@@ -96,11 +106,30 @@ class Point(nn.Module):
         whole = steps.trunc()
         return (whole + (2 * (steps - whole)).trunc()).clamp(-Q_MAX, Q_MAX)
 
-    def forward(self, x: Tensor) -> Signal:
+    def forward(self, x: Tensor | Sums) -> Signal:
         """A tensor that the network has just computed, rounded where every tensor is int8."""
+        if isinstance(x, Sums):
+            # XNNPACK's order: one factor a channel in float32, halves to even.
+            scale = self.log_scale.exp()
+            levels = (x.values * (x.steps / scale)[:, None, None]).round().clamp(-Q_MAX - 1, Q_MAX)
+            return Signal(levels * scale, self)
         if self.observer is not None:
             self.observer(x)
         return Signal(self._rounded(x) if self.mode == "all" else x, self)
+
+    def sum(self, left: Signal, right: Signal) -> Signal:
+        """The sum of two signals as this point's tensor."""
+        if self.mode != "all" or self.training or self._constant is not None:
+            return self(left.value + right.value)
+        # XNNPACK's int8 addition: multipliers of 21 bits in whole numbers, halves up.
+        scale = self.log_scale.exp()
+        factors = [float(side.point.log_scale.exp() / scale) for side in (left, right)]
+        shift = _ADD_BITS - math.frexp(max(factors))[1]
+        total = torch.full((), 1 << (shift - 1), dtype=torch.int64, device=scale.device)
+        for side, factor in zip((left, right), factors, strict=True):
+            levels = (side.value / side.point.log_scale.exp()).round().long()
+            total = total + levels * round(math.ldexp(factor, shift))
+        return Signal((total >> shift).clamp(-Q_MAX - 1, Q_MAX).float() * scale, self)
 
     def read(self, x: Tensor) -> Tensor:
         """The tensor as an int8 convolution takes it in training."""
@@ -125,9 +154,11 @@ class FoldedConv(nn.Module):
         # The point last read; in a tuple, or torch would take it for a part of this layer.
         self.reads: tuple[Point, ...] = ()
 
-    def forward(self, signal: Signal) -> Tensor:
+    def forward(self, signal: Signal) -> Tensor | Sums:
         """(N, I, H, W) -> (N, O, H', W'), not yet rounded: the next point does that."""
         self.reads = (signal.point,)
+        if self.mode == "all" and self.int8 and not self.training:
+            return self._sums(signal)
         if self.mode == "float" or not self.int8:
             y = self._convolved(signal.value, self.weight, self.bias)
         elif self.training:
@@ -142,24 +173,32 @@ class FoldedConv(nn.Module):
     def _whole_numbers(self, signal: Signal) -> Tensor:
         scales = weight_scales(self.weight)[:, None, None, None]
         sums = self._convolved(signal.point.integers(signal.value), (self.weight / scales).round(), None)
-        steps, bias = self._steps(signal.point)[:, None, None], self._whole_bias(signal.point)[:, None, None]
-        # In double and then rounded once, as a fused multiply-add does.
+        steps = self._steps(signal.point)[:, None, None]
+        bias = self._bias_steps(signal.point)[:, None, None] * steps
+        # In double and then rounded once, as ncnn's fused multiply-add does.
         return (sums.double() * steps.double() + bias.double()).float()
+
+    def _sums(self, signal: Signal) -> Sums:
+        scales = weight_scales(self.weight)
+        x = (signal.value / signal.point.log_scale.exp()).round()
+        sums = self._convolved(x, (self.weight / scales[:, None, None, None]).round(), None)
+        steps = signal.point.log_scale.detach().exp() * scales
+        values = (sums.double() + self._bias_steps(signal.point).double()[:, None, None]).float()
+        return Sums(values.clamp_min(0) if self.relu else values, steps)
 
     def _steps(self, point: Point) -> Tensor:
         """What a sum's 1 is worth, (O,); computed as ncnn does from the inverse scales in its files."""
         return 1 / ((1 / point.log_scale.detach().exp()) * (1 / weight_scales(self.weight)))
 
-    def _whole_bias(self, point: Point) -> Tensor:
-        """The bias in whole steps, which TFLite's biases are; ncnn's are floats and can hold the same."""
-        steps = self._steps(point)
-        return (self.bias / steps).round() * steps
+    def _bias_steps(self, point: Point) -> Tensor:
+        """The bias as whole steps (O,), which TFLite's biases are; ncnn's are floats and can hold the same."""
+        return (self.bias / self._steps(point)).round()
 
     @torch.no_grad()
     def bake(self) -> None:
         """Round weight and bias for good. The layer must have run once, to know the point that it reads."""
         (point,) = self.reads
-        self.bias.copy_(self._whole_bias(point))
+        self.bias.copy_(self._bias_steps(point) * self._steps(point))
         self.weight.copy_(fake_quantise_weight(self.weight))
 
 

@@ -93,7 +93,8 @@ class Report(msgspec.Struct, frozen=True):
             f"{len(self.layers)} layers, {in_float} of them in float.",
             "",
             "Clipped: share of the input's values on the calibration pictures beyond 127 scales. SQNR: signal to "
-            "quantisation noise. Loss: how much the task's loss grows when only that layer is in int8.",
+            "quantisation noise. Loss: how much the task's loss grows when only that layer is in int8; "
+            "small figures of either sign are chance.",
             "",
         ]
         layers = [

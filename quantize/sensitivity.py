@@ -177,21 +177,26 @@ class Losses:
 
 @dataclass(frozen=True)
 class AutoKept:
-    """The layers that stay in float, and the loss: in float, quantised without and with them left out."""
+    """The layers that stay in float, and the loss: in float, quantised without and with them left out.
+
+    ``everywhere`` is the loss with them left out and all tensors rounded, as TFLite does.
+    """
 
     kept: list[str]
     float_loss: float
     before: float
     after: float
+    everywhere: float
 
     def to_text(self, fixed: Collection[str]) -> str:
         """What was kept beyond ``fixed`` and what that did to the loss, one line each."""
-        before, after = (100 * (loss / self.float_loss - 1) for loss in (self.before, self.after))
+        losses = (self.before, self.after, self.everywhere)
+        before, after, everywhere = (100 * (loss / self.float_loss - 1) for loss in losses)
         chosen = [name for name in self.kept if name not in fixed]
         if not chosen:
             return f"auto-keep: the loss in int8 is {before:+.2f} % above float's, within the bound: nothing to keep"
         head = f"auto-keep: {len(chosen)} left in float: loss from {before:+.2f} to {after:+.2f} % above float's"
-        return "\n".join([head, *(f"  {name}" for name in chosen)])
+        return "\n".join([f"{head}, {everywhere:+.2f} % with all tensors rounded", *(f"  {name}" for name in chosen)])
 
 
 def auto_keep(
@@ -201,33 +206,32 @@ def auto_keep(
     """The fewest layers in float, beside ``fixed``, that bring the loss to at most (1 + bound) times the float one.
 
     Found greedily: the layers that lose most alone are kept first, with the loss of the whole network measured after
-    each; then those that turn out not to be needed are quantised again. Counted is the loss with every tensor in int8,
-    as TFLite runs it. Raises OptionError for a negative bound, and for one that is not reached with every convolution
-    in float, because the tensors between are rounded even then.
+    each; then those that turn out not to be needed are quantised again. Counted is the loss with the int8 layers'
+    inputs rounded, as ncnn runs it, which with every layer in float is the float one. TFLite rounds the tensors between
+    layers whatever the layers are, so that there a layer in float spares its weights alone. Raises OptionError for a
+    bound that is negative or no number.
     """
     if not bound >= 0:
         raise OptionError(f"--auto-keep {bound:g}: the bound is a share of the float loss, 0 or more: 0.1 allows 10 %")
     limit = (1 + bound) * losses.float_loss
     kept = set(fixed)
-    before = loss = losses.quantised("all", kept)
+
+    def chosen_ones(kept: Collection[str], loss: float) -> AutoKept:
+        return AutoKept(sorted(kept), losses.float_loss, before, loss, losses.quantised("all", kept))
+
+    before = loss = losses.quantised("inputs", kept)
     if before <= limit:
-        return AutoKept(sorted(kept), losses.float_loss, before, before)
-    least = losses.quantised("all", losses.layers)
-    if least > limit:
-        raise OptionError(
-            f"--auto-keep {bound:g} cannot be reached: with every layer in float the loss is still "
-            f"{losses.increase_percent(least):+.2f} %, from the tensors between layers: allow more than that"
-        )
+        return chosen_ones(kept, before)
     worst_first = sorted(set(losses.layers) - kept, key=lambda name: -losses.layers[name])
     chosen: list[str] = []
     for name in progress(worst_first, "leaving layers in float", len(worst_first)):
         chosen.append(name)
-        loss = losses.quantised("all", kept | set(chosen))
+        loss = losses.quantised("inputs", kept | set(chosen))
         if loss <= limit:
             break
     for name in progress(list(reversed(chosen)), "putting layers back", len(chosen)):
         fewer = [other for other in chosen if other != name]
-        without = losses.quantised("all", kept | set(fewer))
+        without = losses.quantised("inputs", kept | set(fewer))
         if without <= limit:
             chosen, loss = fewer, without
-    return AutoKept(sorted(kept | set(chosen)), losses.float_loss, before, loss)
+    return chosen_ones(kept | set(chosen), loss)

@@ -101,7 +101,9 @@ def test_ap_by_subset_and_height_in_text_and_json(tmp_path: Path, use: Any) -> N
     result = run("some_model", "--data", data, "--json", target)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
-    assert asked == {"model": "some_model", "engine": None, "threads": None, "size": 640, "score": 0.02, "nms": 0.4}
+    assert asked == {
+        "model": "some_model", "engine": None, "threads": None, "size": 640, "score": 0.02, "nms": 0.4, "device": "cpu",
+    }
     report = json.loads(target.read_text())
     ap = report["measures"]["detection"]["ap"]
     assert {name: (row["ap"], row["faces"]) for name, row in ap.items()} == {
@@ -240,7 +242,9 @@ def test_options_reach_the_detector(tmp_path: Path, use: Any) -> None:
     _, asked = use(faces())
     options = ["--size", "320", "--score", "0.1", "--nms", "0.3", "--engine", "onnx", "--threads", "2"]
     report = report_of(run("m", "--data", data, *options, "--json", "-"))
-    assert asked == {"model": "m", "engine": "onnx", "threads": 2, "size": 320, "score": 0.1, "nms": 0.3}
+    assert asked == {
+        "model": "m", "engine": "onnx", "threads": 2, "size": 320, "score": 0.1, "nms": 0.3, "device": "cpu",
+    }
     assert (report["size_px"], report["score"], report["nms_iou"]) == (320, 0.1, 0.3)
     # Nothing was found: an AP of 0, and not a failure.
     assert report["measures"]["detection"]["ap"]["all"] == {"ap": 0.0, "recall": 0.0, "faces": 1}

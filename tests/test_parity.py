@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,20 +10,25 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from edgeface.convert.face_parity import FacesParity, FaceSums, match
 from edgeface.convert.parity import (
+    INT8_AGAINST_FLOAT,
     DepartedError,
-    FacesParity,
-    FaceSums,
+    Departure,
     MapParity,
     MapSums,
     ParityReport,
+    SizeParity,
     Tolerance,
-    match,
+    Walk,
+    int8,
 )
 from edgeface.convert.pictures import choose
 from numpy.typing import NDArray
 
 from edgeface.errors import DataError, InputError, ParityError
+from edgeface.evaluation.report import Measures
+from edgeface.evaluation.wider import AveragePrecision, DetectionReport
 from edgeface.faces import Faces
 
 TOLERANCE = Tolerance(raw=1e-3, iou=0.95, score=0.01)
@@ -45,17 +51,24 @@ def never() -> Faces:
 
 
 def compared(reference: Faces, candidate: Faces, *contenders: Faces) -> FacesParity:
-    sums = FaceSums(TOLERANCE)
+    sums = FaceSums(TOLERANCE.iou, TOLERANCE.score)
     ask = [lambda found=found: found for found in contenders] or [never, never]
     sums.add("a picture", reference, candidate, *ask)
     return sums.parity()
 
 
-def report(maps: list[MapParity], found: FacesParity) -> ParityReport:
-    return ParityReport("mos_s-fp16-ncnn", "torch 2", "3 pictures", TOLERANCE, maps, found)
+def report(maps: list[MapParity], found: FacesParity, tolerance: Tolerance = TOLERANCE) -> ParityReport:
+    return ParityReport("mos_s-fp16-ncnn", "torch 2", "3 pictures", tolerance, [SizeParity(640, maps, found)])
 
 
-NO_FACES = FaceSums(TOLERANCE).parity()
+def many(reference: int, **counts: int) -> FacesParity:
+    """Figures of as many faces, all found but what ``counts`` says."""
+    return dataclasses.replace(
+        NO_FACES, reference=reference, candidate=reference, **counts    # type: ignore[arg-type]
+    )
+
+
+NO_FACES = FaceSums(TOLERANCE.iou, TOLERANCE.score).parity()
 
 
 def test_figures_of_a_map_by_hand() -> None:
@@ -124,7 +137,9 @@ def test_a_face_without_partner_fails_with_the_picture_s_name() -> None:
     assert (found.matched, found.missing, found.extra, found.ties) == (1, 1, 1, 0)
     failed = report([], found)
     assert failed.failures == ["1 faces are missing and 1 are extra, as in a picture (1 missing, 1 extra)"]
-    assert str(DepartedError(failed)).startswith("mos_s-fp16-ncnn: 1 faces are missing")
+    text = str(DepartedError(failed, "mend it"))
+    assert text.startswith("mos_s-fp16-ncnn: 1 faces are missing")
+    assert text.endswith(": mend it")
 
 
 def test_a_face_under_the_other_s_threshold_is_a_tie() -> None:
@@ -155,11 +170,97 @@ def test_report_as_text_and_json() -> None:
     assert "FAILED: output score8 is off by 0.25 of its range, 0.001 is allowed" in text
     data = json.loads(failed.to_json())
     assert data["passed"] is False
-    assert data["maps"][0] == {
+    assert data["sizes"][0]["size_px"] == 640
+    assert data["sizes"][0]["maps"][0] == {
         "name": "score8", "span": 4.0, "largest_difference": 1.0, "share": 0.25,
         "sqnr_db": pytest.approx(10 * math.log10(16)), "cosine": pytest.approx(1.0),
     }
     assert data["pictures"] == "3 pictures"
+
+
+def test_a_map_with_too_little_signal_fails_an_int8_tolerance() -> None:
+    sums = MapSums("score8")
+    sums.add(floats(10, -10), floats(10, -9.9))
+    figures = sums.parity()
+    assert figures.sqnr_db == pytest.approx(10 * math.log10(200 / 0.01), abs=1e-3)
+    assert report([figures], NO_FACES, int8(35)).passed
+    failed = report([figures], NO_FACES, int8(45))
+    assert failed.failures == ["output score8 has 43.0 dB, 45 is asked for"]
+
+
+def test_a_map_that_is_not_a_number_fails_every_tolerance() -> None:
+    sums = MapSums("box8")
+    sums.add(floats(1, 2), floats(1, float("nan")))
+    for tolerance in (int8(30), INT8_AGAINST_FLOAT):
+        assert any("box8" in failure for failure in report([sums.parity()], NO_FACES, tolerance).failures)
+
+
+def test_a_map_without_signal_has_no_db_to_pass_with() -> None:
+    sums = MapSums("box8")
+    sums.add(floats(0, 0), floats(0, 0.5))
+    assert sums.parity().sqnr_db == -math.inf
+    assert not report([sums.parity()], NO_FACES, int8(30)).passed
+
+
+def test_int8_may_lose_one_face_in_a_hundred_and_says_how_many() -> None:
+    assert report([], many(200, missing=2), int8(30)).passed
+    assert report([], many(200, missing=1, shifted=1, extra=2), int8(30)).passed
+    for counts in ({"missing": 3}, {"extra": 3}, {"missing": 1, "shifted": 2}):
+        assert not report([], many(200, **counts), int8(30)).passed
+    failed = report([], many(200, missing=3, extra=1, ties=4), int8(30))
+    expected = "of 200 faces 3 are missing, 0 have another score and 1 are extra, 1% of them are allowed"
+    assert failed.failures == [expected]
+    assert "4 decided by a tie, 3 missing, 1 extra" in failed.to_text()
+
+
+def test_a_looser_overlap_is_counted_beside_the_tolerance_s() -> None:
+    reference = faces((0, 0, 0.9), (200, 0, 0.8))
+    moved = faces((0, 0, 0.9), (204, 0, 0.8))       # IoU 96 / 104
+    found = compared(reference, moved, reference, moved)
+    assert (found.matched, found.overlapping, found.missing, found.share) == (1, 2, 1, 0.5)
+
+
+def test_a_shifted_score_counts_against_the_share() -> None:
+    found = compared(faces((0, 0, 0.9), (200, 0, 0.8)), faces((0, 0, 0.9), (200, 0, 0.77)))
+    assert (found.matched, found.shifted, found.share) == (2, 1, 0.5)
+    assert found.score_difference_mean == pytest.approx(0.015, abs=1e-6)
+
+
+def measures(ap: float) -> Measures:
+    row = AveragePrecision(ap, 0.9, 10)
+    return Measures(DetectionReport({"easy": row}, {}), None, None, None)
+
+
+def test_int8_against_a_float_network_is_judged_by_its_ap() -> None:
+    def judged(reference: Measures | None, candidate: Measures | None) -> ParityReport:
+        sizes = [SizeParity(640, [], many(10, missing=10, extra=10), reference, candidate)]
+        return ParityReport("b", "torch", "pictures", INT8_AGAINST_FLOAT, sizes)
+
+    assert judged(measures(0.8), measures(0.796)).passed
+    assert "AP easy           0.8000    0.7960   -0.0040" in judged(measures(0.8), measures(0.796)).to_text()
+    expected = "AP easy is 0.700, the reference's 0.800, 0.005 is allowed"
+    assert judged(measures(0.8), measures(0.7)).failures == [expected]
+    assert "give --data with labels" in judged(None, None).failures[0]
+
+
+def test_of_several_sizes_a_failure_names_its_own() -> None:
+    sums = MapSums("score8")
+    sums.add(floats(0, 4), floats(0, 3))
+    sizes = [SizeParity(640, [], NO_FACES), SizeParity(320, [sums.parity()], NO_FACES)]
+    both = ParityReport("b", "torch", "pictures", TOLERANCE, sizes)
+    assert both.failures == ["at 320 px output score8 is off by 0.25 of its range, 0.001 is allowed"]
+
+
+def test_the_walk_is_in_the_report_and_in_the_error() -> None:
+    departure = Departure("the dense net", "stem", "conv_0", 12.34, None, same_weights=False, by_itself=True)
+    failed = dataclasses.replace(report([], many(1, missing=1)), walk=Walk(93, 12.34, departure))
+    expected = (
+        "the first layer that departs is stem (conv_0 in the file) of the dense net: 12.3 dB, all exact before it, and "
+        "its weights are not the checkpoint's"
+    )
+    assert expected in failed.to_text()
+    assert f"; {expected}: mend it" in str(DepartedError(failed, "mend it"))
+    assert json.loads(failed.to_json())["walk"]["departure"]["layer"] == "stem"
 
 
 def write_pictures(folder: Path, count: int) -> Path:
@@ -192,6 +293,10 @@ def test_pictures_of_a_data_set_are_its_dev_part(tmp_path: Path) -> None:
     chosen = choose(folder)
     assert [name for name, _ in chosen] == ["01.png", "03.png"]
     assert chosen.source == "2 of 2 pictures, dev part of wider"
+    assert [picture.path.name for picture in chosen.annotated] == ["01.png", "03.png"]
+    annotations.write_text(line_of(1, "dev").replace('"width": 5', '"width": 6'))
+    with pytest.raises(DataError, match=r"01\.png: is 5x4, its annotation says 6x4"):
+        list(choose(folder))
     annotations.write_text("not json\n")
     with pytest.raises(DataError, match="line 1"):
         choose(folder)

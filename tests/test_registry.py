@@ -39,6 +39,6 @@ def test_an_empty_registry_says_none() -> None:
 
 
 def test_the_engines_are_registered() -> None:
-    assert engine.names() == ["ncnn", "onnx", "torch"]
+    assert engine.names() == ["ncnn", "onnx", "tflite", "torch"]
     with pytest.raises(UnknownEngineError, match="Did you mean 'ncnn'"):
         engine.get("ncn")

@@ -82,8 +82,9 @@ def test_two_stages_in_a_row_equal_the_shuffled_ones() -> None:
 def test_a_stage_copies_only_what_it_must() -> None:
     """No channel moves: besides convolutions, there are slices of their outputs and concatenations of these."""
     stage = ShuffleFreeStage(random_stage(4, 4, 16, 0), list(range(4)), 1)
+    signal = Signal(torch.zeros(1, 4, 8, 8), Point())
     with torch.no_grad(), _Operators() as operators:
-        stage(Signal(torch.zeros(1, 4, 8, 8), Point()))
+        stage(signal)
     assert operators.names == {"convolution", "relu", "split_with_sizes", "cat"}
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "quantize": _Lazy("edgeface.cli.quantize:command", "Make an int8 checkpoint from a float one."),
     "convert": _Lazy("edgeface.cli.convert:command", "Convert a checkpoint to a bundle, and compare the two."),
     "parity": _Lazy("edgeface.cli.parity:command", "Compare a bundle with a checkpoint."),
+    "bench": _Lazy("edgeface.cli.bench:command", "Time bundles side by side."),
 }
 
 

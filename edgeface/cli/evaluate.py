@@ -70,7 +70,7 @@ def command(
     from edgeface.cli.results import STDOUT, json_lines, say
     from edgeface.data.annotations import ANNOTATIONS, read_annotations
     from edgeface.errors import DataError
-    from edgeface.evaluation.measure import detect_batches, measure, reasons_against, spread
+    from edgeface.evaluation.measure import detect_all, detect_batches, measure, reasons_against, spread
     from edgeface.evaluation.report import Measures, Report
     from edgeface.images import read_image
 
@@ -85,7 +85,10 @@ def command(
     )
     with json_lines(json_target) as lines:
         shown = progress(pictures, "evaluating", len(pictures))
-        detections = detect_batches(detector.batch, shown, read_image, 1 if device == "cpu" else GPU_BATCH)
+        if device == "cpu":
+            detections = detect_all(detector, shown, read_image)
+        else:
+            detections = detect_batches(detector.batch, shown, read_image, GPU_BATCH)
         report = Report(
             model=detector.bundle.name,
             engine=detector.bundle.engine,

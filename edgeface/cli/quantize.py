@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
     help="Leave this layer in float, or all that match, as in 'heads.*'; can be given several times.",
 )
 @click.option(
-    "--auto-keep", type=float, metavar="BOUND",
-    help="Leave the fewest layers in float that keep the calibrated network's loss within this share above float's; "
-    "0.1 is 10 %.",
+    "--auto-keep", type=click.FloatRange(min=0), metavar="BOUND",
+    help="Leave the fewest layers in float that keep the calibrated network's loss within this share above float's, as "
+    "ncnn rounds; 0.1 is 10 %.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of the training [the model's own].")
 @click.option(
@@ -191,7 +192,7 @@ def _command(
         parts += ["--keep-float", name]
     if auto_keep is not None:
         parts += ["--auto-keep", f"{auto_keep:g}"]
-    return " ".join([*parts, *overrides])
+    return shlex.join([*parts, *overrides])
 
 
 def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, Any], out: Path) -> None:
@@ -218,6 +219,8 @@ def _train(
     """Quantisation-aware training in ``OUT without suffix.run``, then OUT from its best weights."""
     import dataclasses
 
+    import cv2
+
     from edgeface.cli import INTERRUPTED
     from edgeface.cli.progress import progress
     from edgeface.cli.running import run_trainer
@@ -226,6 +229,9 @@ def _train(
     from edgeface.quantize.training import qat_trainer
     from edgeface.training.plots import plot_curves
 
+    # Calibration has started OpenCV's threads. A forked loader has the pool without its threads and waits for them for
+    # ever when it gives the pool up, so it is given up here.
+    cv2.setNumThreads(1)
     run = out.with_name(f"{out.stem}.run")
     _require_same_start(run / f"{checkpoint.model}.last.pt", start)
     trainer = qat_trainer(

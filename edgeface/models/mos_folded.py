@@ -81,8 +81,8 @@ class FoldedFPN(nn.Module):
             point(conv(x)) for conv, point, x in zip(self.lateral, self.lateral_out, maps, strict=True)
         ]
         for i in range(len(levels) - 2, -1, -1):
-            up = nn.functional.interpolate(levels[i + 1].value, scale_factor=2.0, mode="nearest")
-            levels[i] = self.smooth_out[i](self.smooth[i](self.sum_out[i](levels[i].value + up)))
+            up = levels[i + 1].mapped(lambda x: nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+            levels[i] = self.smooth_out[i](self.smooth[i](self.sum_out[i].sum(levels[i], up)))
         return levels
 
 
