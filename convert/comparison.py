@@ -45,23 +45,17 @@ class Watch(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of two bundles under comparison, with its nets open; ``exact`` are the ones for raw outputs."""
+    """One of two bundles under comparison, with its nets open."""
 
     bundle: Bundle
     directory: Path
     device: str
     sessions: Sessions
-    exact: Sessions
 
     @classmethod
     def open(cls, bundle: Bundle, directory: Path, device: str = "cpu") -> Side:
-        """Open a bundle's nets as they will be used, and int8 ones again for exact results where an engine can give
-        them; raises as ``open_sessions`` does."""
-        sessions = open_sessions(directory, bundle, default_threads(), device=device)
-        exact = sessions
-        if bundle.precision == "int8":
-            exact = open_sessions(directory, bundle, default_threads(), exact=True, device=device)
-        return cls(bundle, directory, device, sessions, exact)
+        """Open a bundle's nets; raises as ``open_sessions`` does."""
+        return cls(bundle, directory, device, open_sessions(directory, bundle, default_threads(), device=device))
 
     @classmethod
     def open_checkpoint(cls, path: Path, engine: str, device: str = "cpu") -> Side:
@@ -118,7 +112,7 @@ def compare(
     _, image = next(iter(pictures))
     return dataclasses.replace(
         report,
-        walk=walk(reference.bundle, reference.exact, candidate.bundle, candidate.directory, image, sizes_px[0]),
+        walk=walk(reference.bundle, reference.sessions, candidate.bundle, candidate.directory, image, sizes_px[0]),
     )
 
 
@@ -126,7 +120,7 @@ def _at_size(
     reference: Side, candidate: Side, pictures: Pictures, tolerance: Tolerance, size_px: int, watch: Watch | None
 ) -> SizeParity:
     raw = compare_raw(
-        reference.bundle, reference.exact, candidate.exact,
+        reference.bundle, reference.sessions, candidate.sessions,
         (image for _, image in islice(pictures, RAW_PICTURES)), size_px,
     )
     score = reference.bundle.defaults.score if tolerance.least_score is None else tolerance.least_score
@@ -136,7 +130,7 @@ def _at_size(
     sides = reference, candidate
     detectors = [side.detector(size_px, first_score) for side in sides]
     contenders = [side.detector(size_px, lowered, 1.0) for side in sides]
-    sums = FaceSums(tolerance.iou, tolerance.score)
+    sums = FaceSums(tolerance.iou, tolerance.score, score)
     found: tuple[list[Faces], list[Faces]] = [], []
     items: Iterable[tuple[str, Image]] = pictures
     if watch is not None:

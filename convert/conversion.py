@@ -80,9 +80,10 @@ def convert(
         for net in nets:
             notes += goal.write(net, [work / file for file in goal.files(net.stem)], precision) or []
         files = [describe_file(work / file) for net in nets for file in goal.files(net.stem)]
+        scales = {file.name: dict(goal.scales(work / file.name)) for file in files}
         bundle = replace(
             original, name=name, precision=precision, engine=goal.engine, stages=stages(goal.files), files=files,
-            verified=False,
+            verified=False, scales={file: by_name for file, by_name in scales.items() if by_name},
         )
         report = compare(reference, Side.open(bundle, work), chosen, sizes, watch)
         if not report.passed and not force:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,9 @@ class FacesParity:
     """The faces of all pictures. ``overlapping``: partners at IoU 0.9; ``matched``: at the tolerance's IoU.
 
     ``shifted``: matched, with a score further apart than the tolerance. ``ties``: faces that one side has under its
-    score threshold or behind a neighbour of the same score, and the other side kept; ``missing`` and ``extra`` have no
-    such reason, ``examples`` says where. ``share`` of the reference's faces are neither missing nor shifted.
+    score threshold (``ties_at_threshold``) or behind a neighbour of the same score, and the other side kept;
+    ``missing`` and ``extra`` have no such reason, ``examples`` says where. ``share`` of the reference's faces are
+    neither missing nor shifted.
 
     Differences are the largest and the mean among matched faces; landmarks as a share of the square root of the box's
     area.
@@ -36,6 +37,7 @@ class FacesParity:
     matched: int
     shifted: int
     ties: int
+    ties_at_threshold: int
     missing: int
     extra: int
     share: float
@@ -69,13 +71,18 @@ def match(reference: Faces, candidate: Faces, iou_least: float) -> list[tuple[in
 class FaceSums:
     """Running comparison of the faces of one picture after the other.
 
-    The same face overlaps by at least ``iou_least``, with a score at most ``score`` apart.
+    The same face overlaps by at least ``iou_least``, with a score at most ``score`` apart; faces are those of at least
+    the score ``threshold``.
     """
 
-    def __init__(self, iou_least: float, score: float) -> None:
+    def __init__(self, iou_least: float, score: float, threshold: float) -> None:
         self._tolerated = iou_least, score
+        self._threshold = threshold
         self._count = dict.fromkeys(
-            ("pictures", "reference", "candidate", "overlapping", "matched", "shifted", "ties", "missing", "extra"), 0
+            (
+                "pictures", "reference", "candidate", "overlapping", "matched", "shifted", "ties", "ties_at_threshold",
+                "missing", "extra",
+            ), 0,
         )
         self._iou_least = 1.0
         self._score, self._landmarks, self._pose_deg = _Extremes(), _Extremes(), _Extremes()
@@ -99,29 +106,30 @@ class FaceSums:
         self._differences(reference, candidate, pairs)
         missing = _without(reference, {i for i, _, _ in pairs})
         extra = _without(candidate, {j for _, j, _ in pairs})
-        lost = len(missing) - self._tied(missing, candidate_contenders)
-        added = len(extra) - self._tied(extra, reference_contenders)
+        tied = [*self._tied(missing, candidate_contenders)], [*self._tied(extra, reference_contenders)]
+        lost, added = len(missing) - len(tied[0]), len(extra) - len(tied[1])
         shifted = sum(1 for i, j, _ in pairs if not abs(float(reference.scores[i] - candidate.scores[j])) <= score)
         counts: Mapping[str, int] = {
             "pictures": 1, "reference": len(reference), "candidate": len(candidate),
             "overlapping": sum(1 for pair in overlapping if pair[2] >= IOU), "matched": len(pairs), "shifted": shifted,
-            "ties": len(missing) - lost + len(extra) - added, "missing": lost, "extra": added,
+            "ties": len(tied[0]) + len(tied[1]),
+            "ties_at_threshold": sum(1 for other in tied[0] + tied[1] if other < self._threshold),
+            "missing": lost, "extra": added,
         }
         for name, value in counts.items():
             self._count[name] += value
         if (lost or added) and len(self._examples) < _EXAMPLES:
             self._examples.append(f"{picture} ({lost} missing, {added} extra)")
 
-    def _tied(self, alone: Faces, contenders: Callable[[], Faces]) -> int:
+    def _tied(self, alone: Faces, contenders: Callable[[], Faces]) -> Iterator[float]:
+        """The scores that the other side gives to those of ``alone`` which it has among its contenders."""
         if not len(alone):
-            return 0
+            return
         iou_least, score = self._tolerated
         other = contenders()
-        return sum(
-            1
-            for i, j, _ in match(alone, other, iou_least)
-            if abs(float(alone.scores[i]) - float(other.scores[j])) <= score
-        )
+        for i, j, _ in match(alone, other, iou_least):
+            if abs(float(alone.scores[i]) - float(other.scores[j])) <= score:
+                yield float(other.scores[j])
 
     def _differences(self, reference: Faces, candidate: Faces, pairs: list[tuple[int, int, float]]) -> None:
         for i, j, overlap in pairs:

@@ -208,7 +208,9 @@ def _summary(size: SizeParity) -> dict[str, object]:
         "sqnr_least_db": min(decibels, default=None),
         "faces": size.faces.reference,
         "faces_matched": size.faces.matched,
+        "faces_of_candidate": size.faces.candidate,
         "faces_decided_by_a_tie": size.faces.ties,
+        "faces_decided_by_a_tie_at_the_threshold": size.faces.ties_at_threshold,
         "faces_missing": size.faces.missing,
         "faces_extra": size.faces.extra,
         "iou_least": size.faces.iou_least,
@@ -274,9 +276,12 @@ def _face_lines(faces: FacesParity, tolerance: Tolerance) -> Iterator[str]:
         yield "  faces: none in these pictures, so only the raw outputs were compared"
         return
     scored = "" if tolerance.least_score is None else f" of score {tolerance.least_score:g} and more"
+    ties = f"{faces.ties} decided by a tie"
+    if faces.ties:
+        ties += f" ({faces.ties_at_threshold} at the score threshold, the others in the NMS)"
     yield (
         f"  faces{scored}: {faces.matched} of {faces.reference} matched at IoU {tolerance.iou:g} "
-        f"({faces.overlapping} at {IOU:g}), {faces.ties} decided by a tie, {faces.missing} missing, {faces.extra} extra"
+        f"({faces.overlapping} at {IOU:g}), {ties}, {faces.missing} missing, {faces.extra} extra"
     )
     yield (
         f"  matched faces at most apart: IoU {faces.iou_least:.4f}, score {faces.score_difference:.5f} "

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .parity import Tolerance
 
 
+def _no_scales(_path: Path) -> Mapping[str, float]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Target:
     """One kind of engine files.
@@ -26,7 +30,8 @@ class Target:
     ``tolerances`` by precision also says which precisions there are, the default one first. A graph becomes one file a
     suffix: ``write(graph, paths, precision)`` makes ``paths``, in the order of ``suffixes``, and raises ConversionError
     or OSError; it gives notes for whoever converts, texts of some lines each, or None. ``points`` is where the engine
-    rounds in int8: at every tensor, or at what int8 layers read, with float32 between.
+    rounds in int8: at every tensor, or at what int8 layers read, with float32 between. ``scales`` gives the scales of
+    the int8 inputs and outputs of a file that ``write`` made, by name.
     """
 
     packages: tuple[str, ...]
@@ -35,6 +40,7 @@ class Target:
     suffixes: tuple[str, ...]
     write: Callable[[Graph, Sequence[Path], str], list[str] | None]
     points: Points = "all"
+    scales: Callable[[Path], Mapping[str, float]] = _no_scales
 
     def files(self, stem: str) -> list[str]:
         """The names of the files that a graph called ``stem`` becomes."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.errors import ConversionError
+from edgeface.runtime.engines.tflite_files import check_tflite
 
 from .onnx import export, export_qdq
 from .parity import FP16, FP32, int8
@@ -70,6 +71,11 @@ def _write(graph: Graph, paths: Sequence[Path], precision: str) -> None:
     paths[0].write_bytes(content)
 
 
+def _scales(path: Path) -> dict[str, float]:
+    net = check_tflite(path.read_bytes(), path)
+    return {tensor.name: tensor.scale for tensor in (*net.inputs, *net.outputs) if tensor.scale is not None}
+
+
 target("tflite")(
     Target(
         packages=("torch", "onnx", "onnxsim", "onnxruntime", "ai_edge_litert"),
@@ -77,5 +83,6 @@ target("tflite")(
         tolerances={"int8": int8(_INT8_SQNR_DB), "fp16": FP16, "fp32": FP32},
         suffixes=(".tflite",),
         write=_write,
+        scales=_scales,
     )
 )

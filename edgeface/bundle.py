@@ -95,7 +95,10 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of bundle.json."""
+    """The content of bundle.json.
+
+    ``scales``: of a file's inputs and outputs that are int8, file -> tensor -> scale; real value = scale * integer.
+    """
 
     schema: int
     name: str
@@ -109,6 +112,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: dict[str, Any]
     made: dict[str, Any]
     verified: bool
+    scales: dict[str, dict[str, Positive]] = {}
 
     @property
     def dense(self) -> DenseStage:

@@ -100,11 +100,16 @@ Observer = TypeVar("Observer", bound=Callable[[Tensor], None])
 
 
 class _Largest:
-    def __init__(self, _name: str) -> None:
-        self.value = 0.0
+    def __init__(self, name: str) -> None:
+        self.name, self.value = name, 0.0
 
     def __call__(self, x: Tensor) -> None:
-        self.value = max(self.value, float(x.abs().max()))
+        largest = float(x.abs().max())
+        if not np.isfinite(largest):        # Python's max would drop a NaN
+            raise DataError(
+                f"{self.name}: holds values that are not numbers on the calibration pictures: check the weights"
+            )
+        self.value = max(self.value, largest)
 
 
 class _Histogram:
@@ -142,6 +147,4 @@ def calibrate(net: nn.Module, seen: dict[str, Seen], how: str) -> None:
     for name, point in points(net):
         if not point.log_scale.requires_grad:
             continue
-        if not np.isfinite(seen[name].largest):
-            raise DataError(f"{name}: holds values that are not numbers on the calibration pictures: check the weights")
         point.set_scale(max(clip(seen[name]) / Q_MAX, _LEAST_SCALE))

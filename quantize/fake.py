@@ -31,7 +31,7 @@ class _FakeQuantise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (gradient,) = gradients
         x, y, scale = ctx.saved_tensors
-        passed = gradient * (x.abs() <= (Q_MAX + 0.5) * scale)
+        passed = gradient * (x.abs() <= Q_MAX * scale)
         if not ctx.needs_input_grad[1]:
             return passed, None, None
         # Inside the range dy/ds is (y - x) / s, outside it is y / s, so both are these two dot products.

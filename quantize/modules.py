@@ -120,7 +120,8 @@ class Point(nn.Module):
     def sum(self, left: Signal, right: Signal) -> Signal:
         """The sum of two signals as this point's tensor."""
         if self.mode != "all" or self.training or self._constant is not None:
-            return self(left.value + right.value)
+            out: Signal = self(left.value + right.value)
+            return out
         # XNNPACK's int8 addition: multipliers of 21 bits in whole numbers, halves up.
         scale = self.log_scale.exp()
         factors = [float(side.point.log_scale.exp() / scale) for side in (left, right)]

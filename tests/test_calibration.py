@@ -139,7 +139,7 @@ def test_nothing_to_look_at_is_refused() -> None:
 def test_values_that_are_no_numbers_are_refused(value: float) -> None:
     net = Twice()
     batches = [torch.tensor([1.0, value])]
-    with pytest.raises(DataError, match="twice: holds values that are not numbers"):
+    with pytest.raises(DataError, match="holds values that are not numbers"):
         calibrate(net, observe(net, batches, net), "mse")
 
 

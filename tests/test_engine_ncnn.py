@@ -60,9 +60,9 @@ def write_net(directory: Path, param: str = PARAM, weights: bytes | None = None)
 
 
 def open_net(
-    directory: Path, input_name: str = "data", precision: str = "fp32", *, exact: bool = False
+    directory: Path, input_name: str = "data", precision: str = "fp32"
 ) -> Session:
-    return engine.get("ncnn")(directory, ["net.param", "net.bin"], input_name, Options(1, precision, exact))
+    return engine.get("ncnn")(directory, ["net.param", "net.bin"], input_name, Options(1, precision))
 
 
 @pytest.fixture
@@ -287,27 +287,20 @@ def int8_expected(x: Floats) -> dict[str, Floats]:
 @pytest.mark.parametrize("shape", [(3, 32, 48), (3, 5, 7), (3, 1, 1)])
 def test_int8_outputs_are_exactly_what_integers_give(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     write_net(tmp_path, INT8_PARAM, int8_bytes())
-    run = open_net(tmp_path, precision="int8", exact=True).run(picture(*shape))
+    run = open_net(tmp_path, precision="int8").run(picture(*shape))
     for name, values in int8_expected(picture(*shape)).items():
         np.testing.assert_allclose(run.output(name), values, rtol=1e-5, atol=1e-5)
 
 
-def test_int8_is_near_enough_without_exactness_and_whatever_precision_is_asked_for(tmp_path: Path) -> None:
+def test_int8_with_packed_kernels_is_near(tmp_path: Path) -> None:
+    """What the files give when they are opened as another precision: ncnn then packs, and its kernels round more."""
     write_net(tmp_path, INT8_PARAM, int8_bytes())
     x = picture(3, 32, 48)
-    for precision in ("int8", "fp32", "fp16"):
+    for precision in ("fp32", "fp16"):
         run = open_net(tmp_path, precision=precision).run(x)
         for name, values in int8_expected(x).items():
             off = run.output(name) - values
             assert np.sqrt((off**2).mean() / (values**2).mean()) < 0.02, name
-
-
-def test_exact_float_outputs_are_what_numpy_computes(tmp_path: Path) -> None:
-    write_net(tmp_path)
-    x = picture(3, 16, 24)
-    run = open_net(tmp_path, exact=True).run(x)
-    for name, values in expected(x).items():
-        np.testing.assert_allclose(run.output(name), values, atol=1e-4)
 
 
 def test_int8_weights_cut_anywhere_are_named(tmp_path: Path) -> None:

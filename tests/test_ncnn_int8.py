@@ -107,7 +107,7 @@ class Made:
     notes: str
 
     def session(self) -> Session:
-        return engine.get("ncnn")(self.directory, ["net.param", "net.bin"], "data", Options(1, "int8", exact=True))
+        return engine.get("ncnn")(self.directory, ["net.param", "net.bin"], "data", Options(1, "int8"))
 
     def model(self) -> list[ModelLayer]:
         return read((self.directory / "net.param").read_text(), (self.directory / "net.bin").read_bytes())

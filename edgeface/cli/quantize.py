@@ -69,6 +69,7 @@ def command(
     from edgeface.bundle import sha256_of
     from edgeface.cli.progress import progress
     from edgeface.errors import CheckpointError, OptionError
+    from edgeface.models import model as models
     from edgeface.models.checkpoint import load
     from edgeface.quantize.calibrated import calibrated
     from edgeface.quantize.calibration import method as methods
@@ -84,6 +85,7 @@ def command(
     checkpoint = load(path)
     if checkpoint.quantisation is not None:
         raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
+    models.get(checkpoint.model)
     settings = _settings(checkpoint, config, overrides)
     _require_writable(out)
     if report_directory is not None:
@@ -219,8 +221,6 @@ def _train(
     """Quantisation-aware training in ``OUT without suffix.run``, then OUT from its best weights."""
     import dataclasses
 
-    import cv2
-
     from edgeface.cli import INTERRUPTED
     from edgeface.cli.progress import progress
     from edgeface.cli.running import run_trainer
@@ -229,9 +229,6 @@ def _train(
     from edgeface.quantize.training import qat_trainer
     from edgeface.training.plots import plot_curves
 
-    # Calibration has started OpenCV's threads. A forked loader has the pool without its threads and waits for them for
-    # ever when it gives the pool up, so it is given up here.
-    cv2.setNumThreads(1)
     run = out.with_name(f"{out.stem}.run")
     _require_same_start(run / f"{checkpoint.model}.last.pt", start)
     trainer = qat_trainer(

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 import click
-
-from edgeface.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from edgeface.training.loop import StepReport, Trainer
 
 
 @click.command()
@@ -48,7 +39,9 @@ def command(
     Starting the same command again goes on from the last saved state. Ctrl-C saves and stops. OUT gets state.pt (to
     resume), MODEL.best.pt and MODEL.last.pt (for edgeface convert), log.jsonl and curves.png.
     """
-    _require_torch()
+    from edgeface.cli.running import require_torch, run_trainer
+
+    require_torch("training")
     from edgeface.cli.progress import progress
     from edgeface.data.pixels import cache_directory
     from edgeface.models import model as models
@@ -64,39 +57,12 @@ def command(
     )
     if trainer.progress.step and trainer.place.leads:
         click.echo(f"going on from step {trainer.progress.step} of {out}", err=True)
-    _stop_on_signals(trainer)
-    trainer.run(_progress_line if sys.stderr.isatty() and trainer.place.leads else lambda _report: None)
+    run_trainer(trainer)
     if not trainer.place.leads:
         return
-    if sys.stderr.isatty():
-        click.echo(err=True)
     plot_curves(out)
     figures = ", ".join(f"{name} {value:g}" for name, value in trainer.dev.items() if name != "choose")
     click.echo(f"step {trainer.progress.step}, {figures or 'no dev part to measure on'}")
     best = out / f"{model}.best.pt"
     click.echo(f"weights: {best if best.exists() else out / f'{model}.last.pt'}")
 
-
-def _require_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise MissingExtraError('training needs torch: pip install "edgeface[train]"') from None
-
-
-def _stop_on_signals(trainer: Trainer) -> None:
-    """The first Ctrl-C or SIGTERM saves and stops after the step at hand; the second ends at once."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        trainer.stop_requested = True
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-
-
-def _progress_line(report: StepReport) -> None:
-    losses = " ".join(f"{task} {value:.3f}" for task, value in report.losses.items())
-    dev = " ".join(f"{name} {value:g}" for name, value in report.dev.items() if name != "choose")
-    line = f"{report.share:6.1%} step {report.step}  {losses}  {report.pictures_per_s:.0f} pictures/s  {dev}"
-    click.echo(f"\r\x1b[K{line}", err=True, nl=False)

@@ -82,7 +82,9 @@ class FoldedFPN(nn.Module):
         ]
         for i in range(len(levels) - 2, -1, -1):
             up = levels[i + 1].mapped(lambda x: nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-            levels[i] = self.smooth_out[i](self.smooth[i](self.sum_out[i].sum(levels[i], up)))
+            point = self.sum_out[i]
+            assert isinstance(point, Point)
+            levels[i] = self.smooth_out[i](self.smooth[i](point.sum(levels[i], up)))
         return levels
 
 
@@ -158,8 +160,8 @@ class FoldedMOS(nn.Module):
         self.pose_heads = nn.ModuleList(FoldedPoseHead(head, net.pose_head) for head in heads)
 
     def maps(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """(N, 3, H, W) -> a level's score (N, A, h, w), box (N, 4A, ...), landmarks (N, 10A, ...), features (N, C, ...).
-        """
+        """(N, 3, H, W) -> each level's score (N, A, h, w), box (N, 4A, h, w), landmarks (N, 10A, h, w) and features
+        (N, C, h, w)."""
         levels = self.fpn(self.backbone(self.data(x)))
         found = []
         for context, head, level in zip(self.context, self.heads, levels, strict=True):

@@ -21,16 +21,16 @@ def default_threads() -> int:
 
 
 def open_sessions(
-    directory: Path, bundle: Bundle, threads: int, *, exact: bool = False, device: str = "cpu"
+    directory: Path, bundle: Bundle, threads: int, *, device: str = "cpu"
 ) -> list[list[Session]]:
     """Every net of a bundle in ``directory``, opened by the bundle's engine: one list a stage, one entry a file set.
 
-    ``exact`` and ``device`` are those of ``Options``. Raises UnknownEngineError, EngineError, MissingExtraError, and
+    ``device`` is that of ``Options``. Raises UnknownEngineError, EngineError, MissingExtraError, and
     OptionError for a device that the engine does not run on.
     """
     if device != "cpu" and bundle.engine != "torch":
         raise OptionError(f"the engine {bundle.engine} runs on the CPU, not on {device!r}: leave the device out")
-    options = Options(threads, bundle.precision, exact, device)
+    options = Options(threads, bundle.precision, device)
     open_net = engines.engine.get(bundle.engine)
     return [
         [

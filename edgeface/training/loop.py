@@ -155,6 +155,9 @@ class Trainer:
             module = DistributedDataParallel(self.objective, device_ids=ids, find_unused_parameters=True)
         batches = StepBatches(self.config, self.progress.step, self.place.rank, self.place.world)
         workers = self.config.data.workers
+        # Whoever has used OpenCV before has started its threads. A forked loader has the pool without them, and waits
+        # for ever when it gives the pool up; so it is given up here.
+        cv2.setNumThreads(1)
         loader = DataLoader(
             self.dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
             persistent_workers=False, pin_memory=self.place.device.type == "cuda",

@@ -21,13 +21,12 @@ class Options:
     """How a net is to run; an engine leaves alone what it has no choice in.
 
     ``precision`` is the bundle's: "fp32" asks for arithmetic in float32, "fp16" allows float16 where the processor has
-    it, "int8" is in the files. ``exact`` asks for results that are the same on every processor where the engine can
-    give them, at the cost of speed. ``device`` is torch's: "cpu", "cuda", "cuda:1".
+    it, "int8" for the files' integers, with results that are the same on every processor where the engine can give
+    them. ``device`` is torch's: "cpu", "cuda", "cuda:1".
     """
 
     threads: int = 1
     precision: str = "fp32"
-    exact: bool = False
     device: str = "cpu"
 
 
