@@ -177,15 +177,16 @@ class FoldedConv(nn.Module):
         steps = self._steps(signal.point)[:, None, None]
         bias = self._bias_steps(signal.point)[:, None, None] * steps
         # In double and then rounded once, as ncnn's fused multiply-add does.
-        return (sums.double() * steps.double() + bias.double()).float()
+        return sums.double().mul_(steps.double()).add_(bias.double()).float()
 
     def _sums(self, signal: Signal) -> Sums:
         scales = weight_scales(self.weight)
         x = (signal.value / signal.point.log_scale.exp()).round()
         sums = self._convolved(x, (self.weight / scales[:, None, None, None]).round(), None)
         steps = signal.point.log_scale.detach().exp() * scales
-        values = (sums.double() + self._bias_steps(signal.point).double()[:, None, None]).float()
-        return Sums(values.clamp_min(0) if self.relu else values, steps)
+        # Both are whole numbers, so that float32 rounds their sum once, as an int32 is rounded on its way to float32.
+        values = sums.add_(self._bias_steps(signal.point)[:, None, None])
+        return Sums(values.relu_() if self.relu else values, steps)
 
     def _steps(self, point: Point) -> Tensor:
         """What a sum's 1 is worth, (O,); computed as ncnn does from the inverse scales in its files."""
