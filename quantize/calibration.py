@@ -147,4 +147,4 @@ def calibrate(net: nn.Module, seen: dict[str, Seen], how: str) -> None:
     for name, point in points(net):
         if not point.log_scale.requires_grad:
             continue
-        point.set_scale(max(clip(seen[name]) / Q_MAX, _LEAST_SCALE))
+        point.set_scale(max(min(clip(seen[name]), point.limit) / Q_MAX, _LEAST_SCALE))

@@ -62,13 +62,15 @@ def concatenated(signals: Sequence[Signal]) -> Signal:
 class Point(nn.Module):
     """One tensor of the network with one scale, the scale's logarithm being learned.
 
-    ``forward`` marks a tensor as this point's; ``observer`` sees it there, for calibration.
+    ``forward`` marks a tensor as this point's; ``observer`` sees it there, for calibration, which clips at ``limit``
+    at the latest.
     """
 
     zero_point: Tensor
 
-    def __init__(self, scale: float = 1.0, *, fixed: bool = False) -> None:
+    def __init__(self, scale: float = 1.0, *, fixed: bool = False, limit: float = math.inf) -> None:
         super().__init__()
+        self.limit = limit
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=not fixed)
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32), persistent=False)
         self.mode: Mode = "float"

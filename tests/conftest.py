@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -70,3 +72,21 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
         cv2.imwrite(str(pictures / f"{i}.png"), scene)
     out = folder / "tiny-fp32-ncnn"
     return convert(tiny_checkpoint, "ncnn", precision="fp32", out=out, pictures=pictures, size_px=160).directory
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def detect(here: Path, tiny_bundle: Path) -> Callable[..., Result]:
+    """Runs ``edgeface detect`` in ``here`` with the small bundle."""
+    from edgeface.cli import main
+
+    def run(*arguments: str | Path, model: str | Path = tiny_bundle) -> Result:
+        return CliRunner().invoke(main, ["detect", "--model", str(model), "--threads", "1", *map(str, arguments)])
+
+    return run

@@ -2,104 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import resource
 import shutil
-import signal
-import struct
 import subprocess
 import sys
-import time
-import zlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
 import edgeface
+from detect_command import Detect, clip, error_lines, everything, huge_png, lines_of, names, photo
 from edgeface.cli import main
 from edgeface.cli.results import picture_record
 from edgeface.faces import Faces
 from edgeface.images import read_image
 from edgeface.runtime.detector import Timing
-
-Detect = Callable[..., Result]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def detect(here: Path, tiny_bundle: Path) -> Detect:
-    """Runs ``edgeface detect`` in ``here`` with the small bundle."""
-
-    def run(*arguments: str | Path, model: str | Path = tiny_bundle) -> Result:
-        return CliRunner().invoke(main, ["detect", "--model", str(model), "--threads", "1", *map(str, arguments)])
-
-    return run
-
-
-def process(*arguments: str | Path, model: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """``edgeface detect`` in a process of its own."""
-    command = [sys.executable, "-m", "edgeface", "detect", "--model", model, "--threads", "1", *arguments]
-    return subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, **options)
-
-
-def photo(path: Path, image: NDArray[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image)
-    return path
-
-
-def clip(path: Path, image: NDArray[Any], frames: int, fourcc: str = "mp4v") -> Path:
-    """A video of ``image`` growing brighter."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*fourcc), 10.0, (image.shape[1], image.shape[0]))
-    for i in range(frames):
-        writer.write(cv2.convertScaleAbs(image, alpha=0.7 + 0.6 * i / frames))
-    writer.release()
-    return path
-
-
-def lines_of(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def names(folder: Path) -> list[str]:
-    """What lies in a folder, hidden or not."""
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def everything(folder: Path) -> list[str]:
-    """Every file below, hidden ones too, so that nothing half-written escapes."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-
-
-def error_lines(result: Result) -> list[str]:
-    lines = result.stderr.splitlines()
-    assert all(line.startswith("edgeface: ") for line in lines)
-    return lines
-
-
-def huge_png(side_px: int) -> bytes:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    rows = zlib.compressobj(1)
-    body = b"".join(rows.compress(bytes(1 + side_px)) for _ in range(side_px)) + rows.flush()
-    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def test_one_picture(detect: Detect, here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path) -> None:
@@ -394,117 +315,6 @@ def test_a_video_that_is_cut_short_is_refused(
         assert path.name in result.stderr
         assert len(error_lines(result)) == 1
         assert everything(here) == [path.name]
-
-
-def limit_files(size_bytes: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
-
-
-def test_a_disk_that_takes_no_more_leaves_nothing_half_written(
-    here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path
-) -> None:
-    """A limit on the size of files refuses in the middle of a picture and of a video, as a full disk does."""
-    photo(here / "large.png", astronaut)
-    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
-    clip(here / "large.avi", noise, 20, "MJPG")
-    photo(here / "small.png", astronaut[:64, :64])
-    sources = ("large.png", "large.avi", "small.png")
-    started = process(*sources, model=tiny_bundle, preexec_fn=limit_files(40_000), stdout=subprocess.PIPE)
-    out, complaints = started.communicate()
-    lines = complaints.decode().splitlines()
-    assert started.returncode == 10
-    assert [line.split(":")[1].strip() for line in lines] == [
-        "edgeface-out/large.png", "edgeface-out/large.mp4", "2 of 3 failed",
-    ]
-    assert out.decode().startswith("small.png: ")
-    assert everything(here / "edgeface-out") == ["small.png"]
-
-
-def test_json_that_cannot_be_written_ends_the_run(here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path) -> None:
-    photo(here / "a.png", astronaut)
-    (here / "old.jsonl").write_text("what was there")
-    started = process(
-        "a.png", "--no-draw", "--score", "0.001", "--nms", "1", "--json", "old.jsonl",
-        model=tiny_bundle, preexec_fn=limit_files(4096),
-    )
-    _, complaints = started.communicate()
-    assert started.returncode == 10
-    assert complaints.decode().startswith("edgeface: old.jsonl: cannot be written: File too large")
-    assert len(complaints.decode().splitlines()) == 1
-    assert (here / "old.jsonl").read_text() == "what was there"
-    assert everything(here) == ["a.png", "old.jsonl"]
-
-
-def test_a_full_disk_says_so(detect: Detect, here: Path, astronaut: NDArray[np.uint8], monkeypatch: Any) -> None:
-    def write(self: Path, _data: bytes) -> int:
-        self.touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    photo(here / "a.png", astronaut)
-    monkeypatch.setattr(Path, "write_bytes", write)
-    result = detect("a.png")
-    assert result.exit_code == 10
-    assert error_lines(result) == [
-        "edgeface: edgeface-out/a.png: cannot be written: No space left on device: "
-        "free some space, or choose another place"
-    ]
-    assert everything(here) == ["a.png"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("options", [[], ["--json", "-"]])
-def test_standard_output_that_cannot_be_written(
-    here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path, options: Sequence[str]
-) -> None:
-    photo(here / "a.png", astronaut)
-    with Path("/dev/full").open("wb") as full:
-        started = process("a.png", "--no-draw", *options, model=tiny_bundle, stdout=full)
-        _, complaints = started.communicate()
-    assert started.returncode == 10
-    assert complaints.decode().splitlines() == [
-        "edgeface: standard output: cannot be written: No space left on device: "
-        "free some space, or choose another place"
-    ]
-
-
-def test_a_reader_that_leaves_ends_the_run_quietly(here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path) -> None:
-    for i in range(20):
-        photo(here / "photos" / f"{i:02}.png", astronaut[:64, :64])
-    started = process("photos", model=tiny_bundle, stdout=subprocess.PIPE)
-    assert started.stdout is not None
-    started.stdout.readline()
-    started.stdout.close()
-    assert started.stderr is not None
-    assert started.stderr.read() == b""
-    assert started.wait() == 1
-    assert all(not name.startswith(".") for name in names(here / "edgeface-out"))
-
-
-@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopping_leaves_nothing_half_written(
-    here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path, sent: signal.Signals, exit_code: int
-) -> None:
-    clip(here / "clip.avi", cv2.resize(astronaut, (640, 480)), 600, "MJPG")
-    started = process("clip.avi", "--json", "faces.jsonl", "--size", "320", model=tiny_bundle, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not any((here / "edgeface-out").glob(".*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    started.send_signal(sent)
-    _, complaints = started.communicate(timeout=60)
-    assert started.returncode == exit_code
-    assert complaints.decode().splitlines() == (["edgeface: stopped"] if sent == signal.SIGINT else [])
-    assert everything(here) == ["clip.avi"]
-
-
-def test_names_that_are_no_text(detect: Detect, here: Path, astronaut: NDArray[np.uint8]) -> None:
-    odd = os.fsdecode(b"caf\xe9\x1b[31m.png")
-    photo(here / "a.png", astronaut).rename(here / odd)
-    result = detect(".", "--json", "faces.jsonl")
-    assert result.exit_code == 0
-    assert "\x1b" not in result.stdout
-    (record,) = lines_of((here / "faces.jsonl").read_text())
-    assert record["image"] == "caf\N{REPLACEMENT CHARACTER}\x1b[31m.png"
-    assert names(here / "edgeface-out") == [odd]
 
 
 def test_detecting_imports_no_bench_package(here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path) -> None:

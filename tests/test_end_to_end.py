@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 import edgeface
 from edgeface.cli import main
 from edgeface.models.checkpoint import load
+from edgeface.runtime.nms import iou
 from edgeface.training.plots import read_log
 from tiny_data import FACE_BOX, write_tiny_data
 
 SETTINGS = (
     "options.width=0.5x", "canvases=[{size_px=128, batch=4, share=1.0}]", "data.workers=0", "data.paste=0.0",
     "data.weights={wider=1.0}", "data.native=1.0", "run.dev_pictures=1", "run.dev_size_px=160", "run.precision=fp32",
-    "feedback.every_epochs=0", "feedback.stitch_below=0.0", "optimiser.warmup_steps=5", "optimiser.ema_decay=0.9",
-    "run.epoch_steps=1000",
+    "data.turn=0.0", "feedback.every_epochs=0", "feedback.stitch_below=0.0", "optimiser.warmup_steps=5",
+    "optimiser.ema_decay=0.9", "run.epoch_steps=1000",
 )
 
 
@@ -60,6 +61,18 @@ def test_train_convert_load_detect(data: Path, tmp_path: Path, astronaut: NDArra
     centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
     inside = ((centres > truth[:2]) & (centres < truth[2:])).all(1)
     assert inside[:3].any(), (faces.boxes[:3], truth)
+
+    quantised = tmp_path / "mos_s_qat.pt"
+    edgeface_command(
+        "quantize", weights, *SETTINGS[1:], "run.steps=4", "optimiser.learning_rate=0.0001", "--pictures", "4",
+        "--data", data, "--out", quantised, "--cache", cache,
+    )
+    for target in ("ncnn", "tflite", "onnx"):
+        out = tmp_path / target
+        report = edgeface_command("convert", quantised, "--target", target, "--pictures", pictures, "--out", out)
+        assert "passed" in report.output
+        int8 = edgeface.load(out, size=256, score=0.02)(small.astype(np.uint8))
+        assert iou(int8.boxes, faces.boxes[:1]).max() > 0.5
 
     lines = tmp_path / "faces.jsonl"
     edgeface_command(

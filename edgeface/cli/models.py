@@ -53,7 +53,7 @@ def list_(context: click.Context, as_json: bool) -> None:
         rows.append({
             "name": path.name,
             "model": model,
-            "precision": "fp32",
+            "precision": None,      # a checkpoint says it inside, and reading one takes torch
             "engine": "torch",
             "size_bytes": path.stat().st_size,
             "default": False,
@@ -134,7 +134,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         note = "default" if row["default"] else "" if row["verified"] in (None, True) else "not verified"
         size = f"{row['size_bytes'] / 1e6:.2f} MB"
-        cells.append((row["name"], row["model"], row["precision"], row["engine"], size, note))
+        cells.append((row["name"], row["model"], row["precision"] or "-", row["engine"], size, note))
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     for line in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 # What a model's name alone means.
-DEFAULTS = {"mos_s": "mos_s-fp16-ncnn"}
+DEFAULTS = {"mos_s": "mos_s-int8-ncnn"}
 
 
 def directory() -> Path:
