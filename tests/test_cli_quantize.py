@@ -164,7 +164,8 @@ def test_a_stopped_training_goes_on(
     resumed = quantize(tiny_checkpoint, data, out, *TINY, "run.steps=3")
     assert resumed.exit_code == 0, resumed.output
     assert "going on from step 1" in resumed.output
-    assert load(out).made["step"] == 3
+    assert load(tmp_path / "qat.run" / "mos_s.last.pt").made["step"] == 3
+    assert out.exists()
     starts = [entry["step"] for entry in read_log(tmp_path / "qat.run" / "log.jsonl") if entry["kind"] == "start"]
     assert starts == [0, 1]
 

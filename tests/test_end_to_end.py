@@ -67,7 +67,7 @@ def test_train_convert_load_detect(data: Path, tmp_path: Path, astronaut: NDArra
         "quantize", weights, *SETTINGS[1:], "run.steps=4", "optimiser.learning_rate=0.0001", "--pictures", "4",
         "--data", data, "--out", quantised, "--cache", cache,
     )
-    for target in ("ncnn", "tflite", "onnx"):
+    for target in ("ncnn", "tflite"):
         out = tmp_path / target
         report = edgeface_command("convert", quantised, "--target", target, "--pictures", pictures, "--out", out)
         assert "passed" in report.output
