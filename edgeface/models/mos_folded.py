@@ -25,8 +25,8 @@ PATCH = 3
 # Filling the slices up to 8 channels, as int8 kernels take them, was estimated at 3 % more time in ncnn int8 on one
 # Cortex-A72 and 11 % more in float: the depthwise layers gain less than the 1x1 layers lose.
 CHANNEL_MULTIPLE = 1
-# Beyond a probability of .0017 or .9983 nothing is decided, so TFLite's 8 bits are spent on the logits between: at steps
-# of .05 fewer faces have the same score, which was worth .002 of AP hard.
+# Beyond a probability of .0017 or .9983 nothing is decided, so TFLite's 8 bits are spent on the logits between: at
+# steps of .05 fewer faces have the same score, which was worth .002 of AP hard.
 SCORE_LIMIT = 6.35
 
 
