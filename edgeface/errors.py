@@ -4,7 +4,9 @@ EdgefaceError                    1   anything below, for callers that want one e
 ├── UnknownNameError             2   a registry has no such name
 │   ├── UnknownModelError
 │   ├── UnknownTargetError
-│   └── UnknownEngineError
+│   ├── UnknownEngineError
+│   ├── UnknownDeviceError
+│   └── UnknownLinkError
 ├── DuplicateNameError           1   a registry has that name already (a mistake in code)
 ├── OptionError                  2   an option's value cannot work
 ├── InputError                   3   a picture, video or folder cannot be used
@@ -18,7 +20,11 @@ EdgefaceError                    1   anything below, for callers that want one e
 │   └── ParityError              8   it was converted and finds other faces
 ├── TrainingError                9   training cannot start or go on
 ├── OutputError                 10   a result cannot be written
-└── MissingExtraError           11   a package of an optional extra is not installed
+├── MissingExtraError           11   a package of an optional extra is not installed
+└── DeviceError                 12   a board cannot do what was asked, or its description is wrong
+    ├── DeviceUnreachableError  12   no worker could be started there
+    ├── DeviceVersionError      12   the edgeface there is not the one here
+    └── DeviceLostError         12   its worker died, hung, or sent what nobody can read
 
 and one warning, UnverifiedBundleWarning.
 
@@ -51,6 +57,14 @@ class UnknownTargetError(UnknownNameError):
 
 class UnknownEngineError(UnknownNameError):
     """No inference engine has this name."""
+
+
+class UnknownDeviceError(UnknownNameError):
+    """No board has this name."""
+
+
+class UnknownLinkError(UnknownNameError):
+    """No way to run something on a board has this name."""
 
 
 class DuplicateNameError(EdgefaceError):
@@ -127,6 +141,24 @@ class MissingExtraError(EdgefaceError):
     """A package that an optional extra installs is missing."""
 
     exit_code = 11
+
+
+class DeviceError(EdgefaceError):
+    """A board cannot do what was asked, or its description is wrong."""
+
+    exit_code = 12
+
+
+class DeviceUnreachableError(DeviceError):
+    """A board cannot be reached, or no edgeface worker starts on it."""
+
+
+class DeviceVersionError(DeviceError):
+    """The worker on a board speaks another protocol, or is of another version of edgeface."""
+
+
+class DeviceLostError(DeviceError):
+    """A worker died, did not answer in time, or sent what is not the protocol."""
 
 
 class UnverifiedBundleWarning(UserWarning):
