@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from edgeface.errors import ConversionError
 from edgeface.runtime.engines.ncnn_files import Layer, parse_param
+from edgeface.runtime.engines.ncnn_layers import to_bin, to_param
 
 from .ncnn_int8 import quantise
-from .ncnn_model import read, to_bin, to_param
+from .ncnn_model import read
 from .onnx import export
 from .parity import FP16, FP32, int8
 from .targets import Target, target

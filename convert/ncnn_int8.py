@@ -16,9 +16,9 @@ from edgeface.quantize.scales import Q_MAX, LayerScales
 
 from edgeface.errors import ConversionError
 from edgeface.runtime.engines.ncnn_files import CHAINED, INT8_KINDS, INT8_TERM, REQUANTISES, WEIGHTED, Layer, consumers
+from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer
 
 from .matching import match_by_content
-from .ncnn_model import Int8, ModelLayer
 
 # Of a quantisation step. A baked weight is off by float32 rounding, 1e-5; one that was not baked by up to a half.
 _BAKED_WITHIN = 1e-3

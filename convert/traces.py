@@ -60,8 +60,9 @@ def trace_ncnn(
 ) -> list[FoundLayer]:
     """Errors as in ``Tracer``."""
     from edgeface.runtime.engines.ncnn import open_ncnn_traced
+    from edgeface.runtime.engines.ncnn_layers import Int8
 
-    from .ncnn_model import Int8, read
+    from .ncnn_model import read
 
     param, weights = (directory / name for name in files)
     run = open_ncnn_traced(directory, files, input_name, options).run(x)

@@ -12,13 +12,14 @@ import pytest
 import torch
 from edgeface.convert import target
 from edgeface.convert.ncnn_int8 import Int8Report, quantise
-from edgeface.convert.ncnn_model import Int8, ModelLayer, read, to_bin, to_param
+from edgeface.convert.ncnn_model import read
 from edgeface.quantize.scales import LayerScales
 from torch import nn
 
 from edgeface.errors import ConversionError
 from edgeface.models.mos_export import Graph
 from edgeface.runtime.engines import Options, Session, engine
+from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer, to_bin, to_param
 from integer_reference import Floats, Layer, Net, NumpyOps, Ops, TorchNet, calibrated, layer, to_int8
 
 # Where float32 rounds otherwise than NumPy, a value between two integers may fall to the other side.

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from edgeface.convert import ParityReport, check_parity, convert
-from edgeface.convert.ncnn_model import Int8, read, to_bin
+from edgeface.convert.ncnn_model import read
 from edgeface.convert.traces import FoundLayer
 from edgeface.convert.walk import Layer, first_departure, pair
 from msgspec.structs import replace as replace_fields
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgeface.bundle import describe_file, read_bundle, write_manifest
 from edgeface.errors import ConversionError
+from edgeface.runtime.engines.ncnn_layers import Int8, to_bin
 from int8_mos import save_int8_mos
 from lively_mos import scenes
 
