@@ -20,7 +20,8 @@ EdgefaceError                    1   anything below, for callers that want one e
 │   └── ParityError              8   it was converted and finds other faces
 ├── TrainingError                9   training cannot start or go on
 ├── OutputError                 10   a result cannot be written
-├── MissingExtraError           11   a package of an optional extra is not installed
+├── InstallError                11   a part of this installation does not fit the rest, or is not there
+│   └── MissingExtraError       11   a package of an optional extra is not installed
 └── DeviceError                 12   a board cannot do what was asked, or its description is wrong
     ├── DeviceUnreachableError  12   no worker could be started there
     ├── DeviceVersionError      12   the edgeface there is not the one here
@@ -137,10 +138,14 @@ class OutputError(EdgefaceError):
     exit_code = 10
 
 
-class MissingExtraError(EdgefaceError):
-    """A package that an optional extra installs is missing."""
+class InstallError(EdgefaceError):
+    """A part of this installation does not fit the rest, or is not there."""
 
     exit_code = 11
+
+
+class MissingExtraError(InstallError):
+    """A package that an optional extra installs is missing."""
 
 
 class DeviceError(EdgefaceError):

@@ -1,0 +1,115 @@
+"""Finding and loading the kernel library, and the type of every function in it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgeface.errors import InstallError
+
+ABI = 1     # EF_ABI of ef_common.h
+FILE_NAME = "libedgeface_kernels.so"
+CHOICE = "EDGEFACE_KERNELS"     # "off", or the path of another build
+
+_REBUILD = "sudo apt install gcc, then install edgeface again (pip install --force-reinstall --no-deps)"
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "ef_abi": (ctypes.c_int32, []),
+    "ef_mark_begin": (None, []),
+    "ef_mark_end": (None, []),
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether the C kernels are used, from which file, and one line that says so or says why not."""
+
+    used: bool
+    path: Path | None
+    text: str
+
+
+def status() -> Status:
+    """Which kernels this process uses; raises nothing, what is wrong is in the text."""
+    try:
+        path = _path()
+        if library() is not None:
+            return Status(True, path, f"C kernels from {path}")
+    except InstallError as error:
+        return Status(False, None, str(error))
+    if os.environ.get(CHOICE) == "off":
+        return Status(False, None, f"NumPy and OpenCV, because {CHOICE} is off")
+    return Status(False, None, f"NumPy and OpenCV: no C compiler was there to build the C kernels: {_REBUILD}")
+
+
+@lru_cache(maxsize=1)
+def library() -> Any | None:
+    """The loaded library with typed functions, or None where it was not built or is off by EDGEFACE_KERNELS.
+
+    Raises InstallError when there is a library that cannot be loaded or is not this version's.
+    """
+    path = _path()
+    if path is None:
+        return None
+    try:
+        loaded = ctypes.CDLL(str(path))
+        loaded.ef_abi.restype = ctypes.c_int32
+        found = loaded.ef_abi()
+    except (OSError, AttributeError) as error:
+        raise InstallError(f"{path}: cannot be loaded ({error}): {_REBUILD}") from None
+    if found != ABI:
+        raise InstallError(f"{path}: its interface is version {found}, this edgeface needs {ABI}: {_REBUILD}")
+    for name, (result, arguments) in _SIGNATURES.items():
+        try:
+            function = getattr(loaded, name)
+        except AttributeError:
+            raise InstallError(f"{path}: has no function {name}: {_REBUILD}") from None
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def mark_begin() -> None:
+    """Start of what an instruction counter under emulation shall count; nothing elsewhere. Raises InstallError."""
+    _required().ef_mark_begin()
+
+
+def mark_end() -> None:
+    """The end of what ``mark_begin`` started. Raises InstallError."""
+    _required().ef_mark_end()
+
+
+def _required() -> Any:
+    loaded = library()
+    if loaded is None:
+        raise InstallError(f"the C kernels are needed here: {status().text}")
+    return loaded
+
+
+def _path() -> Path | None:
+    choice = os.environ.get(CHOICE)
+    if choice == "off":
+        return None
+    if choice:
+        path = Path(choice)
+        if not path.is_file():
+            raise InstallError(f"{path}: no such file: set {CHOICE} to a built {FILE_NAME}, to off, or not at all")
+        return path
+    return next((path for path in _candidates() if path.is_file()), None)
+
+
+def _candidates() -> list[Path]:
+    """Beside this package, in every folder that it spans in an editable install; then in the installed edgeface, for
+    Python started in a clone's root, which imports the sources from there."""
+    import edgeface.runtime.kernels as package
+
+    found = [Path(folder) / FILE_NAME for folder in package.__path__]
+    try:
+        installed = metadata.distribution("edgeface")
+    except metadata.PackageNotFoundError:
+        return found
+    return [*found, Path(str(installed.locate_file(f"edgeface/runtime/kernels/{FILE_NAME}")))]
