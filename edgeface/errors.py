@@ -6,7 +6,9 @@ EdgefaceError                    1   anything below, for callers that want one e
 │   ├── UnknownTargetError
 │   ├── UnknownEngineError
 │   ├── UnknownDeviceError
-│   └── UnknownLinkError
+│   ├── UnknownLinkError
+│   ├── UnknownSourceError
+│   └── UnknownSinkError
 ├── DuplicateNameError           1   a registry has that name already (a mistake in code)
 ├── OptionError                  2   an option's value cannot work
 ├── InputError                   3   a picture, video or folder cannot be used
@@ -22,6 +24,7 @@ EdgefaceError                    1   anything below, for callers that want one e
 ├── OutputError                 10   a result cannot be written
 ├── InstallError                11   a part of this installation does not fit the rest, or is not there
 │   └── MissingExtraError       11   a package of an optional extra is not installed
+├── SourceError                 13   a camera or stream gives no frames for now; it is tried again
 └── DeviceError                 12   a board cannot do what was asked, or its description is wrong
     ├── DeviceUnreachableError  12   no worker could be started there
     ├── DeviceVersionError      12   the edgeface there is not the one here
@@ -66,6 +69,14 @@ class UnknownDeviceError(UnknownNameError):
 
 class UnknownLinkError(UnknownNameError):
     """No way to run something on a board has this name."""
+
+
+class UnknownSourceError(UnknownNameError):
+    """No source of frames has this name."""
+
+
+class UnknownSinkError(UnknownNameError):
+    """No sink for results has this name."""
 
 
 class DuplicateNameError(EdgefaceError):
@@ -164,6 +175,12 @@ class DeviceVersionError(DeviceError):
 
 class DeviceLostError(DeviceError):
     """A worker died, did not answer in time, or sent what is not the protocol."""
+
+
+class SourceError(EdgefaceError):
+    """A camera or stream gives no frames for now: it is not there, in use, not reachable, or it stopped."""
+
+    exit_code = 13
 
 
 class UnverifiedBundleWarning(UserWarning):

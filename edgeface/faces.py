@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_ANGLES = ("pitch", "yaw", "roll")
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -40,3 +42,22 @@ class Faces:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+def face_records(faces: Faces) -> list[dict[str, Any]]:
+    """Every face as an object for JSON: pixels and degrees to two places, null for what is not predicted."""
+    landmarks, pose = faces.landmarks, faces.pose
+    return [
+        {
+            "box": _rounded(faces.boxes[i].tolist()),
+            "score": round(float(faces.scores[i]), 4),
+            "landmarks": None if landmarks is None else [_rounded(point) for point in landmarks[i].tolist()],
+            "pose": None if pose is None else dict(zip(_ANGLES, _rounded(pose[i].tolist()), strict=True)),
+            "attributes": {name: values[i].item() for name, values in faces.attributes.items()},
+        }
+        for i in range(len(faces))
+    ]
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 2) for value in values]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from edgeface.runtime.detector import Timing
 
 STDOUT = "-"
-_ANGLES = ("pitch", "yaw", "roll")
 
 
 class ResultsLostError(OutputError):
@@ -34,11 +33,13 @@ class ResultsLostError(OutputError):
 
 def picture_record(path: Path, image: NDArray[np.uint8], faces: Faces, timing: Timing) -> dict[str, Any]:
     """The JSON line of one picture (H, W, 3): its pixels, degrees, milliseconds; null for what is not predicted."""
+    from edgeface.faces import face_records
+
     return {
         "image": _text(str(path)),
         "width": image.shape[1],
         "height": image.shape[0],
-        "faces": [_face(faces, i) for i in range(len(faces))],
+        "faces": face_records(faces),
         "ms": {
             "preprocess": round(timing.preprocess_ms, 3),
             "network": round(timing.network_ms, 3),
@@ -46,21 +47,6 @@ def picture_record(path: Path, image: NDArray[np.uint8], faces: Faces, timing: T
             "total": round(timing.total_ms, 3),
         },
     }
-
-
-def _face(faces: Faces, i: int) -> dict[str, Any]:
-    landmarks, pose = faces.landmarks, faces.pose
-    return {
-        "box": _rounded(faces.boxes[i].tolist()),
-        "score": round(float(faces.scores[i]), 4),
-        "landmarks": None if landmarks is None else [_rounded(point) for point in landmarks[i].tolist()],
-        "pose": None if pose is None else dict(zip(_ANGLES, _rounded(pose[i].tolist()), strict=True)),
-        "attributes": {name: values[i].item() for name, values in faces.attributes.items()},
-    }
-
-
-def _rounded(values: list[float]) -> list[float]:
-    return [round(value, 2) for value in values]
 
 
 def _text(name: str) -> str:
