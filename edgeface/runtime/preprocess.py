@@ -1,4 +1,4 @@
-"""Letterbox and normalisation: one specification, a NumPy reference, and the fast path that equals it bit for bit.
+"""Letterbox and normalisation: one specification, a NumPy reference, and fast paths that equal it bit for bit.
 
 The specification, all in integers, for a W x H picture and a frame F_w x F_h (a ``size_px`` alone is a square frame):
 
@@ -10,26 +10,46 @@ The specification, all in integers, for a W x H picture and a frame F_w x F_h (a
    rounding: (sum + 2^15) >> 16. OpenCV calls it INTER_LINEAR_EXACT.
 4. The result lies top-left among 128s. With one ``size_px`` the whole is new_w x new_h, with a fixed frame it is
    F_w x F_h; both sides are then raised to multiples of ``multiple``.
+5. A net sees (value - mean) * scale, each step rounded to float32, or value - 128 as int8, in B, G, R.
+
+RGB and grey go the same way: channels change places, or become three equal ones, in the end. Of NV12 and YUYV there is
+no picture in full size to convert. Luma takes steps 1 to 3 as it is. Chroma, of half the width and, in NV12, half the
+height, takes steps 2 and 3 to the same new_w x new_h as a picture of its own with its samples in the middle of the
+pixels that they are for: k = floor(1 / (2 s)), at least 1, on an axis of half the size. Then, with Y, U, V at one size
+and l = 1220542 max(Y - 16, 0) + 2^19 (ITU-R BT.601, limited range, in 2^-20):
+
+    B = clip((l + 2116026 (U - 128)) >> 20)
+    G = clip((l - 409993 (U - 128) - 852492 (V - 128)) >> 20)       clip: to 0..255, >> to the lower integer
+    R = clip((l + 1673527 (V - 128)) >> 20)
+
+The fast path is the C kernel ``ef_letterbox``: a picture's rows go once through a few rows of scratch to what the net
+takes. Where it was not built NumPy and OpenCV do the same in several passes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import InputError, OptionError
+from edgeface.frames import FORMATS, Frame, Picture, as_frame
+from edgeface.runtime.kernels import library
+from edgeface.runtime.kernels.arrays import address, done, rows_packed
+from edgeface.runtime.resampling import Resample, Target, bgr_of, resample, resample_reference
 
 PADDING = 128
-_MAX_BOX = 8192     # pixels a box: up to here cv2's float32 means are exact where it matters
-_BLOCK = 1 << 17    # float32 values that one strip of the box average may hold, to stay in the cache
+_SIGN_BIT = 0x80
+_PLANES, _SIGNED, _PIXELS = range(3)    # outputs of ef_letterbox
+_MAX_SIDE = 1 << 24                     # EF_SIDE_MAX
 
 
 @dataclass(frozen=True)
 class Letterboxed:
-    """``pixels`` uint8 (h, w, 3), and pixels in it a pixel of the original: original = letterboxed / scale."""
+    """``pixels`` uint8 (h, w, 3) BGR, and pixels in it a pixel of the original: original = letterboxed / scale."""
 
     pixels: NDArray[np.uint8]
     scale_x: float
@@ -37,46 +57,71 @@ class Letterboxed:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Steps 1, 2 and 4 as numbers: box sides, pixels they cover, size after bilinear, size of the padded frame."""
+class NetInput:
+    """``x`` is what a net takes of a letterboxed picture: float32 (3, h, w) or int8 (h, w, 3); original = x's / scale.
+    """
 
-    box_w: int
-    box_h: int
-    covered_w: int
-    covered_h: int
-    new_w: int
-    new_h: int
+    x: NDArray[Any]
+    scale_x: float
+    scale_y: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Steps 1, 2 and 4 as numbers: the planes' boxes and size, the padded frame, pixels of it a pixel of the picture.
+    """
+
+    luma: Target
+    chroma: Target
     frame_w: int
     frame_h: int
+    scale_x: float
+    scale_y: float
 
 
-def letterbox(image: NDArray[np.uint8], size: int | tuple[int, int], multiple: int) -> Letterboxed:
-    """Fit a uint8 (H, W, 3) picture into a frame, top-left, by the specification at the top of this file.
+def letterbox(picture: Picture, size: int | tuple[int, int], multiple: int) -> Letterboxed:
+    """Fit a picture, a Frame or uint8 (H, W, 3) BGR, into a frame, top-left, by the specification at the top.
 
     ``size`` is the longest side in pixels (the picture is enlarged or reduced to it) or a fixed (width, height);
     ``multiple`` divides both sides of the result. The result's pixels are a new array. Raises InputError when the
-    picture is not uint8 (H, W, 3) and OptionError when a size is below 1.
+    picture is not uint8 (H, W, 3) nor a Frame, and OptionError when a size is below 1.
     """
-    plan = _plan(image, size, multiple)
-    pixels = np.full((plan.frame_h, plan.frame_w, 3), PADDING, np.uint8)
-    inner = pixels[: plan.new_h, : plan.new_w]
-    source = _box_average(image, plan)
-    if source.shape == inner.shape:
-        inner[...] = source
-    else:
-        resized = cv2.resize(source, (plan.new_w, plan.new_h), dst=inner, interpolation=cv2.INTER_LINEAR_EXACT)
-        if not np.shares_memory(resized, inner):
-            inner[...] = resized
-    return Letterboxed(pixels, plan.new_w / plan.covered_w, plan.new_h / plan.covered_h)
+    frame, plan = _planned(picture, size, multiple)
+    pixels = _fitted(frame, plan, _PIXELS, None, (0.0, 1.0))
+    return Letterboxed(pixels, plan.scale_x, plan.scale_y)
 
 
-def letterbox_reference(image: NDArray[np.uint8], size: int | tuple[int, int], multiple: int) -> Letterboxed:
+def letterbox_planes(
+    picture: Picture,
+    size: int | tuple[int, int],
+    multiple: int,
+    *,
+    mean: float,
+    scale: float,
+    out: NDArray[np.float32] | None = None,
+) -> NetInput:
+    """``letterbox`` and ``normalise`` in one pass: contiguous float32 (3, h, w), planes B, G, R.
+
+    ``out`` is an array that may be overwritten; it is used when it is contiguous float32 of the right shape. Errors as
+    ``letterbox``.
+    """
+    frame, plan = _planned(picture, size, multiple)
+    return NetInput(_fitted(frame, plan, _PLANES, out, (mean, scale)), plan.scale_x, plan.scale_y)
+
+
+def letterbox_signed(
+    picture: Picture, size: int | tuple[int, int], multiple: int, *, out: NDArray[np.int8] | None = None
+) -> NetInput:
+    """``letterbox`` and ``signed`` in one pass: contiguous int8 (h, w, 3), value - 128 in B, G, R. The rest as
+    ``letterbox_planes``."""
+    frame, plan = _planned(picture, size, multiple)
+    return NetInput(_fitted(frame, plan, _SIGNED, out, (0.0, 1.0)), plan.scale_x, plan.scale_y)
+
+
+def letterbox_reference(picture: Picture, size: int | tuple[int, int], multiple: int) -> Letterboxed:
     """``letterbox`` in plain integer NumPy, slow: what every fast path is held against. Same arguments and errors."""
-    plan = _plan(image, size, multiple)
-    pixels = np.full((plan.frame_h, plan.frame_w, 3), PADDING, np.uint8)
-    source = _box_average_reference(image, plan)
-    pixels[: plan.new_h, : plan.new_w] = _bilinear_reference(source, plan.new_w, plan.new_h)
-    return Letterboxed(pixels, plan.new_w / plan.covered_w, plan.new_h / plan.covered_h)
+    frame, plan = _planned(picture, size, multiple)
+    return Letterboxed(_framed(frame, plan, resample_reference), plan.scale_x, plan.scale_y)
 
 
 def normalise(pixels: NDArray[np.uint8], mean: float, scale: float) -> NDArray[np.float32]:
@@ -89,10 +134,20 @@ def normalise(pixels: NDArray[np.uint8], mean: float, scale: float) -> NDArray[n
     return out
 
 
-def _plan(image: NDArray[np.uint8], size: int | tuple[int, int], multiple: int) -> _Plan:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"a picture must be uint8 (H, W, 3) in BGR, not {image.dtype} {image.shape}: convert it first")
-    height, width = image.shape[:2]
+def signed(pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """value - 128 of contiguous uint8, as int8 of the same shape: 0 to 255 becomes -128 to 127."""
+    flipped: NDArray[np.int8] = (pixels ^ np.uint8(_SIGN_BIT)).view(np.int8)
+    return flipped
+
+
+def _planned(picture: Picture, size: int | tuple[int, int], multiple: int) -> tuple[Frame, _Plan]:
+    frame = as_frame(picture)
+    halved = (2, 2) if frame.format == "nv12" else (2, 1) if frame.format == "yuyv" else (1, 1)
+    return frame, _plan(frame.width, frame.height, halved, size, multiple)
+
+
+@lru_cache(maxsize=64)
+def _plan(width: int, height: int, halved: tuple[int, int], size: int | tuple[int, int], multiple: int) -> _Plan:
     limit_w, limit_h = size if isinstance(size, tuple) else (size, size)
     if min(limit_w, limit_h, multiple) < 1:
         raise OptionError(f"input size {size} (multiple {multiple}) cannot work: give pixels from 1 up")
@@ -100,65 +155,59 @@ def _plan(image: NDArray[np.uint8], size: int | tuple[int, int], multiple: int) 
     num, den = (limit_w, width) if limit_w * height <= limit_h * width else (limit_h, height)
     new_w = max(1, (2 * width * num + den) // (2 * den))
     new_h = max(1, (2 * height * num + den) // (2 * den))
-    box = max(1, den // num)
-    box_w, box_h = min(box, width), min(box, height)
+    if max(width, height, new_w, new_h) > _MAX_SIDE:
+        raise InputError(f"a picture of {width} x {height} at size {size} has more than {_MAX_SIDE} pixels a side")
+    box_w, box_h = (min(max(1, den // num), side) for side in (width, height))
+    chroma_w, chroma_h = (
+        min(max(1, den // (num * by)), side // by) for by, side in zip(halved, (width, height), strict=True)
+    )
     frame_w, frame_h = (limit_w, limit_h) if isinstance(size, tuple) else (new_w, new_h)
     return _Plan(
-        box_w, box_h, width // box_w * box_w, height // box_h * box_h, new_w, new_h,
-        -(-frame_w // multiple) * multiple, -(-frame_h // multiple) * multiple,
+        Target(box_w, box_h, new_w, new_h),
+        Target(chroma_w, chroma_h, new_w, new_h),
+        -(-frame_w // multiple) * multiple,
+        -(-frame_h // multiple) * multiple,
+        new_w / (width // box_w * box_w),
+        new_h / (height // box_h * box_h),
     )
 
 
-def _box_average(image: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
-    n = plan.box_w * plan.box_h
-    if n == 1:
-        return image
-    if n > _MAX_BOX:
-        return _box_average_reference(image, plan)
-    covered = image[: plan.covered_h, : plan.covered_w]
-    width, height = plan.covered_w // plan.box_w, plan.covered_h // plan.box_h
-    if n % 2 or plan.box_w == plan.box_h == 2:
-        # No mean of an odd number of integers ends in 1/2, and cv2 has an integer path of its own for 2 x 2.
-        return np.asarray(cv2.resize(covered, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    # cv2 rounds a mean that ends in 1/2 to the even neighbour: take the exact sums from it and round them here.
-    out = np.empty((height, width, 3), np.uint8)
-    step = max(1, _BLOCK // (covered.shape[1] * 3 * plan.box_h))
-    for top in range(0, height, step):
-        bottom = min(height, top + step)
-        strip = covered[top * plan.box_h : bottom * plan.box_h].astype(np.float32)
-        means = cv2.resize(strip, (width, bottom - top), interpolation=cv2.INTER_AREA)
-        sums = np.rint(means * np.float32(n)).astype(np.int32)
-        out[top:bottom] = (sums + n // 2) // n
+def _fitted(
+    frame: Frame, plan: _Plan, output: int, out: NDArray[Any] | None, normal: tuple[float, float]
+) -> NDArray[Any]:
+    """What ``output`` asks for, in ``out`` where that fits: by the kernel, or by NumPy and OpenCV where there is none.
+    """
+    kernels = library()
+    if kernels is None:
+        pixels = _framed(frame, plan, resample)
+        if output == _PIXELS:
+            return pixels
+        return normalise(pixels, *normal) if output == _PLANES else signed(pixels)
+    h, w = plan.frame_h, plan.frame_w
+    shape, dtype = ((3, h, w), np.float32) if output == _PLANES else ((h, w, 3), np.int8)
+    if output == _PIXELS:
+        dtype = np.uint8
+    if out is None or out.shape != shape or out.dtype != dtype or not out.flags.carray:
+        out = np.empty(shape, dtype)
+    form, luma, chroma = FORMATS.index(frame.format), plan.luma, plan.chroma
+    sides = (frame.width, frame.height, luma.box_w, luma.box_h, chroma.box_w, chroma.box_h, luma.new_w, luma.new_h)
+    scratch = np.empty(done(kernels.ef_letterbox_scratch(form, *sides), "ef_letterbox_scratch"), np.uint8)
+    pixels = rows_packed(frame.pixels)
+    step = pixels.strides[0]
+    first = address(pixels)
+    # The chroma of NV12 lies in the rows below the luma.
+    second = first + step * frame.height if frame.format == "nv12" else None
+    done(
+        kernels.ef_letterbox(
+            form, first, step, second, step, *sides, output, address(out), w, h, *normal, address(scratch), scratch.size
+        ),
+        "ef_letterbox",
+    )
     return out
 
 
-def _box_average_reference(image: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
-    n = plan.box_w * plan.box_h
-    width, height = plan.covered_w // plan.box_w, plan.covered_h // plan.box_h
-    boxes = image[: plan.covered_h, : plan.covered_w].reshape(height, plan.box_h, width, plan.box_w, 3)
-    sums = boxes.sum(axis=(1, 3), dtype=np.int64)
-    means: NDArray[np.uint8] = ((sums + n // 2) // n).astype(np.uint8)
-    return means
-
-
-def _bilinear_reference(image: NDArray[np.uint8], new_w: int, new_h: int) -> NDArray[np.uint8]:
-    left, right, weight_x = _taps(image.shape[1], new_w)
-    top, bottom, weight_y = _taps(image.shape[0], new_h)
-    wx, wy = weight_x[None, :, None], weight_y[:, None, None]
-    values = image.astype(np.int64)
-    rows: NDArray[np.int64] = values[:, left] * (256 - wx) + values[:, right] * wx
-    sums: NDArray[np.int64] = rows[top] * (256 - wy) + rows[bottom] * wy
-    return np.right_shift(sums + (1 << 15), 16).astype(np.uint8)
-
-
-def _taps(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """For each of ``target`` pixels: the two source indices and the second's weight in 256ths."""
-    # OpenCV divides twice, and the double rounding can move a weight by 1/256: do the same.
-    step = 1.0 / (target / source)
-    position = (np.arange(target) + 0.5) * step - 0.5
-    first = np.floor(position).astype(np.int64)
-    weight = np.rint((position - first) * 256).astype(np.int64)
-    outside = (first < 0) | (first >= source - 1)
-    weight[outside] = 0
-    first = first.clip(0, source - 1)
-    return first, np.minimum(first + 1, source - 1), weight
+def _framed(frame: Frame, plan: _Plan, by: Resample) -> NDArray[np.uint8]:
+    """Step 4: the picture, resampled by ``by``, among 128s."""
+    pixels = np.full((plan.frame_h, plan.frame_w, 3), PADDING, np.uint8)
+    pixels[: plan.luma.new_h, : plan.luma.new_w] = bgr_of(frame, plan.luma, plan.chroma, by)
+    return pixels

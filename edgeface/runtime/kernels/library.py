@@ -18,10 +18,18 @@ CHOICE = "EDGEFACE_KERNELS"     # "off", or the path of another build
 
 _REBUILD = "sudo apt install gcc, then install edgeface again (pip install --force-reinstall --no-deps)"
 
+_I32, _I64, _FLOAT, _ARRAY = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+
+# Result and arguments, as the sources declare them.
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "ef_abi": (ctypes.c_int32, []),
+    "ef_abi": (_I32, []),
     "ef_mark_begin": (None, []),
     "ef_mark_end": (None, []),
+    "ef_letterbox_scratch": (_I64, [_I32] * 9),
+    "ef_letterbox": (
+        _I32,
+        [_I32, _ARRAY, _I64, _ARRAY, _I64, *[_I32] * 8, _I32, _ARRAY, _I32, _I32, _FLOAT, _FLOAT, _ARRAY, _I64],
+    ),
 }
 
 
