@@ -42,7 +42,7 @@ class Frame:
         if self.format not in FORMATS:
             raise InputError(f"no pixel format {self.format!r}: choose {', '.join(FORMATS)}")
         channels, layout = _SHAPES[self.format]
-        wanted = f"a {self.format} picture must be a uint8 array {layout}"
+        wanted = f"a picture must be uint8 {layout} in {self.format.upper()}"
         if not isinstance(self.pixels, np.ndarray):
             raise InputError(f"{wanted}, not {type(self.pixels).__name__}")
         shape = self.pixels.shape
@@ -65,6 +65,23 @@ class Frame:
         rows = self.pixels.shape[0]
         return rows * 2 // 3 if self.format == "nv12" else rows
 
+    def to_bgr(self) -> NDArray[np.uint8]:
+        """The picture as uint8 (H, W, 3) BGR, for people and files: BGR as it is, the rest converted by OpenCV.
+
+        Nets do not see this: what they get is resampled before its colours are converted.
+        """
+        if self.format == "bgr":
+            return self.pixels
+        import cv2
+
+        conversion = {
+            "rgb": cv2.COLOR_RGB2BGR,
+            "grey": cv2.COLOR_GRAY2BGR,
+            "nv12": cv2.COLOR_YUV2BGR_NV12,
+            "yuyv": cv2.COLOR_YUV2BGR_YUY2,
+        }[self.format]
+        return np.asarray(cv2.cvtColor(self.pixels, conversion), np.uint8)
+
 
 Picture = NDArray[np.uint8] | Frame
 
@@ -74,5 +91,5 @@ def as_frame(picture: Picture) -> Frame:
     if isinstance(picture, Frame):
         return picture
     if not isinstance(picture, np.ndarray):
-        raise InputError(f"a picture must be a uint8 array (H, W, 3) in BGR or a Frame, not {type(picture).__name__}")
+        raise InputError(f"a picture must be uint8 (H, W, 3) in BGR or a Frame, not {type(picture).__name__}")
     return Frame(picture)
