@@ -13,7 +13,6 @@ from edgeface.bundle import Bundle, Level, PoseStage
 from edgeface.runtime.decode import gather_patches
 from edgeface.runtime.detector import map_names, net_input
 from edgeface.runtime.engines import Session
-from edgeface.runtime.preprocess import letterbox
 
 from .parity import Floats, MapParity, MapSums
 from .pictures import Image
@@ -46,8 +45,7 @@ def compare_raw(
     counts = itertools.cycle(FACES)
     for number, image in enumerate(pictures):
         for size in (size_px, *FRAMES_PX) if number == 0 else (size_px,):
-            pixels = letterbox(image, size, dense.multiple).pixels
-            x, z = (net_input(net, dense, pixels) for net in (reference[0][0], candidate[0][0]))
+            x, z = (net_input(net, dense, image, size).x for net in (reference[0][0], candidate[0][0]))
             maps = _both(reference[0][0], candidate[0][0], x, z, map_sums)
             count = next(counts)
             for i, stage in pose:

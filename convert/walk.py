@@ -20,7 +20,6 @@ from edgeface.errors import ConversionError, EdgefaceError
 from edgeface.runtime.detector import map_names, net_input
 from edgeface.runtime.engines import Options, Session
 from edgeface.runtime.engines.torch import TorchSession
-from edgeface.runtime.preprocess import letterbox
 
 from .parity import Departure, Floats, Walk, sqnr_db
 from .pictures import Image
@@ -87,13 +86,10 @@ def _nets(
     from edgeface.runtime import engines
 
     dense = reference.dense
-    pixels = letterbox(image, size_px, dense.multiple).pixels
     open_net = engines.engine.get(candidate.engine)
     opened = open_net(directory, candidate.dense.files, candidate.dense.input, Options(1, candidate.precision))
-    x = net_input(sessions[0][0], dense, pixels)
-    yield "the dense net", sessions[0][0], candidate.dense.files, candidate.dense.input, x, net_input(
-        opened, dense, pixels
-    )
+    x, z = (net_input(net, dense, image, size_px).x for net in (sessions[0][0], opened))
+    yield "the dense net", sessions[0][0], candidate.dense.files, candidate.dense.input, x, z
     run = sessions[0][0].run(x)
     maps = {name: run.output(name) for name in map_names(dense)}
     for stage, own, nets in zip(reference.stages[1:], candidate.stages[1:], sessions[1:], strict=True):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgeface.errors import EngineError, MissingExtraError
 from edgeface.runtime.engines import Options, Session, engine
 from edgeface.runtime.engines.tflite_files import check_tflite
+from edgeface.runtime.preprocess import signed
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -65,8 +66,8 @@ def expected(pixels: NDArray[np.uint8], precision: str = "fp32") -> dict[str, Fl
     return run_onnx(model, planes(pixels))
 
 
-def given(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | Floats:
-    return pixels if session.takes == "pixels" else planes(pixels)
+def given(session: Session, pixels: NDArray[np.uint8]) -> NDArray[np.int8] | Floats:
+    return signed(pixels) if session.takes == "pixels" else planes(pixels)
 
 
 # Bounds of rounding: float32, float16 weights, and one level of int8 and what one of the features makes of the scores.
@@ -114,9 +115,9 @@ def test_an_output_outlives_its_run_and_its_session(tmp_path: Path) -> None:
 def test_threads_may_share_a_session(tmp_path: Path) -> None:
     session = open_net(tmp_path, CONTENT["int8"])
     pictures = [picture(16 + 8 * (seed % 5), 32, seed) for seed in range(40)]
-    alone = [session.run(pixels).output("score") for pixels in pictures]
+    alone = [session.run(signed(pixels)).output("score") for pixels in pictures]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda pixels: session.run(pixels).output("score"), pictures))
+        together = list(pool.map(lambda pixels: session.run(signed(pixels)).output("score"), pictures))
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -154,12 +155,12 @@ def test_planes_of_another_kind_are_refused(tmp_path: Path, spoil: Callable[[Flo
         open_net(tmp_path).run(spoil(planes(picture(8, 12))))
 
 
-@pytest.mark.parametrize("spoil", [planes, lambda x: x[:, ::2], lambda x: x[0], lambda x: x.astype(np.int8)])
+@pytest.mark.parametrize("spoil", [planes, lambda x: x[:, ::2], lambda x: x[0], lambda x: x.view(np.uint8)])
 def test_pixels_of_another_kind_are_refused(
-    tmp_path: Path, spoil: Callable[[NDArray[np.uint8]], NDArray[np.generic]]
+    tmp_path: Path, spoil: Callable[[NDArray[np.int8]], NDArray[np.generic]]
 ) -> None:
-    with pytest.raises(EngineError, match=r"net\.tflite: an input must be contiguous uint8 \(H, W, 3\), not"):
-        open_net(tmp_path, CONTENT["int8"]).run(spoil(picture(8, 12)))
+    with pytest.raises(EngineError, match=r"net\.tflite: an input must be contiguous int8 \(H, W, 3\), not"):
+        open_net(tmp_path, CONTENT["int8"]).run(spoil(signed(picture(8, 12))))
 
 
 def test_a_wrong_size_is_refused(tmp_path: Path) -> None:

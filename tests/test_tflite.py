@@ -125,9 +125,9 @@ def picture(height: int, width: int, channels: int = 3) -> Floats:
     return (pixels / 128).astype(np.float32)
 
 
-def pixels_of(x: Floats) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) that is ``picture``'s."""
-    return np.ascontiguousarray((x * 128 + 128).astype(np.uint8).transpose(1, 2, 0))
+def pixels_of(x: Floats) -> NDArray[np.int8]:
+    """The picture (H, W, 3) less 128 that is ``picture``'s."""
+    return np.ascontiguousarray((x * 128).astype(np.int8).transpose(1, 2, 0))
 
 
 def parsed(content: bytes) -> Any:

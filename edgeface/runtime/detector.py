@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, DenseStage, PoseStage
-from edgeface.errors import BundleError, EngineError, InputError, OptionError
+from edgeface.errors import BundleError, EngineError, OptionError
 from edgeface.faces import Faces
+from edgeface.frames import Picture
 from edgeface.runtime.decode import (
     Anchors,
     decode_boxes,
@@ -28,7 +30,7 @@ from edgeface.runtime.decode import (
 from edgeface.runtime.engines import Run, Session
 from edgeface.runtime.engines.registry import BatchSession
 from edgeface.runtime.nms import nms
-from edgeface.runtime.preprocess import Letterboxed, letterbox, normalise
+from edgeface.runtime.preprocess import NetInput, letterbox_planes, letterbox_signed
 
 MAX_CANDIDATES = 5000
 MAX_SIZE_PX = 8192
@@ -63,7 +65,7 @@ class _TimedRun:
 
 
 class Detector:
-    """Finds faces in pictures, uint8 (H, W, 3) BGR. Make one with ``edgeface.load``.
+    """Finds faces in pictures, uint8 (H, W, 3) BGR or a Frame. Make one with ``edgeface.load``.
 
     ``sessions`` are the opened nets: one list a stage of the bundle, in the order of the stage's file sets. ``size_px``
     is the longest side that a picture is letterboxed to, or a fixed (width, height); ``score`` the least score and
@@ -92,6 +94,7 @@ class Detector:
         self.nms_iou = nms_iou
         self._dense, self._net = bundle.dense, sessions[0][0]
         self._pose: tuple[PoseStage, Sequence[Session]] | None = None
+        self._spare: deque[NDArray[Any]] = deque(maxlen=1)      # the input of a run that has ended, to be overwritten
         _require(bundle.name, self._net, map_names(self._dense))
         for stage, opened in zip(bundle.stages[1:], sessions[1:], strict=True):
             assert isinstance(stage, PoseStage)     # read_bundle lets no second dense stage pass
@@ -99,18 +102,19 @@ class Detector:
                 _require(bundle.name, session, [stage.logits])
             self._pose = stage, opened
 
-    def __call__(self, image: NDArray[np.uint8]) -> Faces:
-        """The faces of a picture, uint8 (H, W, 3) BGR. Raises InputError for anything else, and EngineError."""
+    def __call__(self, image: Picture) -> Faces:
+        """The faces of a picture, uint8 (H, W, 3) BGR or a Frame. Raises InputError for anything else, and EngineError.
+        """
         return self.timed(image)[0]
 
-    def timed(self, image: NDArray[np.uint8]) -> tuple[Faces, Timing]:
+    def timed(self, image: Picture) -> tuple[Faces, Timing]:
         """The faces, and where the time went; errors as when called."""
         start = perf_counter_ns()
-        boxed = self._letterboxed(image)
-        x = net_input(self._net, self._dense, boxed.pixels)
+        boxed = self._input(image, self._take_spare())
         prepared = perf_counter_ns()
-        run = _TimedRun(lambda: self._net.run(x))
+        run = _TimedRun(lambda: self._net.run(boxed.x))
         faces = self._faces(run, boxed)
+        self._spare.append(boxed.x)
         end = perf_counter_ns()
         return faces, Timing(
             (prepared - start) / 1e6,
@@ -119,33 +123,37 @@ class Detector:
             (end - start) / 1e6,
         )
 
-    def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Faces]:
+    def batch(self, images: Sequence[Picture]) -> list[Faces]:
         """The faces of each picture. Pictures that come to one size are computed together where the engine gains by
         that, which changes results by rounding alone; otherwise one after the other. Errors as when called."""
         if not isinstance(self._net, BatchSession):
             return [self(image) for image in images]
-        boxed = [self._letterboxed(image) for image in images]
+        boxed = [self._input(image) for image in images]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(boxed):
-            by_shape.setdefault(picture.pixels.shape, []).append(i)
+            by_shape.setdefault(picture.x.shape, []).append(i)
         found: dict[int, Faces] = {}
         for same in by_shape.values():
-            runs = self._net.run_batch([net_input(self._net, self._dense, boxed[i].pixels) for i in same])
+            runs = self._net.run_batch([boxed[i].x for i in same])
             for i, run in zip(same, runs, strict=True):
                 found[i] = self._faces(_TimedRun(partial(_known, run)), boxed[i])
         return [found[i] for i in range(len(images))]
 
-    def raw(self, image: NDArray[np.uint8]) -> dict[str, Floats]:
+    def raw(self, image: Picture) -> dict[str, Floats]:
         """Every output of the dense stage by name, float32 (C, H, W), for comparing engines; errors as when called."""
-        run = self._net.run(net_input(self._net, self._dense, self._letterboxed(image).pixels))
+        run = self._net.run(self._input(image).x)
         return {name: run.output(name) for name in map_names(self._dense)}
 
-    def _letterboxed(self, image: NDArray[np.uint8]) -> Letterboxed:
-        if not isinstance(image, np.ndarray):
-            raise InputError(f"a picture must be a uint8 array (H, W, 3) in BGR, not {type(image).__name__}")
-        return letterbox(image, self.size_px, self._dense.multiple)
+    def _take_spare(self) -> NDArray[Any] | None:
+        try:
+            return self._spare.pop()    # one step, so that no two threads get the same
+        except IndexError:
+            return None
 
-    def _faces(self, run: _TimedRun, boxed: Letterboxed) -> Faces:
+    def _input(self, image: Picture, out: NDArray[Any] | None = None) -> NetInput:
+        return net_input(self._net, self._dense, image, self.size_px, out)
+
+    def _faces(self, run: _TimedRun, boxed: NetInput) -> Faces:
         levels, variances = self._dense.levels, self._dense.variances
         scores = [self._map(run, level.score, len(level.anchors_px)) for level in levels]
         if any(math.isnan(score.max()) for score in scores):
@@ -224,9 +232,16 @@ def _by_level(
     return out
 
 
-def net_input(session: Session, stage: DenseStage, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-    """What ``session`` takes of a letterboxed picture, uint8 (h, w, 3) BGR: its normalised planes, or its pixels."""
-    return pixels if session.takes == "pixels" else normalise(pixels, stage.mean, stage.scale)
+def net_input(
+    session: Session, stage: DenseStage, image: Picture, size_px: int | tuple[int, int], out: NDArray[Any] | None = None
+) -> NetInput:
+    """A picture letterboxed to ``size_px`` as ``session`` takes it: normalised planes, or pixels less 128.
+
+    ``out`` is an array that may be overwritten, used where it fits. Raises InputError and OptionError as ``letterbox``.
+    """
+    if session.takes == "pixels":
+        return letterbox_signed(image, size_px, stage.multiple, out=out)
+    return letterbox_planes(image, size_px, stage.multiple, mean=stage.mean, scale=stage.scale, out=out)
 
 
 def map_names(stage: DenseStage) -> list[str]:

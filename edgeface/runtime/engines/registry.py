@@ -30,6 +30,36 @@ class Options:
     device: str = "cpu"
 
 
+@dataclass(frozen=True)
+class RawMap:
+    """An output as its engine holds it: ``values`` (C, H, W), float32 or int8, in any order of memory.
+
+    The strides say how they lie: a (H, W, C) net gives a transposed view. ``scale`` belongs to int8 alone: a real value
+    is scale * integer in float32. Raises ValueError for anything else.
+    """
+
+    values: NDArray[np.float32] | NDArray[np.int8]
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        kind = self.values.dtype
+        if self.values.ndim != 3 or kind not in (np.float32, np.int8) or (kind == np.int8) != (self.scale is not None):
+            raise ValueError(f"not a raw map: {kind} {self.values.shape}, scale {self.scale}")
+
+    def real(self) -> NDArray[np.float32]:
+        """The real values, contiguous float32 (C, H, W), the caller's own."""
+        return self.converted(self.values)
+
+    def converted(self, values: NDArray[np.float32] | NDArray[np.int8]) -> NDArray[np.float32]:
+        """Any of the map's ``values`` as real ones: contiguous float32 of their shape, the caller's own."""
+        out = np.empty(values.shape, np.float32)
+        if self.scale is None:
+            out[...] = values
+        else:
+            np.multiply(values, np.float32(self.scale), out=out)
+        return out
+
+
 class Run(Protocol):
     """One input on its way through a net; what is never asked for is never computed, where the engine allows it."""
 
@@ -37,13 +67,19 @@ class Run(Protocol):
         """The output of that name, contiguous float32 (C, H, W), the caller's own. Raises EngineError."""
         ...
 
+    def raw(self, name: str) -> RawMap:
+        """The output of that name to read from, without a conversion and, where that is safe, without a copy.
+
+        Raises EngineError.
+        """
+        ...
+
 
 class Session(Protocol):
     """One loaded net. ``outputs`` are the names that a run can be asked for.
 
     ``takes`` says what a run starts on: "planes", a contiguous float32 (C, H, W), normalised where it is a picture; or
-    "pixels", the letterboxed picture itself, a contiguous uint8 (H, W, 3) in BGR, which an all-integer net takes as
-    pixel - 128.
+    "pixels", the letterboxed picture as an all-integer net takes it, a contiguous int8 (H, W, 3) of pixel - 128 in BGR.
     """
 
     outputs: frozenset[str]

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import EngineError, MissingExtraError
-from edgeface.runtime.engines.registry import Options, Takes, engine
+from edgeface.runtime.engines.registry import Options, RawMap, Takes, engine
 from edgeface.runtime.engines.tflite_files import TfliteNet, TfliteTensor, check_tflite
 
 PIXEL_STEP = 1 / 128
 _COLOURS = 3
-_SIGN_BIT = 0x80
 _Q_MAX = 127
 # To allocate for another input size takes a tenth of a float run and a third of an int8 one. A picture's two
 # orientations and a square are kept; each holds its own activations and packed weights.
@@ -28,7 +27,7 @@ _RANK = 4
 
 
 class TfliteRun:
-    """All outputs of one input, computed together on first use; each becomes float32 when it is asked for."""
+    """All outputs of one input, computed together on first use; each becomes float32 where ``output`` asks for it."""
 
     def __init__(self, session: TfliteSession, x: NDArray[Any]) -> None:
         self._session = session
@@ -36,13 +35,16 @@ class TfliteRun:
         self._outputs: dict[str, NDArray[Any]] | None = None
 
     def output(self, name: str) -> NDArray[np.float32]:
+        return self.raw(name).real()
+
+    def raw(self, name: str) -> RawMap:
         session = self._session
         if name not in session.outputs:
             known = ", ".join(sorted(session.outputs))
             raise EngineError(f"{session.where}: has no output {name!r}, only {known}")
         if self._outputs is None:
             self._outputs = session.compute(self._x)
-        return session.real(name, self._outputs[name])
+        return RawMap(self._outputs[name].transpose(2, 0, 1), session.scales[name])
 
 
 class TfliteSession:
@@ -53,8 +55,8 @@ class TfliteSession:
 
     def __init__(self, net: TfliteNet, where: str, make: Callable[[], Any]) -> None:
         (self._input,) = net.inputs
-        self._outputs = {tensor.name: tensor for tensor in net.outputs}
-        self.outputs: frozenset[str] = frozenset(self._outputs)
+        self.scales: dict[str, float | None] = {tensor.name: tensor.scale for tensor in net.outputs}
+        self.outputs: frozenset[str] = frozenset(self.scales)
         self.takes: Takes = "pixels" if _is_pixels(self._input) else "planes"
         self.where = where
         self._make = make
@@ -67,7 +69,7 @@ class TfliteSession:
             raise EngineError(f"{where}: its outputs have other names in the interpreter: convert it again")
 
     def run(self, x: NDArray[Any]) -> TfliteRun:
-        wanted, layout = (np.uint8, "(H, W, 3)") if self.takes == "pixels" else (np.float32, "(C, H, W)")
+        wanted, layout = (np.int8, "(H, W, 3)") if self.takes == "pixels" else (np.float32, "(C, H, W)")
         if x.dtype != wanted or x.ndim != 3 or x.size == 0 or not x.flags.c_contiguous:
             raise EngineError(
                 f"{self.where}: an input must be contiguous {wanted.__name__} {layout}, not {x.dtype} {x.shape}"
@@ -89,23 +91,10 @@ class TfliteSession:
             except (RuntimeError, ValueError) as error:
                 raise EngineError(f"{self.where}: TFLite failed: {_one_line(error)}") from None
 
-    def real(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
-        """An output (H, W, C) of that name as float32 (C, H, W), the caller's own."""
-        planes = values.transpose(2, 0, 1)
-        out = np.empty(planes.shape, np.float32)
-        scale = self._outputs[name].scale
-        if scale is None:
-            out[...] = planes
-        else:
-            np.multiply(planes, np.float32(scale), out=out)
-        return out
-
     def _entered(self, x: NDArray[Any]) -> NDArray[Any]:
         """The input as the net takes it, (H, W, C)."""
         if self.takes == "pixels":
-            # pixel - 128 as int8: 0 to 255 becomes -128 to 127.
-            flipped: NDArray[np.int8] = (x ^ _SIGN_BIT).view(np.int8)
-            return flipped
+            return x
         pixels = np.ascontiguousarray(x.transpose(1, 2, 0))
         if self._input.scale is None:
             return pixels
