@@ -1,0 +1,99 @@
+"""edgeface's own wheel for the root: the one that is given, one built from the source tree, or the published one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from edgeface.devices.emulation import wheels
+from edgeface.devices.emulation.parts import sha256
+from edgeface.devices.emulation.programs import run
+
+from edgeface.errors import DeviceError
+
+_FOLDERS = ("edgeface", "convert", "quantize", "devices")
+_FILES = ("CMakeLists.txt", "pyproject.toml", "cross/toolchain.cmake", "cross/build_wheel.py")
+_BUILD_TIMEOUT_S = 600.0
+
+
+def source_tree() -> Path | None:
+    """The clone that this package is imported from (an editable install); None for an installed package."""
+    tree = Path(__file__).resolve().parents[2]
+    return tree if (tree / "pyproject.toml").is_file() and (tree / "cross" / "build_wheel.py").is_file() else None
+
+
+def source_digest(tree: Path) -> str:
+    """A hash over the content of all that a wheel is built from. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in _sources(tree):
+        digest.update(f"{path.relative_to(tree)}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sources(tree: Path) -> Iterator[Path]:
+    for name in _FOLDERS:
+        found = []
+        for folder, folders, files in os.walk(tree / name):
+            folders[:] = [each for each in folders if each != "__pycache__"]
+            # A library that was built in place is not what the wheel gets.
+            found += [Path(folder, file) for file in files if not file.endswith((".pyc", ".so"))]
+        yield from sorted(found)
+    yield from (tree / name for name in _FILES)
+
+
+class Own(NamedTuple):
+    """Where edgeface's wheel comes from: ``key`` changes when its content would, ``provide`` puts it into a folder."""
+
+    key: str
+    doing: str
+    provide: Callable[[Path], Path]
+
+
+def choose(wheel: Path | None) -> Own:
+    """The ``wheel`` that is given, or one of this clone, or the published one of this version.
+
+    Raises DeviceError for a wheel that is none, or for another processor. ``provide`` raises DeviceError, InstallError.
+    """
+    if wheel is not None:
+        wheels.check_wheel(wheel)
+        return Own(sha256(wheel), f"installing {wheel.name}", lambda _directory: wheel)
+    tree = source_tree()
+    if tree is not None:
+        return Own(source_digest(tree), "building edgeface for aarch64", partial(_build, tree))
+    version = metadata.version("edgeface")
+    return Own(hashlib.sha256(version.encode()).hexdigest(), f"downloading edgeface {version}", _published)
+
+
+def _build(tree: Path, directory: Path) -> Path:
+    run(
+        [sys.executable, tree / "cross" / "build_wheel.py", "--out", directory],
+        what="edgeface's own wheel cannot be built for aarch64", timeout_s=_BUILD_TIMEOUT_S,
+        next_step=f"python {tree / 'cross' / 'build_wheel.py'} says more", directory=tree,
+    )
+    return _only_wheel(directory)
+
+
+def _published(directory: Path) -> Path:
+    version = metadata.version("edgeface")
+    try:
+        wheels.download([f"edgeface=={version}"], directory, dependencies=False)
+    except DeviceError as error:
+        raise DeviceError(
+            f"no aarch64 wheel of edgeface {version} to download: give one with --wheel FILE "
+            f"(a clone makes it: python cross/build_wheel.py): {error}"
+        ) from None
+    return _only_wheel(directory)
+
+
+def _only_wheel(directory: Path) -> Path:
+    found = sorted(directory.glob("edgeface-*.whl"))
+    if len(found) != 1:
+        raise DeviceError(f"{directory}: {len(found)} wheels of edgeface where one was expected: try again")
+    wheels.check_wheel(found[0])
+    return found[0]
