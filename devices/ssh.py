@@ -1,0 +1,182 @@
+"""A board reached by the system's ssh and rsync: argument lists, host keys checked, a deadline on every wait."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from edgeface.devices.boards import Board
+from edgeface.devices.emulation.programs import Progress, find_program, silent
+from edgeface.devices.ssh_failures import Reached, command_failure
+
+from edgeface.errors import DeviceLostError
+
+# Where install_script.py puts an environment.
+SETUP_PYTHON = "~/.local/share/edgeface/venv/bin/python"
+CONNECT_TIMEOUT_S = 10
+# ssh gives a silent connection up after so many unanswered questions, so a board that lost its power is noticed.
+_ALIVE_INTERVAL_S, _ALIVE_COUNT = 5, 3
+_OPTIONS = (
+    "-T",
+    "-o", "BatchMode=yes",
+    "-o", "StrictHostKeyChecking=yes",
+    "-o", "UpdateHostKeys=no",
+    "-o", "ForwardAgent=no",
+    "-o", "ClearAllForwardings=yes",
+    # What is said below errors, banners among it, would be taken for the reason of a failure.
+    "-o", "LogLevel=ERROR",
+    "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}",
+    "-o", f"ServerAliveInterval={_ALIVE_INTERVAL_S}",
+    "-o", f"ServerAliveCountMax={_ALIVE_COUNT}",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SshHost:
+    """A board with an address. Everything else that ssh should know comes from its own configuration."""
+
+    board: Board
+
+    @property
+    def reached(self) -> Reached:
+        """The board as messages name it."""
+        return Reached(self.board.name, self._address, ["ssh", *self._where(), self._address])
+
+    @property
+    def _address(self) -> str:
+        assert self.board.address is not None       # find() gives the link ssh to no other board
+        return self.board.address
+
+    @property
+    def python(self) -> str:
+        """The interpreter there that has edgeface: the one the description names, or that of ``devices setup``."""
+        return self.board.python or SETUP_PYTHON
+
+    def _where(self) -> list[str]:
+        config = [] if self.board.ssh_config is None else ["-F", str(Path(self.board.ssh_config).expanduser())]
+        port = [] if self.board.port is None else ["-p", str(self.board.port)]
+        return config + port
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """The argument list that runs ``words`` on the board, in the home folder of its user.
+
+        A word that starts with ``~/`` is taken from that folder; no other character means anything to the shell there.
+        Raises InstallError when this machine has no ssh.
+        """
+        remote = " ".join(shlex.quote(_from_home(word)) for word in words)
+        return [_ssh(), *self._where(), *_OPTIONS, "--", self._address, remote]
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        watch: Progress = silent,
+    ) -> list[str]:
+        """The lines that ``words``, run there on ``stdin``, print on standard output; ``watch`` gets each as it comes.
+
+        Raises DeviceError as ``command_failure`` has it, and DeviceLostError after ``timeout_s`` seconds.
+        """
+        return self._watched(self.command(words), words[0], stdin, timeout_s, watch)
+
+    def copy(self, source: Path, target: str, *, timeout_s: float) -> None:
+        """Copy a file to the file ``target`` there, or a folder's content into the folder ``target``.
+
+        Files that are equal to what is there are not sent again. What was copied when an error comes stays. Raises as
+        ``run`` does, and InstallError when this machine has no rsync.
+        """
+        # rsync reads this as words with quotes, but not as a shell does.
+        ssh = [_ssh(), *self._where(), *_OPTIONS]
+        command = [
+            _rsync(), "--recursive", "--perms", "--chmod=D755,F644", "--checksum", "--protect-args",
+            f"--timeout={_ALIVE_INTERVAL_S * _ALIVE_COUNT}", "--rsh", " ".join(map(_quoted_for_rsync, ssh)),
+            "--", f"{source}/" if source.is_dir() else str(source), f"{_bracketed(self._address)}:{_from_home(target)}",
+        ]  # fmt: skip
+        self._watched(command, "rsync", b"", timeout_s, silent)
+
+    def _watched(
+        self, command: Sequence[str], name: str, stdin: bytes, timeout_s: float, watch: Progress
+    ) -> list[str]:
+        # The reasons of failures are told apart by their English words.
+        environment = os.environ | {"LC_ALL": "C"}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        errors: list[bytes] = []
+        threads = [
+            threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True),
+            threading.Thread(target=lambda stream: errors.append(stream.read()), args=(process.stderr,), daemon=True),
+        ]
+        expired = threading.Event()
+
+        def end() -> None:
+            expired.set()
+            process.kill()
+
+        clock = threading.Timer(timeout_s, end)
+        for thread in (*threads, clock):
+            thread.start()
+        lines = []
+        try:
+            for raw in process.stdout:
+                lines.append(raw.decode(errors="replace").rstrip("\n"))
+                watch(lines[-1])
+            process.wait()
+        finally:
+            # Also after Ctrl-C: what runs on the board ends when its connection does.
+            process.kill()
+            process.wait()
+            clock.cancel()
+            for thread in threads:
+                thread.join(timeout=5)
+            process.stdout.close()
+        if expired.is_set():
+            raise DeviceLostError(
+                f"{self.reached}: {name} was not done within {timeout_s:g} s: look there what keeps it, and try again"
+            )
+        if process.returncode:
+            said = b"".join(errors).decode(errors="replace").replace("\r\n", "\n")
+            raise command_failure(self.reached, name, process.returncode, said)
+        return lines
+
+
+def _feed(stream: IO[bytes], content: bytes) -> None:
+    # What ends before it has read everything says why on its standard error.
+    with suppress(BrokenPipeError):
+        stream.write(content)
+    with suppress(BrokenPipeError):
+        stream.close()
+
+
+def _ssh() -> str:
+    return str(find_program(["ssh"], "boards are reached by it: sudo apt-get install openssh-client"))
+
+
+def _rsync() -> str:
+    return str(find_program(["rsync"], "bundles and wheels are copied by it: sudo apt-get install rsync"))
+
+
+def _from_home(word: str) -> str:
+    """ssh starts in the home folder, so a path from there needs no ``~``, which quoted would mean nothing."""
+    return f".{word[1:]}" if word.startswith("~/") else word
+
+
+def _quoted_for_rsync(word: str) -> str:
+    """rsync splits a command at spaces outside quotes, and reads a doubled quote inside quotes as one."""
+    return "'" + word.replace("'", "''") + "'"
+
+
+def _bracketed(address: str) -> str:
+    """rsync ends a host at the first colon; an IPv6 address has its own."""
+    user, at, host = address.rpartition("@")
+    return f"{user}{at}[{host}]" if ":" in host else address
