@@ -1,0 +1,9 @@
+"""The ways to run the board half somewhere: here, emulated, or on a board by ssh."""
+
+from __future__ import annotations
+
+from . import emulated as _emulated  # noqa: F401  (registers emulated)
+from . import local as _local  # noqa: F401  (registers local)
+from .registry import Command, Link, Progress, link, open_link, open_links, silent
+
+__all__ = ["Command", "Link", "Progress", "link", "open_link", "open_links", "silent"]
