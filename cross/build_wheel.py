@@ -16,13 +16,11 @@ import zipfile
 from pathlib import Path
 
 import click
-import msgspec
-from edgeface.devices.emulation import cache_directory, debian
-from edgeface.devices.emulation.parts import Part
-from edgeface.devices.emulation.programs import locked, run
+from edgeface.devices.emulation.programs import run
 from elf import needs
 from lint_isa import lint
 from llvm import Llvm, find_llvm
+from prerequisites import build_tools, sysroot
 from reporting import Script, progress
 
 from edgeface.atomic import replacing
@@ -30,48 +28,31 @@ from edgeface.errors import DeviceError, OutputError
 
 TREE = Path(__file__).resolve().parents[1]
 LIBRARY = "edgeface/runtime/kernels/libedgeface_kernels.so"
-# libgcc's start files and helpers, and glibc's headers; the version is that of Debian bookworm's gcc.
-_PACKAGES = ("libc6-dev", "libgcc-12-dev", "linux-libc-dev")
 _BUILD_TIMEOUT_S = 600.0
-
-
-def sysroot() -> Path:
-    """arm64 headers and libraries to link against, made at the first call. Raises DeviceError, InstallError."""
-    home = cache_directory().parent / "cross"
-    part = Part(home / "sysroot")
-
-    def make(directory: Path) -> dict[str, str]:
-        packages = debian.fetch(_PACKAGES, home / ".debian-sysroot", progress)
-        progress(f"unpacking {len(packages)} packages")
-        debian.unpack(packages, directory)
-        return {package.path.name: package.sha256 for package in packages}
-
-    with locked(home / "lock", progress):
-        part.ensure(hashlib.sha256(msgspec.json.encode([debian.SUITE, _PACKAGES])).hexdigest(), "the sysroot", make,
-                    progress)
-    return part.directory
 
 
 def build_wheel(out: Path, llvm: Llvm) -> Path:
     """Build, check and name the wheel; the path of it in ``out``, which is made. Raises DeviceError, OutputError."""
-    root = sysroot()
+    built_with, linked_with = build_tools(TREE), sysroot()
     environment = {
         **os.environ,
-        "EDGEFACE_CROSS_SYSROOT": str(root),
+        "EDGEFACE_CROSS_SYSROOT": str(linked_with),
         **{f"EDGEFACE_CROSS_{name.upper()}": str(getattr(llvm, name))
            for name in ("clang", "lld", "ar", "ranlib", "strip")},
         "SKBUILD_CMAKE_ARGS": f"-DCMAKE_TOOLCHAIN_FILE={TREE / 'cross' / 'toolchain.cmake'}",
         # Without it scikit-build-core makes a wheel without the library where that does not compile.
         "SKBUILD_WHEEL_CMAKE": "true",
+        "PYTHONPATH": str(built_with),
+        "PATH": f"{built_with / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
     }
     # Flags meant for the host's compiler.
-    for name in ("CC", "CXX", "CFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_GENERATOR", "PYTHONPATH"):
+    for name in ("CC", "CXX", "CFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_GENERATOR"):
         environment.pop(name, None)
     with tempfile.TemporaryDirectory() as scratch:
         progress("building with clang and lld")
-        run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", scratch, TREE],
+        run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", scratch, TREE],
             what="the wheel cannot be built", timeout_s=_BUILD_TIMEOUT_S, environment=environment,
             next_step="mend what the compiler names")
         built = next(Path(scratch).glob("edgeface-*.whl"))
