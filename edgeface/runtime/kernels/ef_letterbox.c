@@ -4,13 +4,13 @@
  * On x86 this file is compiled twice, for every processor and (ef_letterbox_avx2.c) for those with AVX2.
  */
 #include "ef_colour.h"
+#include "ef_formats.h"
 #include "ef_rows.h"
 
-/* As FORMATS in edgeface/frames.py and the outputs in edgeface/runtime/preprocess.py. */
-enum { EF_BGR, EF_RGB, EF_GREY, EF_NV12, EF_YUYV };
+/* As the outputs in edgeface/runtime/preprocess.py. */
 enum { EF_PLANES, EF_SIGNED_PIXELS, EF_PIXELS };
 
-enum { EF_SIDE_MAX = 1 << 24, EF_NO_ROW = -1 };
+enum { EF_NO_ROW = -1 };
 
 typedef struct {
     int32_t format;
@@ -73,7 +73,7 @@ static void ef_place(ef_plane *p, uint8_t *base, int64_t *used)
 static int32_t ef_planes_of(const ef_letterbox_call *c, ef_plane planes[2])
 {
     memset(planes, 0, 2 * sizeof *planes);
-    int32_t step = c->format == EF_YUYV ? 2 : c->format == EF_BGR || c->format == EF_RGB ? 3 : 1;
+    int32_t step = ef_pixel_step(c->format);
     planes[0] = (ef_plane){.from = c->first, .row_step = c->first_step, .step = step, .channels = step == 3 ? 3 : 1,
                            .apart = 1, .width = c->width, .height = c->height, .box_w = c->box_w, .box_h = c->box_h,
                            .new_w = c->new_w, .new_h = c->new_h};
@@ -261,7 +261,7 @@ void EF_LETTERBOX(const ef_letterbox_call *c)
     ef_plane planes[2];
     uint8_t *bgr;
     ef_scratch_of(c, c->scratch, planes, &bgr);
-    int32_t yuv = c->format == EF_NV12 || c->format == EF_YUYV;
+    int yuv = ef_has_chroma(c->format);
     if (c->format == EF_BGR && c->output != EF_PLANES && c->box_w == 1 && c->box_h == 1
         && !ef_resizes(&planes[0])) {
         ef_copy_pixels(c);
@@ -310,12 +310,10 @@ EF_API int32_t ef_letterbox(
 /* Whether all numbers are such that no product below overflows and no index leaves its array. */
 static int ef_sound(const ef_letterbox_call *c)
 {
-    int32_t chroma = c->format == EF_NV12 || c->format == EF_YUYV;
-    if (c->format < EF_BGR || c->format > EF_YUYV || c->output < EF_PLANES || c->output > EF_PIXELS)
+    int chroma = ef_has_chroma(c->format);
+    if (!ef_is_format(c->format) || c->output < EF_PLANES || c->output > EF_PIXELS)
         return 0;
-    if (c->width < 1 || c->height < 1 || c->width > EF_SIDE_MAX || c->height > EF_SIDE_MAX)
-        return 0;
-    if (chroma && (c->width % 2 || (c->format == EF_NV12 && c->height % 2)))
+    if (!ef_fits_format(c->format, c->width, c->height))
         return 0;
     if (c->new_w < 1 || c->new_h < 1 || c->new_w > c->frame_w || c->new_h > c->frame_h)
         return 0;

@@ -25,6 +25,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ef_abi": (_I32, []),
     "ef_mark_begin": (None, []),
     "ef_mark_end": (None, []),
+    "ef_align": (_I32, [_I32, _ARRAY, _I64, _ARRAY, _I64, _I32, _I32, _ARRAY, _I64, _I32, _ARRAY]),
     "ef_letterbox_scratch": (_I64, [_I32] * 9),
     "ef_letterbox": (
         _I32,
