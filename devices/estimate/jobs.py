@@ -1,0 +1,64 @@
+"""What can be counted, and what a region is: for who asks, here, and ``subject``, which runs in the emulated root."""
+
+from __future__ import annotations
+
+import msgspec
+
+EMPTY = "empty"     # a region with nothing in it: what it costs to mark one from Python
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A region: the index of its job, and what of the job it is.
+
+    Jobs on bundles have the stages "preprocessing", "network", "decoding" and "pose"; ``part`` is a kernel's or a
+    layer's name within the stage. A stage that was entered several times has as many regions.
+    """
+
+    job: int
+    stage: str
+    part: str = ""
+    kind: str = ""
+
+
+class NetJob(msgspec.Struct, frozen=True, tag="net"):
+    """A net once, on zeros of ``shape``: a region "network". ``files`` and ``input`` as in ``Engine``."""
+
+    engine: str
+    directory: str
+    files: list[str]
+    input: str
+    shape: tuple[int, int, int]
+    precision: str = "fp32"
+
+
+class StagesJob(msgspec.Struct, frozen=True, tag="stages"):
+    """A bundle on a picture, an .npy of uint8 (H, W, 3) BGR: a region whenever a stage is entered, or with ``kernels``
+    one a call of a C kernel and none else. ``size_px`` is the input's longest side or (width, height)."""
+
+    directory: str
+    picture: str
+    size_px: int | tuple[int, int]
+    score: float
+    nms_iou: float
+    kernels: bool = False
+
+
+class LayersJob(msgspec.Struct, frozen=True, tag="layers"):
+    """The dense stage of an ncnn bundle on a picture, layer by layer, each in two regions.
+
+    The second, "again", asks for the layer's blob once more: that is the first's share in handing it over, which the
+    net itself does not do."""
+
+    directory: str
+    picture: str
+    size_px: int | tuple[int, int]
+
+
+class OperatorsJob(msgspec.Struct, frozen=True, tag="operators"):
+    """TFLite nets of one operator each, ``NAME.tflite`` in ``directory`` with its inputs in ``NAME.npz``: a region each.
+    """
+
+    directory: str
+
+
+Job = NetJob | StagesJob | LayersJob | OperatorsJob

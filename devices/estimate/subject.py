@@ -1,0 +1,230 @@
+"""What runs inside an emulated root to be counted: ``python -m edgeface.devices.estimate.subject JOBS NAMES``.
+
+JOBS is a JSON file with a list of jobs, NAMES the JSON file that becomes the list of regions, in the order in which
+they were marked. What a job marks has been loaded and has run before.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from edgeface.devices.estimate.jobs import EMPTY, Job, LayersJob, NetJob, OperatorsJob, Place, StagesJob
+from numpy.typing import NDArray
+
+from edgeface.bundle import DenseStage, read_bundle
+from edgeface.errors import InstallError
+from edgeface.runtime import engines
+from edgeface.runtime.detector import Detector, map_names, net_input
+from edgeface.runtime.engines import Options, Run, Session
+from edgeface.runtime.kernels import library, status
+from edgeface.runtime.loading import open_sessions
+
+_WARM_UP_RUNS = 2
+
+
+class _Marks:
+    """Marks regions and remembers what they are."""
+
+    def __init__(self) -> None:
+        kernels = library()
+        if kernels is None:
+            raise InstallError(f"counting needs the C kernels: {status().text}")
+        self._begin, self._end = kernels.ef_mark_begin, kernels.ef_mark_end
+        self.places: list[Place] = []
+
+    @contextmanager
+    def region(self, place: Place) -> Iterator[None]:
+        self.begin(place)
+        yield
+        self.end()
+
+    def begin(self, place: Place) -> None:
+        self.places.append(place)
+        self._begin()
+
+    def end(self) -> None:
+        self._end()
+
+
+class _Walk:
+    """Knows which stage of a detector runs, from whom its sessions are called by."""
+
+    def __init__(self, job: int, enter: Callable[[Place], None]) -> None:
+        self._job, self._enter = job, enter
+        self.stage = ""
+
+    def go(self, stage: str) -> None:
+        self.stage = stage
+        self._enter(Place(self._job, stage))
+
+
+class _WalkedRun:
+    def __init__(self, run: Run, stage: str, walk: _Walk) -> None:
+        self._run, self._stage, self._walk = run, stage, walk
+
+    def output(self, name: str) -> NDArray[np.float32]:
+        self._walk.go(self._stage)
+        out = self._run.output(name)
+        self._walk.go("decoding")
+        return out
+
+    def raw(self, name: str) -> Any:
+        self._walk.go(self._stage)
+        out = self._run.raw(name)
+        self._walk.go("decoding")
+        return out
+
+
+class _WalkedSession:
+    """A session that tells a walk when it is at work."""
+
+    def __init__(self, session: Session, stage: str, walk: _Walk) -> None:
+        self._session, self._stage, self._walk = session, stage, walk
+        self.outputs, self.takes = session.outputs, session.takes
+
+    def run(self, x: NDArray[Any]) -> _WalkedRun:
+        self._walk.go(self._stage)
+        run = _WalkedRun(self._session.run(x), self._stage, self._walk)
+        self._walk.go("decoding")
+        return run
+
+
+def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
+    directory, picture = Path(job.directory), np.load(job.picture)
+    bundle = read_bundle(directory)
+    first = True
+
+    def enter(place: Place) -> None:
+        nonlocal first
+        if not first:
+            marks.end()
+        first = False
+        marks.begin(place)
+
+    def ignore(_place: Place) -> None:
+        pass
+
+    sessions = open_sessions(directory, bundle, 1)
+
+    def detect(walk: _Walk, times: int) -> None:
+        walked: list[list[Session]] = [
+            [_WalkedSession(session, stage, walk) for session in opened]
+            for stage, opened in zip(("network", "pose"), sessions, strict=False)
+        ]
+        detector = Detector(bundle, walked, size_px=job.size_px, score=job.score, nms_iou=job.nms_iou)
+        for _ in range(times):
+            walk.go("preprocessing")
+            detector(picture)
+
+    quiet = _Walk(number, ignore)
+    detect(quiet, _WARM_UP_RUNS)
+    gc.collect()
+    if job.kernels:
+        with _kernels_marked(number, quiet, marks):
+            detect(quiet, 1)
+    else:
+        detect(_Walk(number, enter), 1)
+        marks.end()
+
+
+@contextmanager
+def _kernels_marked(number: int, walk: _Walk, marks: _Marks) -> Iterator[None]:
+    """Every call of a C kernel becomes a region while the block runs."""
+    kernels = library()
+    names = [name for name in vars(kernels) if name.startswith("ef_") and not name.startswith(("ef_mark", "ef_abi"))]
+    before = {name: getattr(kernels, name) for name in names}
+
+    def marked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            marks.begin(Place(number, walk.stage, name))
+            result = function(*arguments)
+            marks.end()
+            return result
+
+        return call
+
+    for name, function in before.items():
+        setattr(kernels, name, marked(name, function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(kernels, name, function)
+
+
+def _net(number: int, job: NetJob, marks: _Marks) -> None:
+    session = engines.engine.get(job.engine)(Path(job.directory), job.files, job.input, Options(1, job.precision))
+    x = np.zeros(job.shape, np.float32)
+
+    def run() -> None:
+        started = session.run(x)
+        for name in sorted(session.outputs):
+            started.output(name)
+
+    run()
+    gc.collect()
+    with marks.region(Place(number, "network")):
+        run()
+
+
+def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
+    from edgeface.runtime.engines.ncnn import open_ncnn_traced
+    from edgeface.runtime.engines.ncnn_files import parse_param
+
+    directory = Path(job.directory)
+    bundle = read_bundle(directory)
+    stage: DenseStage = bundle.dense
+    session = open_ncnn_traced(directory, stage.files, stage.input, Options(1, bundle.precision))
+    x = net_input(session, stage, np.load(job.picture), job.size_px).x
+    layers = [layer for layer in parse_param((directory / stage.files[0]).read_text("ascii")) if layer.kind != "Input"]
+    started = session.run(x)
+    for name in map_names(stage):
+        started.compute(name)
+    started = session.run(x)
+    gc.collect()
+    for layer in layers:
+        for part in (layer.name, f"{layer.name} again"):
+            with marks.region(Place(number, "network", part, layer.kind)):
+                started.compute(layer.produces[0])
+
+
+def _operators(number: int, job: OperatorsJob, marks: _Marks) -> None:
+    from edgeface.runtime.engines.tflite import interpreter_class
+
+    for path in sorted(Path(job.directory).glob("*.tflite")):
+        interpreter = interpreter_class()(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+        values = np.load(path.with_suffix(".npz"))
+        for detail in interpreter.get_input_details():
+            interpreter.set_tensor(detail["index"], values[detail["name"]])
+        interpreter.invoke()
+        with marks.region(Place(number, "network", path.stem)):
+            interpreter.invoke()
+
+
+_RUN: dict[type, Callable[[int, Any, _Marks], None]] = {
+    NetJob: _net, StagesJob: _stages, LayersJob: _layers, OperatorsJob: _operators,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the jobs of file ``arguments[0]`` and write the regions' list to file ``arguments[1]``."""
+    jobs, names = (Path(argument) for argument in arguments)
+    marks = _Marks()
+    for _ in range(_WARM_UP_RUNS):
+        with marks.region(Place(-1, EMPTY)):
+            pass
+    for number, job in enumerate(msgspec.json.decode(jobs.read_bytes(), type=list[Job])):
+        _RUN[type(job)](number, job, marks)
+    names.write_bytes(msgspec.json.encode(marks.places))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
