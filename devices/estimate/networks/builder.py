@@ -1,4 +1,4 @@
-"""Networks for ncnn from a few calls: shapes, layers and multiply-adds are worked out here, weights are drawn at random.
+"""Networks for ncnn from a few calls: shapes, layers and multiply-adds are worked out, weights are drawn at random.
 
 Only what a network costs is wanted, and that does not depend on what its weights are.
 """
@@ -14,8 +14,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.runtime.engines.ncnn_files import CHAINED, INT8_KINDS, INT8_TERM, REQUANTISES, WEIGHTED, Layer, consumers
-from edgeface.runtime.engines.ncnn_files import weight_shape
+from edgeface.runtime.engines.ncnn_files import (
+    CHAINED,
+    INT8_KINDS,
+    INT8_TERM,
+    REQUANTISES,
+    WEIGHTED,
+    Layer,
+    consumers,
+    weight_shape,
+)
 from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer, to_bin, to_param
 
 Activation = Literal["none", "relu", "sigmoid"]
@@ -50,6 +58,20 @@ class Network:
     output_shape: tuple[int, ...]
     macs: int
     parameters: int
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether it has int8 layers."""
+        return any(layer.kind in INT8_KINDS and layer.integer(INT8_TERM) for layer in self.layers)
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights without biases, as the .bin holds them: 4 bytes each, or 1 where a layer is int8."""
+        return sum(
+            layer.integer(WEIGHTED[layer.kind][2]) * (1 if layer.integer(INT8_TERM) else 4)
+            for layer in self.layers
+            if layer.kind in WEIGHTED
+        )
 
     def write(self, directory: Path, stem: str, *, seed: int) -> tuple[Path, Path]:
         """Write ``stem``.param and ``stem``.bin, with weights drawn from ``seed``, and return their paths.

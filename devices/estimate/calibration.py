@@ -1,0 +1,184 @@
+"""A calibration: what turns the cycles of a model of a core into milliseconds, and how far that is off.
+
+Those that come with the package are ``calibration/BOARD.json``, written by ``edgeface bench --calibrate BOARD --json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from edgeface.errors import DeviceError
+
+_AGAIN = "make it anew with edgeface bench --calibrate"
+
+
+class NetworkFit(msgspec.Struct, frozen=True):
+    """A network on one core: ``cycles`` by the model of the core, and times of one thread in ms.
+
+    ``left_out_ms`` is the estimate by a fit to all the other networks.
+    """
+
+    name: str
+    macs: int
+    cycles: float
+    published_ms: float
+    left_out_ms: float
+
+    @property
+    def error(self) -> float:
+        """Of the estimate, without sign lost: 0.1 is 10 % more than what was published."""
+        return self.left_out_ms / self.published_ms - 1
+
+
+class CoreFit(msgspec.Struct, frozen=True):
+    """One kind of core: time is ``factor`` x cycles / clock, where the published clock is ``mhz``.
+
+    ``accepted`` is the mean error up to which estimates are relied on. ``others``: the mean errors, in the same way, of
+    models that were tried beside the one factor, by their names.
+    """
+
+    core: str
+    mhz: float
+    factor: float
+    accepted: float
+    networks: list[NetworkFit]
+    others: dict[str, float]
+
+    @property
+    def mean_error(self) -> float:
+        """The mean of the errors' amounts."""
+        return sum(abs(network.error) for network in self.networks) / len(self.networks)
+
+    @property
+    def largest_error(self) -> float:
+        """The largest of the errors' amounts."""
+        return max(abs(network.error) for network in self.networks)
+
+
+class ThreadsFit(msgspec.Struct, frozen=True):
+    """How many times faster several threads are than one, by the published times of ``networks`` networks.
+
+    ``mean_error`` is that of a time which is made of one thread's published time and of the others' ``speedup``.
+    """
+
+    core: str
+    threads: int
+    speedup: float
+    mean_error: float
+    networks: int
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """A board's. ``versions``: of what counted and costed, by name ("ncnn", "qemu", "llvm")."""
+
+    board: str
+    machine: str
+    source: str
+    versions: dict[str, str]
+    cores: list[CoreFit]
+    threads: list[ThreadsFit]
+
+    def core(self, name: str) -> CoreFit:
+        """The fit of that core; raises DeviceError with the choices."""
+        for fit in self.cores:
+            if fit.core == name:
+                return fit
+        known = ", ".join(fit.core for fit in self.cores)
+        raise DeviceError(f"estimates for {self.board} are calibrated on {known}, not on {name}: choose one of them")
+
+    def milliseconds(self, core: str, cycles: float, *, threads: int = 1, mhz: float | None = None) -> float:
+        """The estimated time of so many cycles of the model, at the published clock or at ``mhz``.
+
+        Raises DeviceError for a core or a number of threads that nothing was published for.
+        """
+        fit = self.core(core)
+        return fit.factor * cycles / (1000 * (mhz or fit.mhz)) / self.speedup(core, threads)
+
+    def speedup(self, core: str, threads: int) -> float:
+        """How many times faster ``threads`` threads are than one; raises DeviceError where that is not known."""
+        if threads == 1:
+            return 1.0
+        known = {fit.threads: fit.speedup for fit in self.threads if fit.core == core}
+        if threads not in known:
+            choices = ", ".join(str(number) for number in sorted({1, *known}))
+            raise DeviceError(f"no estimate of {threads} threads on {core}, only of {choices}: choose one of them")
+        return known[threads]
+
+    def missed(self) -> list[str]:
+        """What is wrong with it: a part of a sentence for each core whose mean error is more than is accepted."""
+        return [
+            f"{fit.core} is off by {fit.mean_error:.1%} on average, more than {fit.accepted:.0%}"
+            for fit in self.cores
+            if fit.mean_error > fit.accepted
+        ]
+
+    def to_json(self) -> bytes:
+        """The content of its file."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def directory() -> Path:
+    """Where the calibrations that come with the package are."""
+    return Path(__file__).with_suffix("")
+
+
+def load(board: str) -> Calibration:
+    """The calibration of that board that came with the package; raises DeviceError when there is none."""
+    path = directory() / f"{board}.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except FileNotFoundError:
+        known = ", ".join(sorted(path.stem for path in directory().glob("*.json")))
+        raise DeviceError(f"no calibration of {board}, so no estimate: there is one of {known or 'no board'}") from None
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}: install edgeface again") from None
+    except msgspec.DecodeError as error:
+        raise DeviceError(f"{path}: {error}: {_AGAIN}") from None
+
+
+def text_lines(calibration: Calibration) -> Iterator[str]:
+    """A calibration as lines of tables."""
+    versions = ", ".join(f"{name} {version}" for name, version in calibration.versions.items())
+    yield f"Estimates for {calibration.machine}, calibrated on ncnn's published times"
+    yield f"{calibration.source}; counted with {versions}"
+    yield "Each estimate is by the factor of all other networks; one thread; ms"
+    for fit in calibration.cores:
+        yield ""
+        yield f"{fit.core} at {fit.mhz:g} MHz: time = {fit.factor:.3f} x cycles of LLVM's model / clock"
+        yield from _table([
+            ["NETWORK", "MMAC", "MCYCLES", "PUBLISHED", "ESTIMATE", "ERROR"],
+            *(
+                [
+                    network.name, f"{network.macs / 1e6:.0f}", f"{network.cycles / 1e6:.1f}",
+                    f"{network.published_ms:.1f}", f"{network.left_out_ms:.1f}", f"{network.error:+.1%}",
+                ]
+                for network in fit.networks
+            ),
+        ])
+        yield (
+            f"Mean error {fit.mean_error:.1%} (accepted: {fit.accepted:.0%}), largest {fit.largest_error:.1%}, "
+            f"{len(fit.networks)} networks"
+        )
+        if fit.others:
+            others = ", ".join(f"{name} {error:.1%}" for name, error in fit.others.items())
+            yield f"Mean error of other models, left out in the same way: {others}"
+    if calibration.threads:
+        yield ""
+    for threads in calibration.threads:
+        yield (
+            f"{threads.threads} threads on {threads.core}: {threads.speedup:.2f} times as fast as one "
+            f"(mean error {threads.mean_error:.1%}, {threads.networks} published networks)"
+        )
+
+
+def _table(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
