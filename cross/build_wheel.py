@@ -28,6 +28,8 @@ from edgeface.errors import DeviceError, OutputError
 
 TREE = Path(__file__).resolve().parents[1]
 LIBRARY = "edgeface/runtime/kernels/libedgeface_kernels.so"
+# The build system's own door (PEP 517), as pip calls it: pip itself would take longer than the build.
+_BUILD = "import sys; from scikit_build_core.build import build_wheel; build_wheel(sys.argv[1])"
 _BUILD_TIMEOUT_S = 600.0
 
 
@@ -44,17 +46,14 @@ def build_wheel(out: Path, llvm: Llvm) -> Path:
         "SKBUILD_WHEEL_CMAKE": "true",
         "PYTHONPATH": str(built_with),
         "PATH": f"{built_with / 'bin'}:{os.environ.get('PATH', os.defpath)}",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_NO_INPUT": "1",
     }
     # Flags meant for the host's compiler.
     for name in ("CC", "CXX", "CFLAGS", "CPPFLAGS", "LDFLAGS", "CMAKE_GENERATOR"):
         environment.pop(name, None)
     with tempfile.TemporaryDirectory() as scratch:
         progress("building with clang and lld")
-        run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", scratch, TREE],
-            what="the wheel cannot be built", timeout_s=_BUILD_TIMEOUT_S, environment=environment,
-            next_step="mend what the compiler names")
+        run([sys.executable, "-c", _BUILD, scratch], what="the wheel cannot be built", timeout_s=_BUILD_TIMEOUT_S,
+            next_step="mend what the compiler names", environment=environment, directory=TREE)
         built = next(Path(scratch).glob("edgeface-*.whl"))
         with zipfile.ZipFile(built) as archive:
             if LIBRARY not in archive.namelist():
