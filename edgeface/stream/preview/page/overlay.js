@@ -1,0 +1,89 @@
+// What is known of the faces, drawn over the picture at the screen's own resolution, so that it stays sharp.
+
+const COLOURS = ["#4cc38a", "#f2b44b", "#6db3ff", "#f27ca8", "#c29bff", "#67d7d7", "#e6e05c", "#ff9466"];
+const AXES = ["#ff6b6b", "#63e063", "#5da9ff"];
+const FILLED_IN = [6, 4];
+
+export function draw(canvas, frame, parts) {
+  const box = canvas.getBoundingClientRect();
+  const density = window.devicePixelRatio || 1;
+  const width = Math.round(box.width * density);
+  const height = Math.round(box.height * density);
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+  }
+  const pen = canvas.getContext("2d");
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.clearRect(0, 0, width, height);
+  if (frame) {
+    paint(pen, frame, parts, width / frame.width, density);
+  }
+}
+
+// ``scale`` is pixels of the canvas a pixel of the picture; line widths and letters are in pixels of the screen.
+export function paint(pen, frame, parts, scale, density) {
+  for (const [i, face] of frame.faces.entries()) {
+    const colour = COLOURS[Math.max(0, (face.track || 1) - 1) % COLOURS.length];
+    pen.strokeStyle = colour;
+    pen.fillStyle = colour;
+    pen.lineWidth = 2 * density;
+    const [x1, y1, x2, y2] = face.box.map((v) => v * scale);
+    if (parts.boxes) {
+      pen.setLineDash(face.seen ? [] : FILLED_IN.map((v) => v * density));
+      pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+      pen.setLineDash([]);
+    }
+    if (parts.points && face.landmarks) {
+      const radius = Math.max(1.5 * density, (x2 - x1) * 0.02);
+      for (const [x, y] of face.landmarks) {
+        pen.beginPath();
+        pen.arc(x * scale, y * scale, radius, 0, 2 * Math.PI);
+        pen.fill();
+      }
+    }
+    if (parts.pose && frame.axes) {
+      drawAxes(pen, face, frame.axes[i], scale, density);
+    }
+    label(pen, face, parts, x1, y1, y2, density, colour);
+  }
+}
+
+// From the nose tip: red to the image's right along the eyes, green down the face, blue where the head looks.
+function drawAxes(pen, face, ends, scale, density) {
+  const [x1, y1, x2, y2] = face.box;
+  const nose = face.landmarks ? face.landmarks[2] : [(x1 + x2) / 2, (y1 + y2) / 2];
+  const length = (x2 - x1) * 0.5;
+  pen.lineWidth = 2.5 * density;
+  ends.forEach(([dx, dy], i) => {
+    pen.strokeStyle = AXES[i];
+    pen.beginPath();
+    pen.moveTo(nose[0] * scale, nose[1] * scale);
+    pen.lineTo((nose[0] + length * dx) * scale, (nose[1] + length * dy) * scale);
+    pen.stroke();
+  });
+}
+
+function label(pen, face, parts, x1, y1, y2, density, colour) {
+  const words = [];
+  if (parts.numbers) {
+    words.push(face.track === null ? face.score.toFixed(2) : `${face.track} · ${face.score.toFixed(2)}`);
+  }
+  if (parts.attributes) {
+    for (const [name, value] of Object.entries(face.attributes)) {
+      words.push(`${name} ${Number(value).toFixed(2)}`);
+    }
+  }
+  if (!words.length) {
+    return;
+  }
+  const size = 13 * density;
+  const text = words.join("  ");
+  pen.font = `600 ${size}px system-ui, sans-serif`;
+  const width = pen.measureText(text).width + 8 * density;
+  const top = y1 - size * 1.4 >= 0 ? y1 - size * 1.4 : y2;
+  pen.fillStyle = "#000b";
+  pen.fillRect(x1, top, width, size * 1.4);
+  pen.fillStyle = colour;
+  pen.fillText(text, x1 + 4 * density, top + size * 1.05);
+}

@@ -1,0 +1,239 @@
+"""The page in a real Chromium: it moves, draws what the JSON says, obeys its controls, and says when it is lost."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from edgeface.stream.controls import Controls
+from edgeface.stream.preview import Board, PreviewServer
+from preview_shots import SOURCE, result, shot, status
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTH, HEIGHT = 320, 240
+BOX = (100.0, 60.0, 180.0, 160.0)
+TIMEOUT_MS = 20_000
+TOKEN = "a-token-of-good-length"
+# Chromium looks for updates and Google's hosts at every start otherwise.
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+class Stage:
+    """A server whose source moves: a new frame every 40 ms, a face that wanders one pixel a frame."""
+
+    def __init__(self, token: str | None = None) -> None:
+        self.controls = Controls(0.5, 320)
+        self.throttled: str | None = None
+        self.board = Board(SOURCE, self.controls, machine=self._machine)
+        self.server = PreviewServer(self.board, self.controls, bind="127.0.0.1", port=0, token=token)
+        self.url = f"http://127.0.0.1:{self.server.port}/"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._play)
+        self._thread.start()
+
+    def _machine(self) -> dict[str, object]:
+        return {"temperatures": [{"name": "cpu-thermal", "celsius": 61.4}], "throttled": self.throttled}
+
+    def _play(self) -> None:
+        self.board.status(status())
+        ground = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        number = 0
+        while not self._stop.wait(0.04):
+            x1, y1, x2, y2 = BOX
+            image = ground.copy()
+            image[:, :, 0] = number % 250
+            self.board.put(shot(image, number), result([(x1 + number % 50, y1, x2 + number % 50, y2)]))
+            number += 1
+
+    def pause(self) -> None:
+        """No more frames; what is shown stays."""
+        self._stop.set()
+        self._thread.join()
+
+    def close(self) -> None:
+        self.pause()
+        self.server.close()
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1000, "height": 700}, device_scale_factor=2)
+    opened = context.new_page()
+    opened.set_default_timeout(TIMEOUT_MS)
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    yield opened
+    context.close()
+    assert not problems
+
+
+def wait_until(page: Page, expression: str) -> None:
+    """Poll: Playwright's own wait_for_function needs eval, which the page's policy forbids."""
+    deadline = time.monotonic() + TIMEOUT_MS / 1000
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)
+
+
+def shown_frame(page: Page) -> int:
+    wait_until(page, "document.body.dataset.frame !== undefined")
+    return int(page.evaluate("document.body.dataset.frame"))
+
+
+def overlay(page: Page) -> NDArray[np.uint8]:
+    """The overlay's pixels, uint8 (H, W, 4) RGBA."""
+    width, height, values = page.evaluate(
+        "() => { const c = document.getElementById('overlay');"
+        " return [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]; }"
+    )
+    return np.array(values, np.uint8).reshape(height, width, 4)
+
+
+def only(page: Page, part: str) -> None:
+    for box in page.locator("input[data-part]").all():
+        box.set_checked(box.get_attribute("data-part") == part)
+
+
+def test_the_picture_moves_and_the_figures_are_there(page: Page, stage: Stage) -> None:
+    page.goto(stage.url)
+    first = shown_frame(page)
+    blue = "() => document.getElementById('picture').getContext('2d').getImageData(5, 5, 1, 1).data[2]"
+    seen = page.evaluate(blue)
+    wait_until(page, f"Number(document.body.dataset.frame) >= {first + 10}")
+    assert page.evaluate(blue) != seen
+    assert page.inner_text("#state") == "online"
+    assert page.inner_text("#source") == SOURCE
+    assert page.inner_text("#faces") == "1"
+    assert page.inner_text("#dropped") == "3"
+    assert page.inner_text("#latency").endswith(" ms")
+    assert "61 °C" in page.inner_text("#temperatures")
+    assert page.locator("#stages div span:first-child").all_inner_texts() == ["preprocess", "network", "decode"]
+
+
+def test_the_boxes_are_where_the_json_says_at_the_screens_own_resolution(page: Page, stage: Stage) -> None:
+    page.goto(stage.url)
+    shown_frame(page)
+    stage.pause()
+    record = stage.board.record()
+    assert record is not None
+    wait_until(page, f"Number(document.body.dataset.frame) === {record['frame']}")
+    only(page, "boxes")
+    drawn = overlay(page)[:, :, 3] > 128
+    scale = drawn.shape[1] / WIDTH
+    assert drawn.shape[1] == round(page.evaluate("document.getElementById('overlay').clientWidth") * 2)
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    x1, y1, x2, y2 = (value * scale for value in record["faces"][0]["box"])
+    assert [columns[0], rows[0], columns[-1], rows[-1]] == pytest.approx([x1, y1, x2, y2], abs=3.0)
+
+
+def test_every_part_can_be_switched_off(page: Page, stage: Stage) -> None:
+    page.goto(stage.url)
+    shown_frame(page)
+    stage.pause()
+    page.wait_for_timeout(200)
+    only(page, "nothing")
+    assert not overlay(page)[:, :, 3].any()
+    for part in ("boxes", "points", "pose", "numbers"):
+        only(page, part)
+        assert overlay(page)[:, :, 3].any(), part
+
+
+def test_settings_reach_the_detector(page: Page, stage: Stage) -> None:
+    page.goto(stage.url)
+    shown_frame(page)
+    page.select_option("#size", "512")
+    page.locator("#score").fill("0.8")
+    wait_until(page, "document.getElementById('score-value').textContent === '0.80'")
+    deadline = time.monotonic() + TIMEOUT_MS / 1000
+    while stage.controls.settings != (0.8, 512):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_source_that_stops_and_heat_are_said(page: Page, stage: Stage) -> None:
+    page.goto(stage.url)
+    shown_frame(page)
+    stage.throttled = "cpu clock at 1.0 of 1.8 GHz"
+    page.wait_for_selector("#heat:not([hidden])")
+    assert page.inner_text("#heat") == "throttled: cpu clock at 1.0 of 1.8 GHz"
+    stage.pause()
+    stage.board.status(status("offline", "no frame for 5 s"))
+    page.wait_for_selector("#state[data-state=offline]")
+    assert page.inner_text("#notice") == "offline: no frame for 5 s"
+
+
+def test_a_server_that_goes_is_said_and_found_again(page: Page) -> None:
+    stage = Stage()
+    page.goto(stage.url)
+    shown_frame(page)
+    stage.close()
+    page.wait_for_selector("#state[data-state=disconnected]")
+    assert "No connection" in page.inner_text("#notice")
+
+
+def test_a_snapshot_is_the_picture_with_what_is_drawn(page: Page, stage: Stage, tmp_path: Path) -> None:
+    import cv2
+
+    page.goto(stage.url)
+    shown_frame(page)
+    with page.expect_download() as download:
+        page.click("#snapshot")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    saved = cv2.imread(str(path))
+    assert saved is not None
+    assert saved.shape == (HEIGHT, WIDTH, 3)
+    assert (saved[:, :, 1] > 100).any()     # the green box on a blue ground
+
+
+def test_on_a_phone_nothing_is_cut_off(browser: Browser, stage: Stage) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, device_scale_factor=3, is_mobile=True)
+    page = context.new_page()
+    page.goto(stage.url)
+    shown_frame(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#picture").bounding_box()["width"] >= 340  # type: ignore[index]
+    page.locator("#snapshot").scroll_into_view_if_needed()
+    assert page.locator("#snapshot").is_visible()
+    context.close()
+
+
+def test_with_the_token_in_the_address_the_page_lives_and_with_a_wrong_one_it_does_not(page: Page) -> None:
+    stage = Stage(TOKEN)
+    try:
+        answer = page.goto(f"{stage.url}?token=wrong-but-long-enough")
+        assert answer is not None
+        assert answer.status == 401
+        page.goto(f"{stage.url}?token={TOKEN}")
+        assert page.url == stage.url
+        shown_frame(page)
+    finally:
+        stage.close()
