@@ -139,7 +139,7 @@ def benchmark(
     """Time ``subjects`` in ``rounds`` (1 or more) interleaved rounds after a warm-up; ``threads`` and ``size_px`` are
     those that they were opened with. Raises InputError and EngineError as a Detector does."""
     load_1min = round(os.getloadavg()[0], 2)
-    with _opencv_threads(threads):
+    with opencv_threads(threads):
         samples = interleave(
             [subject.detector.timed for subject in subjects], pictures.images, rounds, WARM_UP_ROUNDS, SEED
         )
@@ -208,7 +208,7 @@ def synthetic_scene(width_px: int = 640, height_px: int = 480) -> Image:
 
 
 @contextmanager
-def _opencv_threads(threads: int) -> Iterator[None]:
+def opencv_threads(threads: int) -> Iterator[None]:
     """OpenCV would resize on all processors, whatever number of ``threads`` the figures are said to be for."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(threads)
