@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, Level, PoseStage
-from edgeface.runtime.decode import gather_patches
 from edgeface.runtime.detector import map_names, net_input
-from edgeface.runtime.engines import Session
+from edgeface.runtime.engines import RawMap, Session
+from edgeface.runtime.roi import gather_patches
 
 from .parity import Floats, MapParity, MapSums
 from .pictures import Image
@@ -61,7 +61,7 @@ def strongest_patches(maps: Mapping[str, Floats], level: Level, patch: int, coun
     score = maps[level.score].max(axis=0)
     best = np.argsort(-score, axis=None, kind="stable")[:count]
     row, column = np.unravel_index(best, score.shape)
-    return gather_patches(maps[level.features], row, column, patch)
+    return gather_patches(RawMap(maps[level.features]), row, column, patch)
 
 
 def _both(

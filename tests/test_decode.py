@@ -1,4 +1,4 @@
-"""Decoding by hand: anchors, boxes, points, patches and angles."""
+"""Decoding by hand: anchors, boxes, points and angles."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeface.bundle import Level, PoseStage
+from edgeface.bundle import DenseStage, Level, PoseStage
 from edgeface.runtime.decode import (
     Anchors,
-    decode_boxes,
+    Pyramid,
+    best_boxes,
+    decode_boxes_reference,
     decode_landmarks,
-    gather_patches,
     keep_anchors,
     logit,
     pose_degrees,
     sigmoid,
 )
+from edgeface.runtime.engines import RawMap
 
-VARIANCES = (0.1, 0.2)
 LEVEL = Level(8, [16.0, 32.0], "score", "box", "landmarks")
+PYRAMID = Pyramid.of(DenseStage([], "data", 0.0, 1.0, 32, [LEVEL], (0.1, 0.2)))
 POSE = PoseStage([], "patches", "logits", 3, 66, 3.0, -97.5)
 
 
@@ -31,11 +33,16 @@ def anchors(*places: tuple[int, int, int]) -> Anchors:
     return Anchors(np.zeros_like(a), a, row, column, np.zeros(len(a), np.float32))
 
 
+def boxes_of(values: NDArray[np.float32], kept: Anchors) -> NDArray[np.float32]:
+    """The boxes of anchors of level 0, before suppression."""
+    return best_boxes([RawMap(values)], kept, PYRAMID, 1.0)[1]
+
+
 def test_anchors_come_by_level_row_column_anchor() -> None:
     fine = np.full((2, 2, 3), -9, np.float32)
     fine[1, 0, 2], fine[0, 1, 0], fine[0, 0, 2], fine[1, 1, 0] = 1, 2, 3, 4
     coarse = np.full((1, 1, 1), 5, np.float32)
-    kept = keep_anchors([fine, coarse], 0.0, limit=100)
+    kept = keep_anchors([RawMap(fine), RawMap(coarse)], 0.0, limit=100)
     places = np.stack([kept.level, kept.row, kept.column, kept.anchor], axis=1).tolist()
     assert places == [[0, 0, 2, 0], [0, 0, 2, 1], [0, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
     assert kept.logits.tolist() == [3, 1, 2, 4, 5]
@@ -43,7 +50,7 @@ def test_anchors_come_by_level_row_column_anchor() -> None:
 
 def test_the_index_is_row_times_width_plus_column_times_anchors_plus_anchor() -> None:
     score = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)
-    kept = keep_anchors([score], -math.inf, limit=100)
+    kept = keep_anchors([RawMap(score)], -math.inf, limit=100)
     index = (kept.row * 5 + kept.column) * 2 + kept.anchor
     assert index.tolist() == list(range(40))
     np.testing.assert_array_equal(kept.logits, score.transpose(1, 2, 0).ravel())
@@ -51,14 +58,14 @@ def test_the_index_is_row_times_width_plus_column_times_anchors_plus_anchor() ->
 
 def test_a_logit_at_the_threshold_is_kept() -> None:
     score = np.array([[[-0.5, 0.0, 0.5]]], np.float32)
-    assert keep_anchors([score], 0.0, 9).logits.tolist() == [0.0, 0.5]
-    assert len(keep_anchors([score], 0.6, 9)) == 0
-    assert len(keep_anchors([score], logit(0.0), 9)) == 3
-    assert len(keep_anchors([score], logit(1.0), 9)) == 0
+    assert keep_anchors([RawMap(score)], 0.0, 9).logits.tolist() == [0.0, 0.5]
+    assert len(keep_anchors([RawMap(score)], 0.6, 9)) == 0
+    assert len(keep_anchors([RawMap(score)], logit(0.0), 9)) == 3
+    assert len(keep_anchors([RawMap(score)], logit(1.0), 9)) == 0
 
 
 def test_the_limit_keeps_the_strongest_in_their_order() -> None:
-    levels = [np.array([[[1, 5, 3, 3]]], np.float32), np.array([[[4, 3]]], np.float32)]
+    levels = [RawMap(np.array([[values]], np.float32)) for values in ([1, 5, 3, 3], [4, 3])]
     kept = keep_anchors(levels, 0.0, limit=4)
     # Three anchors have 3: the two of the first level stay.
     assert kept.logits.tolist() == [5, 3, 3, 4]
@@ -77,7 +84,7 @@ def test_logit_and_sigmoid_are_inverse_and_never_overflow() -> None:
 
 
 def test_a_box_without_offsets_is_its_anchor() -> None:
-    boxes = decode_boxes(np.zeros((8, 5, 6), np.float32), anchors((0, 0, 0), (1, 2, 5)), LEVEL, VARIANCES)
+    boxes = boxes_of(np.zeros((8, 5, 6), np.float32), anchors((0, 0, 0), (1, 2, 5)))
     # Centres ((x + 1/2) * 8, (y + 1/2) * 8) with sides 16 and 32.
     assert boxes.dtype == np.float32
     assert boxes.tolist() == [[-4, -4, 12, 12], [28, 4, 60, 36]]
@@ -86,7 +93,7 @@ def test_a_box_without_offsets_is_its_anchor() -> None:
 def test_a_box_by_hand() -> None:
     values = np.zeros((8, 3, 3), np.float32)
     values[4:, 2, 1] = [1.0, -2.0, math.log(2) / 0.2, math.log(0.5) / 0.2]
-    boxes = decode_boxes(values, anchors((1, 2, 1), (0, 2, 1)), LEVEL, VARIANCES)
+    boxes = boxes_of(values, anchors((1, 2, 1), (0, 2, 1)))
     # Centre (12, 20) + (1, -2) * 0.1 * 32 = (15.2, 13.6); sides 32 * 2 and 32 / 2.
     np.testing.assert_allclose(boxes[0], [15.2 - 32, 13.6 - 8, 15.2 + 32, 13.6 + 8], rtol=1e-5)
     assert boxes[1].tolist() == [4, 12, 20, 28]     # the other anchor there has channels of its own
@@ -95,49 +102,29 @@ def test_a_box_by_hand() -> None:
 def test_landmarks_by_hand() -> None:
     values = np.zeros((20, 2, 2), np.float32)
     values[:10, 1, 0] = np.arange(10)
-    points = decode_landmarks(values, anchors((0, 1, 0), (1, 1, 0)), LEVEL, VARIANCES)
+    points = decode_landmarks([RawMap(values)], anchors((0, 1, 0), (1, 1, 0)), PYRAMID)
     assert points.shape == (2, 5, 2)
     expected = np.array([4, 12]) + np.arange(10).reshape(5, 2) * 0.1 * 16
     np.testing.assert_allclose(points[0], expected, rtol=1e-6)
     np.testing.assert_array_equal(points[1], np.tile([4.0, 12.0], (5, 1)))
 
 
-def test_a_box_too_large_for_float32_is_infinite_and_raises_no_warning() -> None:
+def test_a_box_too_large_for_float32_is_reported_without_a_warning() -> None:
+    huge = np.full((8, 1, 1), 1e4, np.float32)
     with np.errstate(all="raise"):
-        boxes = decode_boxes(np.full((8, 1, 1), 1e4, np.float32), anchors((0, 0, 0)), LEVEL, VARIANCES)
+        boxes = decode_boxes_reference([RawMap(huge)], anchors((0, 0, 0)), PYRAMID)
     assert np.isinf(boxes).all()
+    for values in (huge, np.full_like(huge, np.nan)):
+        with pytest.raises(FloatingPointError, match="a box is not finite"):
+            boxes_of(values, anchors((0, 0, 0)))
 
 
-def test_patches_lie_side_by_side() -> None:
-    features = np.arange(2 * 4 * 5, dtype=np.float32).reshape(2, 4, 5)
-    patches = gather_patches(features, np.array([1, 2]), np.array([1, 3]), 3)
-    assert patches.shape == (2, 3, 6)
-    assert patches.flags.c_contiguous
-    np.testing.assert_array_equal(patches[:, :, :3], features[:, 0:3, 0:3])
-    np.testing.assert_array_equal(patches[:, :, 3:], features[:, 1:4, 2:5])
-
-
-def test_patches_are_zero_outside_the_map() -> None:
-    features = 1 + np.random.default_rng(0).random((3, 2, 4), np.float32)
-    rows, columns = (a.ravel() for a in np.mgrid[0:2, 0:4])
-    patches = gather_patches(features, rows, columns, 3)
-    padded = np.pad(features, ((0, 0), (1, 1), (1, 1)))
-    for i, (y, x) in enumerate(zip(rows, columns, strict=True)):
-        np.testing.assert_array_equal(patches[:, :, 3 * i : 3 * i + 3], padded[:, y : y + 3, x : x + 3])
-    assert (features >= 1).all()    # the zeros went into the patches, not into the map
-
-
-def test_patches_equal_the_network_s_own() -> None:
-    torch = pytest.importorskip("torch")
-    from edgeface.models.mos import gather_patches as gather_in_torch
-
-    features = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
-    row, column = np.array([0, 4, 2, 2]), np.array([0, 5, 3, 5])
-    image = torch.zeros(4, dtype=torch.int64)
-    expected = gather_in_torch(
-        torch.from_numpy(features)[None], image, torch.from_numpy(row), torch.from_numpy(column)
-    )
-    np.testing.assert_array_equal(gather_patches(features, row, column, 3), expected[0].numpy())
+def test_a_score_that_is_none_is_reported_wherever_it_is() -> None:
+    for at in range(40):
+        score = np.full(40, -9, np.float32)
+        score[at] = np.nan
+        with pytest.raises(FloatingPointError, match="a score is not a number"):
+            keep_anchors([RawMap(score.reshape(2, 1, 20))], 0.0, 9)
 
 
 def one_hot(*bins: int) -> NDArray[np.float32]:

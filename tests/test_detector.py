@@ -16,7 +16,7 @@ from edgeface.bundle import Bundle, Defaults, DenseStage, Level, PoseStage
 from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector, map_names
-from edgeface.runtime.engines import Session
+from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.engines.registry import Takes
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.nms import iou
@@ -44,8 +44,11 @@ class FakeRun:
         self._asked = asked
 
     def output(self, name: str) -> Floats:
+        return self.raw(name).real()
+
+    def raw(self, name: str) -> RawMap:
         self._asked.append(name)
-        return self._maps[name]
+        return RawMap(self._maps[name])
 
 
 class FakeNet:

@@ -1,15 +1,23 @@
-"""From raw maps to boxes, points and angles, only where a face was kept (mos.txt, section 3; formulas: DenseStage)."""
+"""From raw maps to boxes, points and angles, only where a face was kept (mos.txt, section 3; formulas: DenseStage).
+
+The functions use the C kernels where they are there; those called ``..._reference`` are the specification in NumPy, and
+give the same bits. All arithmetic is float32, every operation rounded, in the order in which it stands here.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Level, PoseStage
+from edgeface.bundle import DenseStage, PoseStage
+from edgeface.runtime.engines.registry import RawMap
+from edgeface.runtime.exponential import exp, sigmoid_reference
+from edgeface.runtime.kernels import decoding, library
+from edgeface.runtime.nms import nms_reference
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -38,6 +46,28 @@ class Anchors:
         )
 
 
+@dataclass(frozen=True)
+class Pyramid:
+    """The geometry of a dense stage's L levels, float32, in pixels of the net's input.
+
+    ``strides`` (L,); ``sides`` (L, A) of the anchors at a position, 0 where a level has fewer than the others;
+    ``variances`` (2,).
+    """
+
+    strides: Floats
+    sides: Floats
+    variances: Floats
+
+    @classmethod
+    def of(cls, stage: DenseStage) -> Pyramid:
+        """That of a bundle's dense stage."""
+        sides = np.zeros((len(stage.levels), max(len(level.anchors_px) for level in stage.levels)), np.float32)
+        for i, level in enumerate(stage.levels):
+            sides[i, : len(level.anchors_px)] = level.anchors_px
+        strides = np.array([level.stride for level in stage.levels], np.float32)
+        return cls(strides, sides, np.array(stage.variances, np.float32))
+
+
 def logit(probability: float) -> float:
     """log(p / (1 - p)) for p in 0..1, infinite at the ends."""
     if probability <= 0.0:
@@ -48,19 +78,32 @@ def logit(probability: float) -> float:
 
 
 def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)), float32 -> float32, without overflow at either end."""
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    """1 / (1 + exp(-x)), float32 -> float32, without overflow at either end, by the specification in exponential.py."""
+    kernels = library()
+    return sigmoid_reference(logits) if kernels is None else decoding.sigmoid(kernels, logits)
 
 
-def keep_anchors(scores: Sequence[Floats], threshold_logit: float, limit: int) -> Anchors:
+def keep_anchors(scores: Sequence[RawMap], threshold_logit: float, limit: int) -> Anchors:
     """The anchors whose logit reaches the threshold, of one map (A, H, W) a level; at most the ``limit`` best of them.
 
-    They come by level, then by index (row * W + column) * A + anchor; of equal logits the first ones stay.
+    They come by level, then by index (row * W + column) * A + anchor; of equal logits the first ones stay. The
+    threshold counts as float32. Raises FloatingPointError when any score is not a number.
     """
+    kernels = library()
+    if kernels is None:
+        return keep_anchors_reference(scores, threshold_logit, limit)
+    places, logits = decoding.keep_anchors(kernels, scores, threshold_logit, limit)
+    return Anchors(*places, logits)
+
+
+def keep_anchors_reference(scores: Sequence[RawMap], threshold_logit: float, limit: int) -> Anchors:
+    """``keep_anchors`` in NumPy."""
     found = []
-    for level, score in enumerate(scores):
-        row, column, anchor = np.nonzero(score.transpose(1, 2, 0) >= threshold_logit)
+    for level, raw in enumerate(scores):
+        score = raw.real()
+        if score.size and math.isnan(score.max()):
+            raise FloatingPointError("a score is not a number")
+        row, column, anchor = np.nonzero(score.transpose(1, 2, 0) >= np.float32(threshold_logit))
         found.append(Anchors(np.full_like(row, level), anchor, row, column, score[anchor, row, column]))
     kept = Anchors(
         np.concatenate([f.level for f in found]),
@@ -74,50 +117,94 @@ def keep_anchors(scores: Sequence[Floats], threshold_logit: float, limit: int) -
     return kept[np.sort(np.argsort(-kept.logits, kind="stable")[:limit])]
 
 
-def decode_boxes(box: Floats, kept: Anchors, level: Level, variances: tuple[float, float]) -> Floats:
-    """Boxes (n, 4), x1 y1 x2 y2 in pixels of the net's input, of anchors of one level from its map (4A, H, W)."""
-    offsets = _at(box, kept, 4)
-    centre, side = _geometry(kept, level)
-    v0, v1 = np.float32(variances[0]), np.float32(variances[1])
-    with np.errstate(over="ignore"):    # an infinite box is the detector's to report
-        half = np.exp(offsets[:, 2:] * v1) * side[:, None] / 2
-    middle = centre + offsets[:, :2] * v0 * side[:, None]
-    return np.concatenate((middle - half, middle + half), axis=1)
+def best_boxes(
+    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float
+) -> tuple[Indices, Floats]:
+    """The boxes (n, 4) of kept anchors, and the indices (m,) of those that suppression by their logits leaves, best
+    first: ``decode_boxes_reference`` and ``nms``.
+
+    ``maps`` are one (4A, H, W) a level, None where no anchor of it was kept. Raises FloatingPointError when a box is
+    not finite, and IndexError when an anchor is outside its map.
+    """
+    kernels = library()
+    if kernels is None:
+        return best_boxes_reference(maps, kept, pyramid, iou_threshold)
+    return decoding.best_boxes(kernels, maps, kept, pyramid, iou_threshold)
 
 
-def decode_landmarks(landmarks: Floats, kept: Anchors, level: Level, variances: tuple[float, float]) -> Floats:
-    """Five points (n, 5, 2) in pixels of the net's input, of anchors of one level from its map (10A, H, W)."""
-    offsets = _at(landmarks, kept, 10).reshape(-1, 5, 2)
-    centre, side = _geometry(kept, level)
-    points: Floats = centre[:, None, :] + offsets * np.float32(variances[0]) * side[:, None, None]
-    return points
+def best_boxes_reference(
+    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float
+) -> tuple[Indices, Floats]:
+    """``best_boxes`` in NumPy."""
+    boxes = decode_boxes_reference(maps, kept, pyramid)
+    if not np.isfinite(boxes).all():
+        raise FloatingPointError("a box is not finite")
+    return nms_reference(boxes, kept.logits, iou_threshold), boxes
 
 
-def _at(values: Floats, kept: Anchors, per_anchor: int) -> Floats:
+def decode_boxes_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
+    """Boxes (n, 4), x1 y1 x2 y2 in pixels of the net's input, of kept anchors; arguments as for ``best_boxes``."""
+    v0, v1 = pyramid.variances
+
+    def boxes(i: int, here: Anchors) -> Floats:
+        offsets = _at(maps[i], here, 4)
+        centre, side = _geometry(here, pyramid, i)
+        with np.errstate(over="ignore", invalid="ignore"):      # a box that is not finite is the caller's to report
+            half = exp(offsets[:, 2:] * v1) * side[:, None] / np.float32(2)
+            middle = centre + offsets[:, :2] * v0 * side[:, None]
+            return np.concatenate((middle - half, middle + half), axis=1)
+
+    return by_level(kept, len(maps), (4,), boxes)
+
+
+def decode_landmarks(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
+    """Five points (n, 5, 2) of kept anchors in pixels of the net's input.
+
+    ``maps`` are one (10A, H, W) a level, None where no anchor of it was kept. Raises IndexError when an anchor is
+    outside its map.
+    """
+    kernels = library()
+    if kernels is None:
+        return decode_landmarks_reference(maps, kept, pyramid)
+    return decoding.decode_landmarks(kernels, maps, kept, pyramid)
+
+
+def decode_landmarks_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
+    """``decode_landmarks`` in NumPy."""
+
+    def points(i: int, here: Anchors) -> Floats:
+        offsets = _at(maps[i], here, 10).reshape(-1, 5, 2)
+        centre, side = _geometry(here, pyramid, i)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: Floats = centre[:, None, :] + offsets * pyramid.variances[0] * side[:, None, None]
+        return found
+
+    return by_level(kept, len(maps), (5, 2), points)
+
+
+def by_level(kept: Anchors, levels: int, shape: tuple[int, ...], values: Callable[[int, Anchors], Floats]) -> Floats:
+    """``values(i, anchors of level i)`` put together in the order of ``kept``; levels without anchors are not asked."""
+    out = np.empty((len(kept), *shape), np.float32)
+    for i in range(levels):
+        here = np.nonzero(kept.level == i)[0]
+        if len(here):
+            out[here] = values(i, kept[here])
+    return out
+
+
+def _at(raw: RawMap | None, kept: Anchors, per_anchor: int) -> Floats:
     """The ``per_anchor`` channels of each kept anchor: (n, per_anchor) from an anchor-major map."""
-    channels, height, width = values.shape
-    by_anchor = values.reshape(channels // per_anchor, per_anchor, height, width)
-    picked: Floats = by_anchor[kept.anchor, :, kept.row, kept.column]
-    return picked
+    if raw is None:
+        raise IndexError("an anchor was kept on a level without a map")
+    channels, height, width = raw.values.shape
+    by_anchor = raw.values.reshape(channels // per_anchor, per_anchor, height, width)
+    return raw.converted(by_anchor[kept.anchor, :, kept.row, kept.column])
 
 
-def _geometry(kept: Anchors, level: Level) -> tuple[Floats, Floats]:
-    """Centres (n, 2) and sides (n,) of kept anchors, in pixels of the net's input."""
+def _geometry(kept: Anchors, pyramid: Pyramid, level: int) -> tuple[Floats, Floats]:
+    """Centres (n, 2) and sides (n,) of kept anchors of one level, in pixels of the net's input."""
     cells = np.stack((kept.column, kept.row), axis=1).astype(np.float32)
-    sides = np.array(level.anchors_px, np.float32)
-    return (cells + np.float32(0.5)) * np.float32(level.stride), sides[kept.anchor]
-
-
-def gather_patches(features: Floats, row: Indices, column: Indices, patch: int) -> Floats:
-    """``patch`` x ``patch`` neighbourhoods of P positions, zero outside the map: (C, H, W) -> (C, patch, patch * P)."""
-    channels, height, width = features.shape
-    steps = np.arange(patch) - patch // 2
-    rows, columns = row[:, None] + steps, column[:, None] + steps
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
-    patches = features[:, rows[:, :, None], columns[:, None, :]]    # (C, P, patch, patch)
-    patches[:, ~inside] = 0
-    return np.ascontiguousarray(patches.transpose(0, 2, 1, 3)).reshape(channels, patch, -1)
+    return (cells + np.float32(0.5)) * pyramid.strides[level], pyramid.sides[level, kept.anchor]
 
 
 def pose_degrees(logits: Floats, stage: PoseStage) -> Floats:

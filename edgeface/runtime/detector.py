@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +18,25 @@ from edgeface.faces import Faces
 from edgeface.frames import Picture
 from edgeface.runtime.decode import (
     Anchors,
-    decode_boxes,
+    Pyramid,
+    best_boxes,
+    by_level,
     decode_landmarks,
-    gather_patches,
     keep_anchors,
     logit,
     pose_degrees,
     sigmoid,
 )
-from edgeface.runtime.engines import Run, Session
+from edgeface.runtime.engines import RawMap, Run, Session
 from edgeface.runtime.engines.registry import BatchSession
-from edgeface.runtime.nms import nms
 from edgeface.runtime.preprocess import NetInput, letterbox_planes, letterbox_signed
+from edgeface.runtime.roi import gather_patches
 
 MAX_CANDIDATES = 5000
 MAX_SIZE_PX = 8192
 
 Floats = NDArray[np.float32]
+Got = TypeVar("Got")
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,16 @@ class _TimedRun:
         self.network_ns = perf_counter_ns() - started
 
     def output(self, name: str) -> Floats:
+        return self._timed(self._run.output, name)
+
+    def raw(self, name: str) -> RawMap:
+        return self._timed(self._run.raw, name)
+
+    def _timed(self, get: Callable[[str], Got], name: str) -> Got:
         start = perf_counter_ns()
-        out = self._run.output(name)
+        got = get(name)
         self.network_ns += perf_counter_ns() - start
-        return out
+        return got
 
 
 class Detector:
@@ -93,6 +100,7 @@ class Detector:
         self.score = score
         self.nms_iou = nms_iou
         self._dense, self._net = bundle.dense, sessions[0][0]
+        self._pyramid = Pyramid.of(bundle.dense)
         self._pose: tuple[PoseStage, Sequence[Session]] | None = None
         self._spare: deque[NDArray[Any]] = deque(maxlen=1)      # the input of a run that has ended, to be overwritten
         _require(bundle.name, self._net, map_names(self._dense))
@@ -154,50 +162,47 @@ class Detector:
         return net_input(self._net, self._dense, image, self.size_px, out)
 
     def _faces(self, run: _TimedRun, boxed: NetInput) -> Faces:
-        levels, variances = self._dense.levels, self._dense.variances
-        scores = [self._map(run, level.score, len(level.anchors_px)) for level in levels]
-        if any(math.isnan(score.max()) for score in scores):
-            raise EngineError(f"{self.bundle.name}: a score is not a number: use an fp32 bundle")
-        kept = keep_anchors(scores, logit(self.score), MAX_CANDIDATES)
-
-        def box(i: int, here: Anchors) -> Floats:
-            level = levels[i]
-            return decode_boxes(self._map(run, level.box, 4 * len(level.anchors_px)), here, level, variances)
-
-        boxes = _by_level(kept, len(levels), (4,), box)
-        if not np.isfinite(boxes).all():
-            raise EngineError(f"{self.bundle.name}: a box is not finite: use an fp32 bundle")
-        best = nms(boxes, kept.logits, self.nms_iou)
+        levels, pyramid = self._dense.levels, self._pyramid
+        try:
+            kept = keep_anchors(
+                [self._map(run, level.score, len(level.anchors_px)) for level in levels],
+                logit(self.score), MAX_CANDIDATES,
+            )  # fmt: skip
+            best, boxes = best_boxes(
+                self._maps(run, kept, [level.box for level in levels], 4), kept, pyramid, self.nms_iou
+            )
+        except FloatingPointError as error:
+            raise EngineError(f"{self.bundle.name}: {error}: use an fp32 bundle") from None
         kept = kept[best]
         per_axis = np.array([boxed.scale_x, boxed.scale_y], np.float32)
+        landmarks = None
+        names = [level.landmarks for level in levels if level.landmarks is not None]
+        if names:
+            landmarks = decode_landmarks(self._maps(run, kept, names, 10), kept, pyramid) / per_axis
         return Faces(
             boxes=(boxes[best].reshape(-1, 2, 2) / per_axis).reshape(-1, 4),
             scores=sigmoid(kept.logits),
-            landmarks=self._landmarks(run, kept, per_axis),
+            landmarks=landmarks,
             pose=self._degrees(run, kept),
         )
 
-    def _map(self, run: _TimedRun, name: str, channels: int) -> Floats:
-        out = run.output(name)
-        if out.shape[0] != channels:
+    def _maps(self, run: _TimedRun, kept: Anchors, names: Sequence[str], per_anchor: int) -> list[RawMap | None]:
+        """The map of each level that has kept anchors; the others are not asked for, and so not computed by ncnn."""
+        wanted = set(kept.level.tolist())
+        return [
+            self._map(run, name, per_anchor * len(level.anchors_px)) if i in wanted else None
+            for i, (name, level) in enumerate(zip(names, self._dense.levels, strict=True))
+        ]
+
+    def _map(self, run: _TimedRun, name: str, channels: int) -> RawMap:
+        raw = run.raw(name)
+        found = raw.values.shape[0]
+        if found != channels:
             raise BundleError(
-                f"{self.bundle.name}: output {name} has {out.shape[0]} channels, its level's anchors need {channels}: "
+                f"{self.bundle.name}: output {name} has {found} channels, its level's anchors need {channels}: "
                 "convert the checkpoint again"
             )
-        return out
-
-    def _landmarks(self, run: _TimedRun, kept: Anchors, per_axis: Floats) -> Floats | None:
-        """Points (n, 5, 2) in pixels of the original picture."""
-        levels, variances = self._dense.levels, self._dense.variances
-        names = [level.landmarks for level in levels if level.landmarks is not None]
-        if not names:
-            return None
-
-        def points(i: int, here: Anchors) -> Floats:
-            level = levels[i]
-            return decode_landmarks(self._map(run, names[i], 10 * len(level.anchors_px)), here, level, variances)
-
-        return _by_level(kept, len(levels), (5, 2), points) / per_axis
+        return raw
 
     def _degrees(self, run: _TimedRun, kept: Anchors) -> Floats | None:
         """Pitch, yaw and roll (n, 3) by the pose stage, which sees the kept anchors and nothing else."""
@@ -207,29 +212,17 @@ class Detector:
         names = [level.features for level in self._dense.levels if level.features is not None]
 
         def degrees(i: int, here: Anchors) -> Floats:
-            patches = gather_patches(run.output(names[i]), here.row, here.column, stage.patch)
+            patches = gather_patches(run.raw(names[i]), here.row, here.column, stage.patch)
             pose = _TimedRun(lambda: sessions[i].run(patches))
             logits = pose.output(stage.logits)
             run.network_ns += pose.network_ns
             return pose_degrees(logits, stage)
 
-        return _by_level(kept, len(names), (3,), degrees)
+        return by_level(kept, len(names), (3,), degrees)
 
 
 def _known(run: Run) -> Run:
     return run
-
-
-def _by_level(
-    kept: Anchors, levels: int, shape: tuple[int, ...], values: Callable[[int, Anchors], Floats]
-) -> Floats:
-    """``values(i, anchors of level i)`` put together in the order of ``kept``; levels without anchors are not asked."""
-    out = np.empty((len(kept), *shape), np.float32)
-    for i in range(levels):
-        here = np.nonzero(kept.level == i)[0]
-        if len(here):
-            out[here] = values(i, kept[here])
-    return out
 
 
 def net_input(

@@ -1,9 +1,14 @@
-"""Overlap of boxes and greedy non-maximum suppression; evaluation uses the same overlap."""
+"""Overlap of boxes and greedy non-maximum suppression; evaluation uses the same overlap.
+
+``nms`` uses the C kernels where they are there; ``nms_reference`` is the specification in NumPy, with the same result.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeface.runtime.kernels import decoding, library
 
 Floats = NDArray[np.floating]
 
@@ -21,8 +26,20 @@ def nms(boxes: Floats, scores: Floats, iou_threshold: float) -> NDArray[np.int64
     """Greedy suppression: indices of the boxes kept, best score first.
 
     ``boxes`` (N, 4) x1 y1 x2 y2, ``scores`` (N,). A box goes when it overlaps a kept, better one by more than
-    ``iou_threshold``; of equal scores the lower index counts as better.
+    ``iou_threshold``, which counts as a number of the boxes' type; of equal scores the lower index counts as better.
+    Raises ValueError when the shapes do not fit.
     """
+    if boxes.shape != (len(scores), 4) or scores.ndim != 1:
+        raise ValueError(f"boxes {boxes.shape} and scores {scores.shape} are not (N, 4) and (N,)")
+    kernels = library()
+    if kernels is None or boxes.dtype != np.float32 or scores.dtype != np.float32:
+        return nms_reference(boxes, scores, iou_threshold)
+    return decoding.nms(kernels, boxes, scores, iou_threshold)
+
+
+def nms_reference(boxes: Floats, scores: Floats, iou_threshold: float) -> NDArray[np.int64]:
+    """``nms`` in NumPy."""
+    threshold = boxes.dtype.type(iou_threshold)
     order = np.argsort(-scores, kind="stable")
     columns = np.ascontiguousarray(boxes[order].T)
     areas = _area(columns)
@@ -33,7 +50,7 @@ def nms(boxes: Floats, scores: Floats, iou_threshold: float) -> NDArray[np.int64
         kept.append(best)
         rest = slice(best + 1, None)
         overlap = _overlap(columns[:, best], areas[best], columns[:, rest], areas[rest])
-        alive[rest] &= overlap <= iou_threshold
+        alive[rest] &= overlap <= threshold
         step = int(alive[rest].argmax()) if alive[rest].any() else len(order)
         best += 1 + step
     return order[kept]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import EngineError
+from edgeface.runtime.engines.registry import RawMap
 
 
 class EagerSession(Protocol):
@@ -41,3 +42,7 @@ class EagerRun:
         if self._outputs is None:
             self._outputs = self._session.compute(self._x)
         return self._outputs[name]
+
+    def raw(self, name: str) -> RawMap:
+        """The same array, not a copy; raises EngineError."""
+        return RawMap(self.output(name))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import EngineError, MissingExtraError
 from edgeface.runtime.engines.ncnn_files import check_files
-from edgeface.runtime.engines.registry import Options, Takes, engine
+from edgeface.runtime.engines.registry import Options, RawMap, Takes, engine
 
 _ALIGNMENT = 16     # bytes: where ncnn expects every channel of a Mat to begin
 
@@ -31,6 +31,19 @@ class NcnnRun:
         self._held = held       # the Mat borrows the array, and the extractor may still read it
 
     def output(self, name: str) -> NDArray[np.float32]:
+        return _planes(np.array(self._extract(name), np.float32, order="C"))
+
+    def raw(self, name: str) -> RawMap:
+        mat = self._extract(name)
+        # The array refers to the Mat, which counts who uses its memory. Memory of an allocator could go with the net.
+        values = np.asarray(mat) if mat.allocator is None else np.array(mat)
+        return RawMap(_planes(values if values.dtype == np.float32 else values.astype(np.float32)))
+
+    def compute(self, name: str) -> None:
+        """Compute an output and leave it where it is. Raises EngineError."""
+        self._extract(name)
+
+    def _extract(self, name: str) -> Any:
         if name not in self._session.outputs:
             raise EngineError(
                 f"{self._session.param}: has no output {name!r}, only {', '.join(sorted(self._session.outputs))}"
@@ -38,9 +51,11 @@ class NcnnRun:
         code, mat = self._extractor.extract(name)
         if code != 0 or mat.empty():
             raise EngineError(f"{self._session.param}: ncnn failed on output {name!r} (code {code}): convert it again")
-        # A copy: the Mat's memory goes with the extractor, and its channels may be padded.
-        out = np.array(mat, np.float32, order="C")
-        return out.reshape((1,) * (3 - out.ndim) + out.shape)
+        return mat
+
+
+def _planes(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return values.reshape((1,) * (3 - values.ndim) + values.shape)
 
 
 class NcnnSession:

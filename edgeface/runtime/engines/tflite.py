@@ -140,7 +140,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _interpreter_class() -> Any:
+def interpreter_class() -> Any:
+    """TFLite's Interpreter, of whichever package is there; raises MissingExtraError."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
@@ -175,5 +176,5 @@ def open_tflite(
             raise EngineError(
                 f"{path}: {tensor.name} is no float32 map (1, H, W, C), nor an int8 one with a scale: convert it again"
             )
-    make = _interpreter_class()
+    make = interpreter_class()
     return TfliteSession(net, str(path), lambda: make(model_content=content, num_threads=options.threads))

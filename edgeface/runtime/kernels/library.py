@@ -31,6 +31,13 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         _I32,
         [_I32, _ARRAY, _I64, _ARRAY, _I64, *[_I32] * 8, _I32, _ARRAY, _I32, _I32, _FLOAT, _FLOAT, _ARRAY, _I64],
     ),
+    "ef_keep_anchors": (_I32, [_I32, _ARRAY, _FLOAT, _I32, _I32, *[_ARRAY] * 5]),
+    "ef_best_boxes": (_I32, [_ARRAY, _ARRAY, _ARRAY, _FLOAT, *[_ARRAY] * 5]),
+    "ef_decode_landmarks": (_I32, [_ARRAY] * 4),
+    "ef_nms": (_I32, [_I32, _ARRAY, _ARRAY, _FLOAT, *[_ARRAY] * 4]),
+    "ef_sigmoid": (None, [_I32, _ARRAY, _ARRAY]),
+    "ef_gather_patches": (_I32, [_ARRAY, _I32, _ARRAY, _ARRAY, _I32, _ARRAY]),
+    "ef_roi_align": (_I32, [_ARRAY, _I32, _ARRAY, _FLOAT, _I32, _I32, _I32, _ARRAY, _ARRAY]),
 }
 
 

@@ -1,0 +1,163 @@
+/* Boxes, points and angles of kept anchors, and suppression: edgeface/runtime/decode.py and nms.py. */
+#include "ef_exp.h"
+#include "ef_maps.h"
+
+enum { EF_NOT_FINITE = -3, BOX = 4, POINTS = 10 };
+
+EF_API int32_t ef_nms(
+    int32_t n, const float *boxes, const float *scores, float iou_threshold, float *columns, int32_t *order,
+    int32_t *spare, int64_t *kept);
+EF_API int32_t ef_best_boxes(
+    const ef_pyramid *pyramid, const ef_map *maps, const ef_anchors *anchors, float iou_threshold, float *boxes,
+    float *columns, int32_t *order, int32_t *spare, int64_t *kept);
+EF_API int32_t ef_decode_landmarks(
+    const ef_pyramid *pyramid, const ef_map *maps, const ef_anchors *anchors, float *points);
+EF_API void ef_sigmoid(int32_t n, const float *logits, float *out);
+
+/* As numpy.maximum(value, 0): a NaN stays one. */
+static inline float at_least_zero(float value) { return value > 0.0f || value != value ? value : 0.0f; }
+
+/* In the order of numpy.argsort(-scores): the largest first, NaNs last. */
+static inline int is_after(float a, float b) { return a < b || (a != a && b == b); }
+
+/* Indices by falling score, equal ones in their order: merged from runs of doubling length. */
+static int32_t *sorted(int32_t n, const float *scores, int32_t *order, int32_t *spare)
+{
+    for (int32_t i = 0; i < n; i++)
+        order[i] = i;
+    for (int64_t run = 1; run < n; run *= 2) {
+        for (int64_t start = 0; start < n; start += 2 * run) {
+            int64_t a = start, a_end = start + run < n ? start + run : n;
+            int64_t b = a_end, b_end = start + 2 * run < n ? start + 2 * run : n;
+            for (int64_t to = start; to < b_end; to++)
+                spare[to] = b >= b_end || (a < a_end && !is_after(scores[order[a]], scores[order[b]])) ? order[a++]
+                                                                                                      : order[b++];
+        }
+        int32_t *swap = order;
+        order = spare;
+        spare = swap;
+    }
+    return order;
+}
+
+/* Greedy suppression of n boxes (n, 4): writes the indices of those that stay to `kept`, best first, and returns their
+ * number. Room: `columns` for 5 n values, `order`, `spare` and `kept` for n.
+ */
+int32_t ef_nms(
+    int32_t n, const float *boxes, const float *scores, float iou_threshold, float *columns, int32_t *order,
+    int32_t *spare, int64_t *kept)
+{
+    if (n < 0)
+        return EF_REFUSED;
+    order = sorted(n, scores, order, spare);
+    float *x1 = columns, *y1 = x1 + n, *x2 = y1 + n, *y2 = x2 + n, *area = y2 + n;
+    for (int32_t i = 0; i < n; i++) {
+        const float *box = boxes + BOX * (int64_t)order[i];
+        x1[i] = box[0], y1[i] = box[1], x2[i] = box[2], y2[i] = box[3];
+        area[i] = at_least_zero(box[2] - box[0]) * at_least_zero(box[3] - box[1]);
+    }
+    int32_t alive = n, count = 0, first = 0;
+    while (first < alive) {
+        float bx1 = x1[first], by1 = y1[first], bx2 = x2[first], by2 = y2[first], barea = area[first];
+        kept[count++] = order[first];
+        int32_t to = first + 1;
+        for (int32_t i = first + 1; i < alive; i++) {
+            float width = (bx2 < x2[i] ? bx2 : x2[i]) - (bx1 > x1[i] ? bx1 : x1[i]);
+            float height = (by2 < y2[i] ? by2 : y2[i]) - (by1 > y1[i] ? by1 : y1[i]);
+            float overlap = 0.0f;
+            if (width > 0.0f && height > 0.0f) {
+                /* A box with a NaN has a NaN for its area, and so overlaps nothing. */
+                float shared = width * height, together = barea + area[i] - shared;
+                if (together > 0.0f)
+                    overlap = shared / together;
+            }
+            if (overlap <= iou_threshold) {
+                x1[to] = x1[i], y1[to] = y1[i], x2[to] = x2[i], y2[to] = y2[i];
+                area[to] = area[i], order[to] = order[i];
+                to++;
+            }
+        }
+        alive = to;
+        first++;
+    }
+    return count;
+}
+
+typedef struct {
+    const ef_map *map;
+    int64_t at;             /* where the anchor's first channel lies */
+    float x, y, side;       /* its centre and side in pixels */
+} anchored;
+
+/* Finds kept anchor i in its level's map, `per_anchor` channels each; 0 when it is not inside. */
+static int find(
+    const ef_pyramid *pyramid, const ef_map *maps, const ef_anchors *anchors, int32_t per_anchor, int32_t i,
+    anchored *found)
+{
+    int64_t level = anchors->level[i], anchor = anchors->anchor[i];
+    int64_t row = anchors->row[i], column = anchors->column[i];
+    if (level < 0 || level >= pyramid->levels)
+        return 0;
+    const ef_map *map = &maps[level];
+    if (!map->values || anchor < 0 || anchor >= pyramid->most_anchors || (anchor + 1) * per_anchor > map->channels
+        || row < 0 || row >= map->height || column < 0 || column >= map->width)
+        return 0;
+    float stride = pyramid->strides[level];
+    found->map = map;
+    found->at = ef_place(map, anchor * per_anchor, row, column);
+    found->x = ((float)column + 0.5f) * stride;
+    found->y = ((float)row + 0.5f) * stride;
+    found->side = pyramid->sides[level * pyramid->most_anchors + anchor];
+    return 1;
+}
+
+/* Decodes the boxes (n, 4) of kept anchors, whose maps are (4 A, H, W), and suppresses by their logits: outputs and room
+ * as in ef_nms. EF_REFUSED when an anchor is outside its map, EF_NOT_FINITE when a box is.
+ */
+int32_t ef_best_boxes(
+    const ef_pyramid *pyramid, const ef_map *maps, const ef_anchors *anchors, float iou_threshold, float *boxes,
+    float *columns, int32_t *order, int32_t *spare, int64_t *kept)
+{
+    int finite = 1;
+    for (int32_t i = 0; i < anchors->n; i++) {
+        anchored a;
+        if (!find(pyramid, maps, anchors, BOX, i, &a))
+            return EF_REFUSED;
+        float v[BOX];
+        for (int32_t k = 0; k < BOX; k++)
+            v[k] = ef_value(a.map, a.at + k * a.map->step_c);
+        float half_w = ef_exp(v[2] * pyramid->variance_side) * a.side / 2.0f;
+        float half_h = ef_exp(v[3] * pyramid->variance_side) * a.side / 2.0f;
+        float x = a.x + v[0] * pyramid->variance_centre * a.side;
+        float y = a.y + v[1] * pyramid->variance_centre * a.side;
+        float *box = boxes + BOX * (int64_t)i;
+        box[0] = x - half_w, box[1] = y - half_h, box[2] = x + half_w, box[3] = y + half_h;
+        for (int32_t k = 0; k < BOX; k++)
+            finite &= box[k] - box[k] == 0.0f;
+    }
+    if (!finite)
+        return EF_NOT_FINITE;
+    return ef_nms(anchors->n, boxes, anchors->logits, iou_threshold, columns, order, spare, kept);
+}
+
+/* Decodes five points (n, 5, 2) of kept anchors, whose maps are (10 A, H, W); EF_REFUSED when one is outside its map. */
+int32_t ef_decode_landmarks(
+    const ef_pyramid *pyramid, const ef_map *maps, const ef_anchors *anchors, float *points)
+{
+    for (int32_t i = 0; i < anchors->n; i++) {
+        anchored a;
+        if (!find(pyramid, maps, anchors, POINTS, i, &a))
+            return EF_REFUSED;
+        for (int32_t k = 0; k < POINTS; k++) {
+            float offset = ef_value(a.map, a.at + k * a.map->step_c);
+            points[POINTS * (int64_t)i + k] = (k % 2 ? a.y : a.x) + offset * pyramid->variance_centre * a.side;
+        }
+    }
+    return EF_DONE;
+}
+
+void ef_sigmoid(int32_t n, const float *logits, float *out)
+{
+    for (int32_t i = 0; i < n; i++)
+        out[i] = ef_sigmoid_of(logits[i]);
+}
