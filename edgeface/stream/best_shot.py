@@ -1,0 +1,169 @@
+"""The best face of every track, for whoever compares faces (mos.txt, section 1: image selection by pose and quality).
+
+A face's quality is the geometric mean of four shares, 0..1 each: the detector's score; how nearly it looks into the
+camera; its size, up to that of the crop; and the sharpness of its crop. The first three cost nothing, so a crop is made
+only where they leave a chance of being better than what the track has.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.atomic import refused, write_bytes
+from edgeface.errors import InputError, OutputError
+from edgeface.faces import face_records
+from edgeface.runtime.align import SIZE_PX, align
+from edgeface.stream.results import Result
+from edgeface.stream.shots import Shot, Status
+
+_TURNED_DEG = 30.0      # here the share is 0.61, at twice the angle 0.14
+# Variance of the Laplacian of the grey crop at which half of the sharpness is reached. That of the astronaut's crop is
+# 620, and 60 once it is blurred by one pixel.
+_HALF_SHARP = 150.0
+
+_log = logging.getLogger("edgeface.stream")
+
+
+@dataclass(frozen=True)
+class BestShot:
+    """The best face of a track so far. ``crop`` uint8 (112, 112, 3) BGR, aligned; ``record`` is the face's JSON object
+    as in docs/camera.md; ``quality`` 0..1; ``shares`` what it is the mean of."""
+
+    track: int
+    crop: NDArray[np.uint8]
+    quality: float
+    shares: dict[str, float]
+    record: dict[str, Any]
+    source: str
+    frame: int
+    taken_unix_ns: int
+
+
+class BestShots:
+    """Keeps the best face of every track that is followed, one crop a track. Tracks without landmarks have none."""
+
+    def __init__(self) -> None:
+        self._best: dict[int, BestShot] = {}
+
+    def add(self, shot: Shot, result: Result) -> None:
+        """Look at the faces of a shot that were detected in it."""
+        faces = result.faces
+        if faces.landmarks is None:
+            return
+        records = face_records(faces)
+        for i, track in enumerate(faces.tracks.tolist()):
+            if track < 1 or not faces.seen[i]:
+                continue
+            shares = {
+                "score": float(faces.scores[i]),
+                "pose": 1.0 if faces.pose is None else frontal_share(faces.pose[i]),
+                "size": size_share(faces.boxes[i]),
+            }
+            known = self._best.get(track)
+            if known is not None and _mean([*shares.values(), 1.0]) <= known.quality:
+                continue
+            try:
+                (crop,) = align(shot.frame, faces.landmarks[i : i + 1])
+            except InputError:      # landmarks that make no face: there is nothing to keep
+                continue
+            shares["sharpness"] = sharpness_share(crop)
+            quality = _mean(shares.values())
+            if known is None or quality > known.quality:
+                self._best[track] = BestShot(
+                    track, crop, quality, shares, records[i], shot.source, shot.number, shot.taken_unix_ns
+                )
+
+    def take(self, tracks: Iterable[int]) -> list[BestShot]:
+        """The best faces of tracks that have ended, and forget them."""
+        return [best for track in tracks if (best := self._best.pop(track, None)) is not None]
+
+    def take_all(self) -> list[BestShot]:
+        """The best faces of all tracks, and forget them."""
+        return self.take(list(self._best))
+
+
+def frontal_share(pose: NDArray[np.floating]) -> float:
+    """1 for a face that looks into the camera, falling with pitch and yaw in degrees, (3,) pitch yaw roll; roll is
+    undone by the alignment and costs nothing."""
+    pitch_deg, yaw_deg = float(pose[0]), float(pose[1])
+    return math.exp(-(pitch_deg**2 + yaw_deg**2) / (2 * _TURNED_DEG**2))
+
+
+def size_share(box: NDArray[np.floating]) -> float:
+    """The geometric mean of a box's sides (4,) x1 y1 x2 y2 as a share of the crop's side, at most 1."""
+    sides = np.maximum(box[2:] - box[:2], 0.0)
+    return min(1.0, math.sqrt(float(sides.prod())) / SIZE_PX)
+
+
+def sharpness_share(crop: NDArray[np.uint8]) -> float:
+    """From 0 for a crop without any detail towards 1, by the variance of its Laplacian (Pech-Pacheco and others, 2000).
+    """
+    variance = float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), cv2.CV_32F).var())
+    return variance / (variance + _HALF_SHARP)
+
+
+def _mean(shares: Iterable[float]) -> float:
+    values = list(shares)
+    return math.prod(values) ** (1 / len(values))
+
+
+class BestShotFiles:
+    """A sink that writes the best face of every track that ends into ``folder``: a PNG and a JSON file beside it.
+
+    Raises OutputError when the folder cannot be made. A disk that takes no more later on is logged, counted in
+    ``lost``, and does not end the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.lost = 0
+        self._folder = folder
+        self._best = BestShots()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refused(folder, error) from None
+
+    def put(self, shot: Shot, result: Result) -> None:
+        self._best.add(shot, result)
+        self._write(self._best.take(result.ended))
+
+    def status(self, status: Status) -> None:
+        pass
+
+    def close(self) -> None:
+        self._write(self._best.take_all())
+
+    def _write(self, shots: Iterable[BestShot]) -> None:
+        for best in shots:
+            seconds, rest = divmod(best.taken_unix_ns, 1_000_000_000)
+            name = f"{seconds}.{rest // 1_000_000:03}-{best.track:05}"
+            about = {
+                "schema": 1,
+                "type": "best_shot",
+                "image": f"{name}.png",
+                "source": best.source,
+                "frame": best.frame,
+                "time": round(best.taken_unix_ns / 1e9, 6),
+                "track": best.track,
+                "quality": round(best.quality, 4),
+                "shares": {share: round(value, 4) for share, value in best.shares.items()},
+                "face": best.record,
+            }
+            _, png = cv2.imencode(".png", best.crop)
+            try:
+                write_bytes(self._folder / f"{name}.png", png.tobytes())
+                write_bytes(self._folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(about), indent=2))
+            except OutputError as error:
+                if not self.lost:
+                    _log.warning("%s; best shots are lost until it can be", error)
+                self.lost += 1
