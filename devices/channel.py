@@ -15,8 +15,8 @@ from types import TracebackType
 
 from .links.registry import Command
 
-# What a worker says last is enough for a message; more would hide it.
-_LAST_LINES = 4
+# As many as ssh says about a host key that changed.
+_LAST_LINES = 24
 _LINE_LIMIT = 300
 _KILL_TIMEOUT_S = 10.0
 _READ_BYTES = 1 << 20

@@ -42,6 +42,8 @@ _GRACE_S = 3.0
 # A shell gives the end by a signal so.
 _SHELL_SIGNAL = 128
 _NO_MODULE = "No module named"
+# What a worker says last is enough for a message; more would hide it.
+_SHOWN_LINES = 4
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,7 @@ class Client:
         reason = self.link.failure(code, "\n".join(lines))
         if reason is not None:
             return reason
-        said = " | ".join(lines) or "no reason was given"
+        said = " | ".join(lines[-_SHOWN_LINES:]) or "no reason was given"
         if any(_NO_MODULE in line for line in lines):
             return DeviceUnreachableError(
                 f"{self.where}: its python has no edgeface ({lines[-1]}): edgeface devices setup {self.board.name}"
@@ -317,7 +319,7 @@ class Client:
         reason = self.link.failure(code, "\n".join(lines))
         if reason is not None:
             return reason
-        said = " | ".join(lines) or "it said nothing"
+        said = " | ".join(lines[-_SHOWN_LINES:]) or "it said nothing"
         return DeviceLostError(f"{self.where}: its worker {self._how(code)} during {operation!r}: {said}")
 
     def _garbled(self, what: str) -> DeviceLostError:
@@ -325,7 +327,7 @@ class Client:
 
     def _lost(self, what: str, grace_s: float) -> DeviceLostError:
         _, lines = self._ended(grace_s)
-        said = " | ".join(lines) or "it said nothing"
+        said = " | ".join(lines[-_SHOWN_LINES:]) or "it said nothing"
         return DeviceLostError(f"{self.where}: its worker {what}: {said}")
 
     def _how(self, code: int) -> str:

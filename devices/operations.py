@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,6 +27,9 @@ from .health import SOURCES, read_health
 from .machine import machine
 from .protocol import Arrays
 
+if TYPE_CHECKING:
+    from .receiving import Receiving
+
 SHUTDOWN = "shutdown"
 
 
@@ -40,9 +44,15 @@ class Loaded:
 
 
 class State:
-    """What a worker holds between two requests: its loaded bundles by number, which never comes back."""
+    """What a worker holds between two requests: its loaded bundles by number, which never comes back.
+
+    ``receiving``: bundles on their way, by the directory that each will have. ``at_end`` is closed when the worker
+    ends, however its input does.
+    """
 
     def __init__(self) -> None:
+        self.at_end = ExitStack()
+        self.receiving: dict[str, Receiving] = {}
         self._loaded: dict[int, Loaded] = {}
         self._last = 0
 
@@ -65,23 +75,24 @@ class State:
 
 
 Operation = Callable[[State, dict[str, Any], Arrays], tuple[Any, Arrays]]
-Wanted = TypeVar("Wanted", bound="_Options")
+Wanted = TypeVar("Wanted", bound="Options")
 
 operation: Registry[Operation] = Registry("operation", UnknownNameError)
 
 
-class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one operation."""
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the options of one operation."""
 
 
-def _read(options: dict[str, Any], kind: type[Wanted]) -> Wanted:
+def read(options: dict[str, Any], kind: type[Wanted]) -> Wanted:
+    """A request's options, checked; raises OptionError."""
     try:
         return msgspec.convert(options, kind)
     except msgspec.ValidationError as error:
         raise OptionError(f"the worker's options are wrong: {error}") from None
 
 
-class Load(_Options, frozen=True):
+class Load(Options, frozen=True):
     """``bundle``: a shipped name, or a directory on the board, ~ for the home folder. The rest as ``edgeface.load``;
     ``size_px`` is the longest side, or the (width, height) of a frame."""
 
@@ -95,7 +106,7 @@ class Load(_Options, frozen=True):
 @operation("load")
 def load(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """Check a bundle's hashes and open it; its number and its manifest."""
-    wanted = _read(options, Load)
+    wanted = read(options, Load)
     name = str(Path(wanted.bundle).expanduser()) if wanted.bundle.startswith("~") else wanted.bundle
     size = wanted.size_px
     detector = load_detector(
@@ -109,7 +120,7 @@ def load(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, A
     return {"number": number, "threads": threads, "bundle": msgspec.to_builtins(detector.bundle)}, {}
 
 
-class One(_Options, frozen=True):
+class One(Options, frozen=True):
     """One loaded bundle."""
 
     number: int
@@ -118,11 +129,11 @@ class One(_Options, frozen=True):
 @operation("unload")
 def unload(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """Forget a bundle."""
-    state.drop(_read(options, One).number)
+    state.drop(read(options, One).number)
     return None, {}
 
 
-class Picture(_Options, frozen=True):
+class Picture(Options, frozen=True):
     """A loaded bundle and what the array ``pixels`` is: see ``edgeface.frames``."""
 
     number: int
@@ -139,7 +150,7 @@ def _frame(pixels_format: str, arrays: Arrays, name: str = "pixels") -> Frame:
 @operation("detect")
 def detect(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
     """The faces in ``pixels``: boxes, scores, and what else it predicts; attributes begin with ``attribute.``."""
-    wanted = _read(options, Picture)
+    wanted = read(options, Picture)
     faces = state.get(wanted.number).detector(_frame(wanted.format, arrays))
     found = {"boxes": faces.boxes, "scores": faces.scores, "landmarks": faces.landmarks, "pose": faces.pose}
     out = {name: array for name, array in found.items() if array is not None}
@@ -149,11 +160,11 @@ def detect(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, 
 @operation("raw")
 def raw(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
     """Every map of the dense stage for ``pixels``, float32 (C, H, W)."""
-    wanted = _read(options, Picture)
+    wanted = read(options, Picture)
     return None, state.get(wanted.number).detector.raw(_frame(wanted.format, arrays))
 
 
-class Infer(_Options, frozen=True):
+class Infer(Options, frozen=True):
     """Net ``net`` of stage ``stage`` of a loaded bundle; all of its outputs where none are named."""
 
     number: int
@@ -165,7 +176,7 @@ class Infer(_Options, frozen=True):
 @operation("infer")
 def infer(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
     """What one net makes of ``x``, an array as its session takes it: float32 (C, H, W) each."""
-    wanted = _read(options, Infer)
+    wanted = read(options, Infer)
     loaded = state.get(wanted.number)
     if loaded.sessions is None:
         loaded.sessions = open_sessions(loaded.directory, read_bundle(loaded.directory), loaded.threads)
@@ -178,7 +189,7 @@ def infer(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, A
     return {"takes": session.takes}, {name: run.output(name) for name in names}
 
 
-class Kernel(_Options, frozen=True):
+class Kernel(Options, frozen=True):
     """The name of a test of the kernels."""
 
     name: str
@@ -189,10 +200,10 @@ def kernels(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[An
     """What the kernels compute from that test's own inputs."""
     from edgeface.runtime.kernels import selftest
 
-    return None, selftest.run(_read(options, Kernel).name)
+    return None, selftest.run(read(options, Kernel).name)
 
 
-class Time(_Options, frozen=True):
+class Time(Options, frozen=True):
     """Loaded bundles to time side by side; the arrays ``picture0``, ``picture1`` ... are BGR."""
 
     numbers: list[int]
@@ -205,7 +216,7 @@ class Time(_Options, frozen=True):
 def time(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
     """``samples`` (bundles, rounds, 4) float64: ms of preprocessing, network, decoding and all, every round in order;
     the result has the faces that each bundle found in all pictures, and the load before."""
-    wanted = _read(options, Time)
+    wanted = read(options, Time)
     if wanted.rounds < 1 or wanted.warm_up_rounds < 0 or not wanted.numbers:
         raise OptionError(f"{wanted.rounds} rounds of {len(wanted.numbers)} bundles cannot be timed: choose 1 or more")
     detectors = [state.get(number).detector for number in wanted.numbers]
@@ -222,7 +233,7 @@ def time(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Ar
     return {"faces": faces, "load_1min": load_1min}, {"samples": samples}
 
 
-class Look(_Options, frozen=True):
+class Look(Options, frozen=True):
     """What to look at; as ``read_health`` takes it."""
 
     zones: Sequence[str] = ()
@@ -232,18 +243,18 @@ class Look(_Options, frozen=True):
 @operation("health")
 def health(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """Temperatures, clocks and throttling now."""
-    wanted = _read(options, Look)
+    wanted = read(options, Look)
     return msgspec.to_builtins(read_health(wanted.zones, wanted.sources)), {}
 
 
 @operation("machine")
 def describe_machine(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """What the board really is."""
-    _read(options, _Options)
+    read(options, Options)
     return msgspec.to_builtins(machine()), {}
 
 
-class Pin(_Options, frozen=True):
+class Pin(Options, frozen=True):
     """Linux's numbers of processors."""
 
     cpus: list[int]
@@ -252,7 +263,7 @@ class Pin(_Options, frozen=True):
 @operation("pin")
 def pin(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """Keep this process to some processors; bundles that are loaded later keep to them."""
-    cpus = _read(options, Pin).cpus
+    cpus = read(options, Pin).cpus
     try:
         os.sched_setaffinity(0, cpus)
     except (OSError, ValueError):

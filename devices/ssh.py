@@ -18,8 +18,6 @@ from edgeface.devices.ssh_failures import Reached, command_failure
 
 from edgeface.errors import DeviceLostError
 
-# Where install_script.py puts an environment.
-SETUP_PYTHON = "~/.local/share/edgeface/venv/bin/python"
 CONNECT_TIMEOUT_S = 10
 # ssh gives a silent connection up after so many unanswered questions, so a board that lost its power is noticed.
 _ALIVE_INTERVAL_S, _ALIVE_COUNT = 5, 3
@@ -38,6 +36,11 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+def environment() -> dict[str, str]:
+    """What ssh and rsync are started with: the reasons of their failures are told apart by the English words."""
+    return os.environ | {"LC_ALL": "C"}
+
+
 @dataclass(frozen=True)
 class SshHost:
     """A board with an address. Everything else that ssh should know comes from its own configuration."""
@@ -54,11 +57,6 @@ class SshHost:
         assert self.board.address is not None       # find() gives the link ssh to no other board
         return self.board.address
 
-    @property
-    def python(self) -> str:
-        """The interpreter there that has edgeface: the one the description names, or that of ``devices setup``."""
-        return self.board.python or SETUP_PYTHON
-
     def _where(self) -> list[str]:
         config = [] if self.board.ssh_config is None else ["-F", str(Path(self.board.ssh_config).expanduser())]
         port = [] if self.board.port is None else ["-p", str(self.board.port)]
@@ -70,7 +68,7 @@ class SshHost:
         A word that starts with ``~/`` is taken from that folder; no other character means anything to the shell there.
         Raises InstallError when this machine has no ssh.
         """
-        remote = " ".join(shlex.quote(_from_home(word)) for word in words)
+        remote = " ".join(shlex.quote(from_home(word)) for word in words)
         return [_ssh(), *self._where(), *_OPTIONS, "--", self._address, remote]
 
     def run(
@@ -90,25 +88,32 @@ class SshHost:
     def copy(self, source: Path, target: str, *, timeout_s: float) -> None:
         """Copy a file to the file ``target`` there, or a folder's content into the folder ``target``.
 
-        Files that are equal to what is there are not sent again. What was copied when an error comes stays. Raises as
-        ``run`` does, and InstallError when this machine has no rsync.
+        What was copied when an error comes stays. Raises as ``run`` does, and InstallError when this machine has no
+        rsync.
         """
-        # rsync reads this as words with quotes, but not as a shell does.
+        self._rsync(f"{source}/" if source.is_dir() else str(source), self._there(target), timeout_s)
+
+    def fetch(self, source: str, target: Path, *, timeout_s: float) -> None:
+        """Copy the file ``source`` there to the file ``target``; errors as in ``copy``."""
+        self._rsync(self._there(source), str(target), timeout_s)
+
+    def _there(self, path: str) -> str:
+        return f"{_bracketed(self._address)}:{from_home(path)}"
+
+    def _rsync(self, source: str, target: str, timeout_s: float) -> None:
         ssh = [_ssh(), *self._where(), *_OPTIONS]
         command = [
-            _rsync(), "--recursive", "--perms", "--chmod=D755,F644", "--checksum", "--protect-args",
+            _rsync(), "--recursive", "--perms", "--chmod=D755,F644", "--protect-args",
             f"--timeout={_ALIVE_INTERVAL_S * _ALIVE_COUNT}", "--rsh", " ".join(map(_quoted_for_rsync, ssh)),
-            "--", f"{source}/" if source.is_dir() else str(source), f"{_bracketed(self._address)}:{_from_home(target)}",
+            "--", source, target,
         ]  # fmt: skip
         self._watched(command, "rsync", b"", timeout_s, silent)
 
     def _watched(
         self, command: Sequence[str], name: str, stdin: bytes, timeout_s: float, watch: Progress
     ) -> list[str]:
-        # The reasons of failures are told apart by their English words.
-        environment = os.environ | {"LC_ALL": "C"}
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment())
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -166,7 +171,7 @@ def _rsync() -> str:
     return str(find_program(["rsync"], "bundles and wheels are copied by it: sudo apt-get install rsync"))
 
 
-def _from_home(word: str) -> str:
+def from_home(word: str) -> str:
     """ssh starts in the home folder, so a path from there needs no ``~``, which quoted would mean nothing."""
     return f".{word[1:]}" if word.startswith("~/") else word
 

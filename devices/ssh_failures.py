@@ -44,7 +44,7 @@ class _Case:
 def _changed_key(board: Reached, said: str) -> str:
     offending = re.search(r"^Offending \S+ key in (.+)$", said, re.M)
     sent = re.search(r"^(SHA256:\S+?)\.?$", said, re.M)
-    remove = re.search(r"^\s+(ssh-keygen .+)$", said, re.M)
+    remove = re.search(r"^\s*(ssh-keygen .+)$", said, re.M)
     return (
         f"its host key is not the one that {offending[1] if offending else 'known_hosts'} has: the board was installed "
         "anew, or another machine answers in its place. Compare "
@@ -124,25 +124,32 @@ def ssh_failure(board: Reached, returncode: int, stderr: str) -> DeviceError | N
     return None
 
 
-def command_failure(board: Reached, command: str, returncode: int, stderr: str) -> DeviceError:
-    """The error of a ``command`` that failed on the board, or on the way there.
+def way_failure(board: Reached, command: str, returncode: int, stderr: str) -> DeviceError | None:
+    """What kept ``command`` from being run on the board, or broke off the connection; None when it ran and failed.
 
     ``command`` is its name for the message, "python3"; ``returncode`` and ``stderr`` are those of ssh or rsync.
     """
-    # These two first: an rsync that finds the disk full, or is not there, also breaks the connection off.
-    if _FULL.search(stderr):
-        return DeviceError(f"{board}: its disk is full: free some space there; nothing was changed")
+    # Before ssh's own: an rsync that is not there also breaks the connection off.
     if returncode == NOT_FOUND or _ABSENT.search(stderr):
         return DeviceUnreachableError(f"{board}: there is no {command}: {_how_to_get(command, board)}")
     failed = ssh_failure(board, returncode, stderr)
+    if failed is None and (returncode == NOT_RUNNABLE or _ARCHITECTURE.search(stderr)):
+        return DeviceUnreachableError(
+            f"{board}: {command} cannot run there ({_last(stderr)}): it is for another architecture, or damaged"
+        )
+    return failed
+
+
+def command_failure(board: Reached, command: str, returncode: int, stderr: str) -> DeviceError:
+    """The error of a ``command`` that failed on the board, or on the way there; arguments as in ``way_failure``."""
+    # First, because an rsync that finds the disk full also breaks the connection off.
+    if _FULL.search(stderr):
+        return DeviceError(f"{board}: its disk is full: free some space there; nothing was changed")
+    failed = way_failure(board, command, returncode, stderr)
     if failed is not None:
         return failed
     if _CHATTY.search(stderr):
         return DeviceError(f"{board}: its shell prints something at every start, which has to be silent: see ~/.bashrc")
-    if returncode == NOT_RUNNABLE or _ARCHITECTURE.search(stderr):
-        return DeviceUnreachableError(
-            f"{board}: {command} cannot run there ({_last(stderr)}): it is for another architecture, or damaged"
-        )
     # rsync names the file first, and closes with lines about itself.
     why = (_first if command == "rsync" else _last)(stderr)
     if _FORBIDDEN.search(stderr):

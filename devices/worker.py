@@ -87,25 +87,27 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
 
 def _serve(read_exactly: ReadExactly, outgoing: BinaryIO) -> int:
     # Imported after the handshake: a library that cannot be loaded is then an answer with a line.
+    from . import receiving  # noqa: F401  (registers its operations)
     from .operations import SHUTDOWN, State, operation
 
     state = State()
-    while True:
-        request, arrays = unpack(read_exactly, Request)
-        if request.operation == SHUTDOWN:
-            _send(outgoing, Reply(request.id))
-            return 0
-        try:
-            result, out = operation.get(request.operation)(state, request.options, arrays)
-            reply, pieces = Reply(request.id, result, arrays=describe(out)), out
-            pack(reply, pieces)
-        except EdgefaceError as error:
-            reply, pieces = Reply(request.id, error=Failure(type(error).__name__, str(error))), {}
-        except Exception as error:
-            traceback.print_exc()
-            last = traceback.format_exception_only(error)[-1].strip()
-            reply, pieces = Reply(request.id, error=Failure("DeviceError", f"{request.operation}: {last}")), {}
-        _send(outgoing, reply, pieces)
+    with state.at_end:
+        while True:
+            request, arrays = unpack(read_exactly, Request)
+            if request.operation == SHUTDOWN:
+                _send(outgoing, Reply(request.id))
+                return 0
+            try:
+                result, out = operation.get(request.operation)(state, request.options, arrays)
+                reply, pieces = Reply(request.id, result, arrays=describe(out)), out
+                pack(reply, pieces)
+            except EdgefaceError as error:
+                reply, pieces = Reply(request.id, error=Failure(type(error).__name__, str(error))), {}
+            except Exception as error:
+                traceback.print_exc()
+                last = traceback.format_exception_only(error)[-1].strip()
+                reply, pieces = Reply(request.id, error=Failure("DeviceError", f"{request.operation}: {last}")), {}
+            _send(outgoing, reply, pieces)
 
 
 def _send(stream: BinaryIO, header: Hello | Reply, arrays: Arrays | None = None) -> None:

@@ -59,6 +59,8 @@ class EmulatedRoot:
         """
         return {
             **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            # Bundles that are deployed to an emulated board are not to lie among this machine's own.
+            "XDG_DATA_HOME": str(self.directory.parent / "data"),
             "PATH": "/usr/bin:/bin",
             "LC_ALL": "C.UTF-8",
             "PYTHONPATH": f"{self.project}:{self.site}",
