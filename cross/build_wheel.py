@@ -17,14 +17,14 @@ from pathlib import Path
 
 import click
 from edgeface.devices.emulation.programs import run
+
+from edgeface.atomic import replacing
+from edgeface.errors import DeviceError, OutputError
 from elf import needs
 from lint_isa import lint
 from llvm import Llvm, find_llvm
 from prerequisites import build_tools, sysroot
 from reporting import Script, progress
-
-from edgeface.atomic import replacing
-from edgeface.errors import DeviceError, OutputError
 
 TREE = Path(__file__).resolve().parents[1]
 LIBRARY = "edgeface/runtime/kernels/libedgeface_kernels.so"

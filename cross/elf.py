@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeface.devices.emulation.programs import run
-from llvm import Llvm
 
 from edgeface.errors import DeviceError
+from llvm import Llvm
 
 # What every manylinux system has, by PEP 600, as far as a library in C without C++ may ask for it.
 _ALLOWED = re.compile(r"lib(c|m|dl|rt|pthread|gcc_s)\.so\.\d+|ld-linux-aarch64\.so\.1")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import click
 from edgeface.devices.emulation.programs import run
-from llvm import Llvm, find_llvm
-from reporting import Script
 
 from edgeface.errors import DeviceError
+from llvm import Llvm, find_llvm
+from reporting import Script
 
 _BASE = "+v8a,+fp-armv8,+neon"
 _TIMEOUT_S = 120.0

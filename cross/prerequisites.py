@@ -12,6 +12,7 @@ import msgspec
 from edgeface.devices.emulation import cache_directory, debian
 from edgeface.devices.emulation.parts import Part
 from edgeface.devices.emulation.programs import locked, run
+
 from reporting import progress
 
 # libgcc's start files and helpers, and glibc's headers; the version is that of Debian bookworm's gcc.

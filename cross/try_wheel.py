@@ -17,10 +17,10 @@ import numpy as np
 from edgeface.convert.face_parity import IOU, match
 from edgeface.devices import boards
 from edgeface.devices.emulation import ensure_root
-from reporting import Script, progress
 
 from edgeface.errors import DeviceError, ParityError
 from edgeface.faces import Faces
+from reporting import Script, progress
 
 MODELS = ("mos_s-int8-ncnn", "mos_s-fp16-ncnn", "mos_s-int8-tflite")
 _DETECT_TIMEOUT_S = 300.0
