@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 from edgeface.devices.emulation.programs import run
+from edgeface.devices.emulation.wheels import ELF_HEAD, is_aarch64
 
 from edgeface.errors import DeviceError
 from llvm import Llvm, find_llvm
@@ -24,6 +25,7 @@ _TIMEOUT_S = 120.0
 _SYMBOL = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 _INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S.*)$")
 _UNKNOWN = "<unknown>"
+_GIVE = "give an aarch64 .so, .o or wheel"
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ class Report:
 
 def lint(library: Path, llvm: Llvm) -> Report:
     """Decode every instruction of an aarch64 library or object. Raises DeviceError for what holds none."""
-    base = _decode(library, llvm, _BASE)
+    with library.open("rb") as file:
+        head = file.read(ELF_HEAD)
+    base = _decode(library, llvm, _BASE) if is_aarch64(head) else {}
     if not base:
-        raise DeviceError(f"{library}: no code of aarch64 in it: give an aarch64 .so, .o or wheel")
+        raise DeviceError(f"{library}: no code of aarch64 in it: {_GIVE}")
     unknown = [address for address, (_, text) in base.items() if _UNKNOWN in text]
     names = _decode(library, llvm, "+all") if unknown else {}
     newer = [Newer(address, base[address][0], names.get(address, base[address])[1]) for address in unknown]
@@ -58,7 +62,7 @@ def _decode(library: Path, llvm: Llvm, features: str) -> dict[int, tuple[str, st
     text = run(
         [llvm.objdump, "--disassemble", "--no-show-raw-insn", "--triple=aarch64-linux-gnu", f"--mattr={features}",
          library],
-        what=f"{library} cannot be disassembled", timeout_s=_TIMEOUT_S, next_step="give an aarch64 .so, .o or wheel",
+        what=f"{library} cannot be disassembled", timeout_s=_TIMEOUT_S, next_step=_GIVE,
     )
     decoded: dict[int, tuple[str, str]] = {}
     function = ""
@@ -73,7 +77,7 @@ def _decode(library: Path, llvm: Llvm, features: str) -> dict[int, tuple[str, st
 def lint_file(path: Path, llvm: Llvm) -> dict[str, Report]:
     """The report of a library or, for a wheel, of every library in it, by name. Raises DeviceError."""
     if not path.is_file():
-        raise DeviceError(f"{path}: no such file: give an aarch64 .so, .o or wheel")
+        raise DeviceError(f"{path}: no such file: {_GIVE}")
     if path.suffix != ".whl":
         return {str(path): lint(path, llvm)}
     reports: dict[str, Report] = {}

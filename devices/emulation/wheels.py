@@ -16,6 +16,7 @@ from edgeface.errors import DeviceError, InstallError
 
 PYTHON = "3.11"
 _GLIBC_MINOR = 36     # bookworm's
+ELF_HEAD = 20
 _ELF_MACHINE_AARCH64 = 183
 _NAME = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)(-\d[^-]*)?-(?P<python>[^-]+)-[^-]+-(?P<platform>[^-]+)\.whl")
 _EXTRA = re.compile(r"""\s*;\s*\(?\s*extra\s*==\s*["']([\w-]+)["']\s*\)?\s*$""")
@@ -23,6 +24,11 @@ _DOWNLOAD_TIMEOUT_S = 900.0
 _INSTALL_TIMEOUT_S = 300.0
 # The engine that the base install has not, and the device tests need.
 _EXTRAS = ("tflite",)
+
+
+def is_aarch64(head: bytes) -> bool:
+    """Whether a file that begins with these ``ELF_HEAD`` bytes is machine code of 64-bit ARM."""
+    return head[:4] == b"\x7fELF" and int.from_bytes(head[18:ELF_HEAD], "little") == _ELF_MACHINE_AARCH64
 
 
 def check_wheel(path: Path) -> None:
@@ -41,8 +47,8 @@ def check_wheel(path: Path) -> None:
         for name in archive.namelist():
             if name.endswith(".so"):
                 with archive.open(name) as library:
-                    head = library.read(20)
-                if head[:4] != b"\x7fELF" or int.from_bytes(head[18:20], "little") != _ELF_MACHINE_AARCH64:
+                    head = library.read(ELF_HEAD)
+                if not is_aarch64(head):
                     machines.append(f"another processor ({name})")
     if machines:
         raise DeviceError(
