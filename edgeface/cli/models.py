@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from edgeface.bundle import Bundle, DenseStage, PoseStage, read_bundle
-from edgeface.cli.results import complain, say
+from edgeface.cli.results import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
@@ -60,7 +60,7 @@ def list_(context: click.Context, as_json: bool) -> None:
             "verified": None,
         })
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
         for line in _table(rows):
             say(line)
@@ -79,7 +79,7 @@ def info(model: str, as_json: bool) -> None:
     directory = _bundle_directory(model)
     bundle = read_bundle(directory, verify=False)
     if as_json:
-        _print_json({"directory": str(directory)} | msgspec.to_builtins(bundle))
+        print_json({"directory": str(directory)} | msgspec.to_builtins(bundle))
         return
     for label, text in _description(directory, bundle):
         say(f"{label:<12}{text}".rstrip())
@@ -110,7 +110,7 @@ def verify(context: click.Context, models: tuple[str, ...], as_json: bool) -> No
         if not as_json:
             say(f"{name}: whole: {files} files, {size_bytes / 1e6:.2f} MB, every sha256 is bundle.json's")
     if as_json:
-        _print_json(results)
+        print_json(results)
     for failure in failures:
         complain(str(failure))
     context.exit(failures[0].exit_code if failures else 0)
@@ -175,7 +175,3 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _print_json(document: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))

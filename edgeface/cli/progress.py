@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, nothing in a pipe or a file."""
+"""Progress of long work: a bar or a line a step on a terminal, nothing in a pipe or a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import click
+
 T = TypeVar("T")
+
+
+def step(text: str) -> None:
+    """Say on a terminal what is being done, on standard error; nothing in a pipe or a file."""
+    if sys.stderr.isatty():
+        click.echo(f"... {text}", err=True)
 
 
 def progress(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -67,6 +67,11 @@ def complain(text: str) -> None:
     click.echo("edgeface: " + "".join(c if c.isprintable() else "?" for c in _text(text)), err=True)
 
 
+def print_json(document: object) -> None:
+    """One JSON document on standard output, indented for people to read as well."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
 def _to_stdout(line: bytes) -> None:
     try:
         click.echo(line)

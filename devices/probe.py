@@ -1,0 +1,107 @@
+"""What a board really has, and where its description says something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from .boards import Board, Cluster
+from .client import Client
+from .health import Health
+from .links.registry import Link
+from .machine import Machine
+from .protocol import Hello
+
+# What the kernel and the graphics take of the memory, at most, so that less than the rest is a smaller board.
+_MEMORY_SHARE = 0.8
+# Of the others a kernel may list more or fewer, and nothing depends on them.
+_FASTER = frozenset(("fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"))
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """One look at a board: how it is reached, what its worker said of itself, what the machine is and how it is now;
+    ``warnings`` name the key of the description that is wrong."""
+
+    device: str
+    where: str
+    worker: Hello
+    machine: Machine
+    health: Health
+    warnings: list[str]
+
+
+def probe(link: Link) -> Probe:
+    """Ask the board at the end of ``link``. Raises DeviceError and its branches when it cannot be asked."""
+    with Client(link) as client:
+        machine, health, worker = client.machine(), client.health(), client.hello
+    return Probe(
+        device=link.board.name,
+        where=link.describe(),
+        worker=worker,
+        machine=machine,
+        health=health,
+        warnings=[*differences(link.board, machine), *_engine(link.board, worker)],
+    )
+
+
+def differences(board: Board, machine: Machine) -> Iterator[str]:
+    """Where the description of ``board`` is wrong for ``machine``, a line each, beginning with the key."""
+    said, found = dict(board.by_cpu()), {cpu: c for c in machine.clusters for cpu in c.cpus}
+    absent, more = sorted(said.keys() - found.keys()), sorted(found.keys() - said.keys())
+    if absent:
+        yield f"clusters: there is no CPU {ranges(absent)}"
+    if more:
+        yield f"clusters: CPU {ranges(more)} ({found[more[0]].core}) is not described"
+    grouped: dict[str, list[int]] = {}
+    for cpu in sorted(said.keys() & found.keys()):
+        for text in _cluster(said[cpu], found[cpu]):
+            grouped.setdefault(text, []).append(cpu)
+    for text, cpus in grouped.items():
+        yield f"clusters: CPU {ranges(cpus)} {text}"
+    if not _MEMORY_SHARE * board.memory_mb <= machine.memory_mb <= board.memory_mb:
+        yield f"memory_mb: it has {machine.memory_mb} MB, described are {board.memory_mb}"
+    if board.thermal_zones and not set(board.thermal_zones) & set(machine.thermal_zones):
+        there = ", ".join(machine.thermal_zones) or "none"
+        yield f"thermal_zones: {', '.join(board.thermal_zones)}: none of them is there; there are: {there}"
+    barred = sorted(set(board.affinity) & found.keys() - set(machine.usable))
+    if barred:
+        yield f"affinity: CPU {ranges(barred)} cannot be used by this user: it is off, or kept for something else"
+
+
+def _cluster(said: Cluster, found: Cluster) -> Iterator[str]:
+    if said.core != found.core:
+        # Everything else then differs as well.
+        yield f"is a {found.core}, described is a {said.core}"
+        return
+    if said.midr is not None and found.midr is not None and said.midr != found.midr:
+        yield (
+            f"is revision r{found.midr.variant}p{found.midr.revision}, described is "
+            f"r{said.midr.variant}p{said.midr.revision}"
+        )
+    if found.mhz and found.mhz != said.mhz:
+        yield f"runs at {found.mhz} MHz at most, described are {said.mhz}"
+    if said.isa != found.isa:
+        yield f"shows {found.isa}, described is {said.isa}"
+    lacking = [feature for feature in said.features if feature not in found.features]
+    if lacking:
+        yield f"does not have {' '.join(lacking)}"
+    extra = [feature for feature in found.features if feature in _FASTER and feature not in said.features]
+    if extra:
+        yield f"also has {' '.join(extra)}, which engines make use of"
+
+
+def _engine(board: Board, worker: Hello) -> Iterator[str]:
+    if worker.engines.get(board.engine) is None:
+        yield f"engine: {board.engine} is not installed there"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Sorted numbers as people write them: "0-3, 6"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
