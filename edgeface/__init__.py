@@ -24,7 +24,7 @@ _root = Path(__file__).parent.parent
 if (_root / "pyproject.toml").is_file() and not (_root / "edgeface" / "convert").exists():
     __path__.append(str(_root))
 
-__all__ = ["Detector", "Faces", "__version__", "errors", "load"]
+__all__ = ["Detector", "Faces", "__version__", "errors", "load", "stream"]
 
 _HOMES = {
     "Detector": "edgeface.runtime.detector",
@@ -38,6 +38,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("edgeface")
+    elif name == "stream":
+        # A module that can be called, since a function of this name would be hidden by its own package.
+        value = importlib.import_module("edgeface.stream")
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     else:

@@ -23,6 +23,7 @@ class _Lazy(NamedTuple):
 
 COMMANDS = {
     "detect": _Lazy("edgeface.cli.detect:command", "Find faces in pictures and videos."),
+    "camera": _Lazy("edgeface.cli.camera:command", "Find faces in what a camera sees."),
     "demo": _Lazy("edgeface.cli.demo:command", "Find the face in a photograph that is at hand."),
     "models": _Lazy("edgeface.cli.models:command", "List, describe and verify models."),
     "train": _Lazy("edgeface.cli.train:command", "Train a model."),
@@ -31,6 +32,8 @@ COMMANDS = {
     "convert": _Lazy("edgeface.cli.convert:command", "Convert a checkpoint to a bundle, and compare the two."),
     "parity": _Lazy("edgeface.cli.parity:command", "Compare a bundle with a checkpoint."),
     "bench": _Lazy("edgeface.cli.bench:command", "Time bundles side by side."),
+    "deploy": _Lazy("edgeface.cli.deploy:command", "Copy a bundle to a board, and compare what it finds there."),
+    "devices": _Lazy("edgeface.cli.devices:command", "List, describe, set up and probe boards."),
 }
 
 

@@ -1,0 +1,92 @@
+"""Cameras that are looked after: frames from a source, the faces in them, and where the results go.
+
+``edgeface.stream("0", model="mos_s")`` is this module called: it holds the streaming half of edgeface, and its one
+function of the same name is what users of the Python API need of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeface.stream.loop import Loop
+    from edgeface.stream.results import TrackedFaces
+    from edgeface.stream.shots import Shot
+    from edgeface.stream.supervision import Deadlines, Supervisor
+
+__all__ = ["stream"]
+
+
+def stream(
+    source: str | int | Path,
+    *,
+    model: str | Path = "mos_s",
+    engine: str | None = None,
+    threads: int | None = None,
+    size: int | None = None,
+    score: float | None = None,
+    nms: float | None = None,
+    track: bool = True,
+    detect_every: int = 1,
+    width: int | None = None,
+    height: int | None = None,
+    fps: float | None = None,
+    pixel_format: str | None = None,
+    loop: bool = False,
+    every_frame: bool = False,
+    deadlines: Deadlines | None = None,
+) -> Iterator[tuple[Shot, TrackedFaces]]:
+    """Frames of a source with the faces in them, the newest frame each time: ``for frame, faces in stream("0"): ...``.
+
+    ``source``: a camera (``0``, ``"/dev/video2"``, ``"picamera2"``), an address (rtsp://, http://), a video, a folder
+    of pictures, or ``"demo"``. ``frame.image`` is the picture, uint8 (H, W, 3) BGR; ``faces`` are Faces with
+    ``tracks``. A source that stops is tried again and again (``deadlines`` say how, the log "edgeface.stream" why); the
+    iteration ends when a file does. ``model`` to ``nms`` are those of ``edgeface.load``, ``width`` to ``every_frame``
+    those of ``edgeface.stream.sources.make_spec``; with ``track`` faces have numbers, and in all but every
+    ``detect_every``-th frame the tracker fills in for the detector.
+
+    The source's process starts with the first frame asked for, and ends when the iterator is closed: at the end, by
+    ``close()``, or when a ``for`` is left and nothing else holds the iterator. Raises at once what ``load`` and
+    ``make_spec`` raise and OptionError; while it runs, what ends a source for good (InputError for a damaged file,
+    MissingExtraError), and the detector's error when it fails on every frame.
+    """
+    from edgeface.runtime.loading import load
+    from edgeface.stream.loop import Loop, tracking_options
+    from edgeface.stream.sources import make_spec
+    from edgeface.stream.supervision import Supervisor
+    from edgeface.stream.tracking import Tracker
+
+    spec = make_spec(
+        str(source), width_px=width, height_px=height, fps=fps, pixel_format=pixel_format, loop=loop,
+        every_frame=every_frame,
+    )
+    options = tracking_options(score) if track else None
+    detector = load(
+        model, engine=engine, threads=threads, size=size, nms=nms, score=score if options is None else options.low_score
+    )
+    supervisor = Supervisor(spec, deadlines)
+    running = Loop(
+        supervisor, detector, tracker=None if options is None else Tracker(options), detect_every=detect_every
+    )
+    return _iterate(supervisor, running)
+
+
+def _iterate(supervisor: Supervisor, running: Loop) -> Iterator[tuple[Shot, TrackedFaces]]:
+    import threading
+
+    with supervisor:
+        for shot, result in running.results(threading.Event(), lambda _status: None):
+            yield shot, result.faces
+
+
+class _Callable(ModuleType):
+    # A package and a function of one name: whichever was imported last would hide the other.
+    __call__ = staticmethod(stream)
+
+
+sys.modules[__name__].__class__ = _Callable

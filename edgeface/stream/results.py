@@ -1,0 +1,110 @@
+"""``Result``: what the loop says of a shot, and its form as one line of JSON (docs/camera.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.faces import Faces, face_records
+from edgeface.stream.shots import Shot, Status
+
+SCHEMA = 1
+UNTRACKED = -1
+
+
+@dataclass(frozen=True)
+class TrackedFaces(Faces):
+    """Faces with a number each that stays with a face over the frames.
+
+    ``tracks`` (N,) int64 from 1, UNTRACKED for a face without one; ``seen`` (N,) bool: detected in this very frame,
+    otherwise filled in by the tracker from where the face was going.
+    """
+
+    tracks: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    seen: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, array in (("tracks", self.tracks), ("seen", self.seen)):
+            if array.shape != (len(self),):
+                raise ValueError(f"TrackedFaces.{name} has shape {array.shape}, not {(len(self),)}")
+
+    @classmethod
+    def of(
+        cls, faces: Faces, tracks: NDArray[np.int64] | None = None, seen: NDArray[np.bool_] | None = None
+    ) -> TrackedFaces:
+        """The same faces with ``tracks`` and ``seen``, each (N,); by default untracked and seen."""
+        if tracks is None:
+            tracks = np.full(len(faces), UNTRACKED, np.int64)
+        if seen is None:
+            seen = np.ones(len(faces), np.bool_)
+        return cls(faces.boxes, faces.scores, faces.landmarks, faces.pose, faces.attributes, tracks, seen)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the loop found in a shot.
+
+    ``detected``: whether the detector looked at this frame, otherwise the tracker filled in for it. ``ended``: numbers
+    of tracks that were given up since the last result, each once. ``stages_ms`` is wall time by stage, in order:
+    ``preprocess``, ``network`` and ``decode`` of the detector, then ``track``; a stage that did not run is not there.
+    ``latency_ms`` is from the moment that the shot was taken to its result. ``dropped`` counts the frames never looked
+    at so far, ``failed`` those that the detector failed on.
+    """
+
+    faces: TrackedFaces
+    detected: bool
+    ended: tuple[int, ...]
+    stages_ms: Mapping[str, float]
+    latency_ms: float
+    dropped: int
+    failed: int
+
+
+def frame_record(shot: Shot, result: Result) -> dict[str, Any]:
+    """The JSON object of one frame, schema version SCHEMA: pixels, degrees, milliseconds, seconds since 1970."""
+    return {
+        "schema": SCHEMA,
+        "type": "frame",
+        "source": shot.source,
+        "frame": shot.number,
+        "time": round(shot.taken_unix_ns / 1e9, 6),
+        "width": shot.width,
+        "height": shot.height,
+        "detected": result.detected,
+        "faces": tracked_records(result.faces),
+        "ended": list(result.ended),
+        "ms": {name: round(ms, 3) for name, ms in result.stages_ms.items()},
+        "latency_ms": round(result.latency_ms, 3),
+        "state": shot.status.state,
+        "dropped": result.dropped,
+        "failed": result.failed,
+    }
+
+
+def status_record(source: str, status: Status) -> dict[str, Any]:
+    """The JSON object of a source's change of state, schema version SCHEMA."""
+    return {
+        "schema": SCHEMA,
+        "type": "state",
+        "source": source,
+        "time": round(status.since_unix_s, 6),
+        "state": status.state,
+        "reason": status.reason,
+        "retry_in_s": status.retry_in_s,
+        "starts": status.starts,
+        "captured": status.captured,
+        "dropped": status.dropped,
+    }
+
+
+def tracked_records(faces: TrackedFaces) -> list[dict[str, Any]]:
+    """The JSON objects of the faces: those of ``edgeface detect`` with ``track`` (null: untracked) and ``seen``."""
+    return [
+        {"track": None if track == UNTRACKED else track, "seen": seen, **face}
+        for track, seen, face in zip(faces.tracks.tolist(), faces.seen.tolist(), face_records(faces), strict=True)
+    ]

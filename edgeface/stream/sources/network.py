@@ -1,0 +1,104 @@
+"""The sources ``rtsp`` and ``http``: streams by OpenCV's FFmpeg, which gives up a connection after a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from edgeface.errors import SourceError
+from edgeface.stream.sources import Grab, SourceSpec, check_options, source
+
+if TYPE_CHECKING:
+    import cv2
+
+# A little less than the supervisor's deadlines (supervision.py), so that FFmpeg's own word comes first.
+OPEN_TIMEOUT_MS = 8_000
+READ_TIMEOUT_MS = 2_400
+# TCP, since a lost packet is a grey picture otherwise; no buffer of FFmpeg's own, since only the newest frame counts.
+_FFMPEG_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
+_AV_LOG_ERROR = "16"
+_STDERR = 2
+
+# What FFmpeg writes of a refusal, and what to say of it.
+_REASONS = (
+    (rb"401 Unauthorized|authorization failed", "the name or password is wrong: check both in the address"),
+    (rb"403 Forbidden", "this user may not see the stream: check the camera's settings"),
+    (rb"404 Not Found|404 Stream Not Found", "the server has no such stream: check the path in the address"),
+    (rb"Connection refused", "nothing listens there: check address and port, and that the camera is on"),
+    (rb"No route to host|Network is unreachable", "the network does not lead there: check the address and the network"),
+    (rb"Failed to resolve hostname|Name or service not known", "no such host: check its name"),
+    (rb"timed out|Immediate exit requested", "no answer in time: check the address, and that the camera is on"),
+    (rb"Invalid data found|Unknown error|Protocol not found", "what comes is no video that FFmpeg knows"),
+)
+
+
+class _Stream:
+    """An opened stream; its frames are stamped when they arrive, since few cameras say when they were taken."""
+
+    def __init__(self, shown: str, capture: cv2.VideoCapture) -> None:
+        import cv2
+
+        self._shown = shown
+        self._capture = capture
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        # FFmpeg makes up 25 for MJPEG, and anything for a broken header.
+        self.fps: float | None = fps if 0 < fps <= 240 else None
+
+    def read(self) -> Grab | None:
+        import numpy as np
+
+        from edgeface.frames import Frame
+
+        done, image = self._capture.read()
+        if not done:
+            raise SourceError(f"{self._shown}: the stream stopped")
+        return Grab(Frame(np.asarray(image, np.uint8), "bgr"), time.monotonic_ns())
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+@source("http")
+@source("rtsp")
+def open_stream(spec: SourceSpec) -> _Stream:
+    """Connect; raises SourceError with the reason as far as FFmpeg tells it."""
+    check_options(spec)
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _AV_LOG_ERROR)
+    import cv2
+
+    said_before = _stderr_length()
+    capture = cv2.VideoCapture(spec.address, cv2.CAP_FFMPEG, [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS,
+        # With more, FFmpeg holds back a frame for each thread.
+        cv2.CAP_PROP_N_THREADS, 1,
+    ])
+    if not capture.isOpened():
+        raise SourceError(f"{spec.shown}: {reason(_stderr_since(said_before))}")
+    return _Stream(spec.shown, capture)
+
+
+def reason(said: bytes) -> str:
+    """Why FFmpeg could not open a stream, from what it wrote on standard error."""
+    for pattern, text in _REASONS:
+        if re.search(pattern, said, re.IGNORECASE):
+            return text
+    return "the stream cannot be opened: check the address, and that the camera is on"
+
+
+def _stderr_length() -> int:
+    # In the capture process standard error is a file in memory (process.py).
+    try:
+        return os.fstat(_STDERR).st_size
+    except OSError:
+        return 0
+
+
+def _stderr_since(start: int) -> bytes:
+    try:
+        return os.pread(_STDERR, 1 << 16, start)
+    except OSError:
+        return b""

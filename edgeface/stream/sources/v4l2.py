@@ -1,0 +1,186 @@
+"""The source ``v4l2``: a camera at /dev/videoN by OpenCV, its YUYV and NV12 pixels taken as they are."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgeface.errors import OptionError, SourceError
+from edgeface.stream.sources import Grab, SourceSpec, check_options, source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeface.frames import Frame
+
+# What --pixel-format takes, and V4L2's four letters for it.
+PIXEL_FORMATS = {"yuyv": "YUYV", "nv12": "NV12", "mjpeg": "MJPG", "grey": "GREY", "bgr": "BGR3"}
+
+# linux/videodev2.h: _IOR('V', 0, struct v4l2_capability), _IOWR('V', 8, struct v4l2_requestbuffers) and flags.
+_QUERYCAP, _CAPABILITY_BYTES = 0x80685600, 104
+_REQBUFS = 0xC0145608
+_BUF_TYPE_VIDEO_CAPTURE, _MEMORY_MMAP = 1, 1
+_CAP_VIDEO_CAPTURE, _CAP_DEVICE_CAPS = 0x1, 0x80000000
+_DEVICE_CAPS_AT, _CAPS_AT = 88, 84
+
+# A driver's stamp older than this is of another clock.
+_OLDEST_STAMP_NS = 2_000_000_000
+
+
+class Capture(Protocol):
+    """The part of cv2.VideoCapture in use."""
+
+    def isOpened(self) -> bool: ...  # noqa: N802
+    def get(self, propId: int) -> float: ...  # noqa: N803
+    def set(self, propId: int, value: float) -> bool: ...  # noqa: N803
+    def read(self) -> tuple[bool, Any]: ...
+    def release(self) -> None: ...
+
+
+class V4l2Camera:
+    """An opened camera. MJPEG is decoded here; what this cannot take raw is left to OpenCV's conversion to BGR."""
+
+    def __init__(self, device: str, capture: Capture) -> None:
+        import cv2
+
+        self._device = device
+        self._capture = capture
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps: float | None = fps if 0 < fps <= 1000 else None
+        self._fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("ascii", "replace")
+        if self._fourcc not in PIXEL_FORMATS.values() and self._fourcc != "JPEG":
+            capture.set(cv2.CAP_PROP_CONVERT_RGB, 1)
+
+    def read(self) -> Grab | None:
+        done, raw = self._capture.read()
+        now_ns = time.monotonic_ns()
+        if not done or raw is None:
+            raise SourceError(f"{self._device}: the camera stopped: check its plug and its power")
+        return Grab(as_frame(raw, self._fourcc, self._device), self._taken_ns(now_ns))
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def _taken_ns(self, now_ns: int) -> int:
+        """The driver's stamp of the frame, CLOCK_MONOTONIC with all usual drivers."""
+        import cv2
+
+        stamp_ns = int(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+        return stamp_ns if now_ns - _OLDEST_STAMP_NS < stamp_ns <= now_ns else now_ns
+
+
+def as_frame(raw: NDArray[np.uint8], fourcc: str, device: str) -> Frame:
+    """What OpenCV hands out unconverted as a Frame: YUYV uint8 (H, W, 2), NV12 (H * 3 / 2, W), GREY (H, W), BGR
+    (H, W, 3), and JPEG's bytes in one row or column. Raises SourceError for JPEG that does not decode."""
+    import cv2
+    import numpy as np
+
+    from edgeface.frames import Frame
+
+    if fourcc in ("MJPG", "JPEG") and (raw.ndim < 3 or raw.shape[2] == 1) and 1 in raw.shape[:2]:
+        image = cv2.imdecode(raw.reshape(-1), cv2.IMREAD_COLOR) if raw.size else None
+        if image is None:
+            raise SourceError(f"{device}: a picture of the camera is damaged: check its cable")
+        return Frame(np.asarray(image, np.uint8), "bgr")
+    if fourcc == "YUYV" and raw.ndim == 3 and raw.shape[2] == 2:
+        return Frame(raw, "yuyv")
+    if raw.ndim == 3 and raw.shape[2] == 1:
+        raw = raw[:, :, 0]
+    if raw.ndim == 2:
+        return Frame(raw, "nv12" if fourcc == "NV12" else "grey")
+    return Frame(raw, "bgr")
+
+
+@source("v4l2")
+def open_v4l2(spec: SourceSpec) -> V4l2Camera:
+    """Open a device; raises SourceError that says whether it is not there, in use, not allowed or no camera."""
+    import cv2
+
+    def capture(path: str, settings: Sequence[int]) -> Capture:
+        return cv2.VideoCapture(path, cv2.CAP_V4L2, settings)
+
+    check_options(spec, "width_px", "height_px", "fps", "pixel_format")
+    check_device(spec.address)
+    return open_camera(spec, capture)
+
+
+def open_camera(spec: SourceSpec, capture: Callable[[str, Sequence[int]], Capture]) -> V4l2Camera:
+    """A camera from what ``capture`` opens with OpenCV's settings (pairs of property and value)."""
+    import cv2
+
+    settings = [cv2.CAP_PROP_CONVERT_RGB, 0]
+    if spec.pixel_format is not None:
+        if spec.pixel_format not in PIXEL_FORMATS:
+            raise OptionError(f"no pixel format {spec.pixel_format!r}: choose {', '.join(sorted(PIXEL_FORMATS))}")
+        settings += [cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*PIXEL_FORMATS[spec.pixel_format])]
+    for name, value in (
+        (cv2.CAP_PROP_FRAME_WIDTH, spec.width_px),
+        (cv2.CAP_PROP_FRAME_HEIGHT, spec.height_px),
+        (cv2.CAP_PROP_FPS, None if spec.fps is None else round(spec.fps)),
+    ):
+        if value is not None:
+            settings += [name, value]
+    opened = capture(spec.address, settings)
+    if not opened.isOpened():
+        opened.release()
+        raise SourceError(f"{spec.address}: {_why_not(spec.address)}")
+    # One buffer more than the driver fills: an older frame waits for nobody.
+    opened.set(cv2.CAP_PROP_BUFFERSIZE, 2)
+    return V4l2Camera(spec.address, opened)
+
+
+def check_device(device: str) -> None:
+    """Raise SourceError when ``device`` is not there, may not be opened, or is no camera."""
+    path = Path(device)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        raise SourceError(
+            f"{device}: permission denied: join the group that owns it, usually video: "
+            "'sudo usermod -aG video $USER', then log in again"
+        ) from None
+    except FileNotFoundError:
+        there = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "none"
+        raise SourceError(f"{device}: no such device: plug the camera in, or choose another (there: {there})") from None
+    except OSError as error:
+        raise SourceError(f"{device}: {error.strerror or error}: {_next_step(error)}") from None
+    try:
+        answer = fcntl.ioctl(descriptor, _QUERYCAP, bytes(_CAPABILITY_BYTES))
+    except OSError:
+        raise SourceError(f"{device}: is no V4L2 device: choose another, 'ls /dev/video*' shows them") from None
+    finally:
+        os.close(descriptor)
+    (capabilities,) = struct.unpack_from("=I", answer, _CAPS_AT)
+    if capabilities & _CAP_DEVICE_CAPS:
+        (capabilities,) = struct.unpack_from("=I", answer, _DEVICE_CAPS_AT)
+    if not capabilities & _CAP_VIDEO_CAPTURE:
+        raise SourceError(f"{device}: gives no pictures; cameras have a second device, for data: try the one before")
+
+
+def _why_not(device: str) -> str:
+    """Why a device that can be opened gives no frames: whoever streams from it holds its buffers."""
+    try:
+        descriptor = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return f"{error.strerror or error}: {_next_step(error)}"
+    try:
+        fcntl.ioctl(descriptor, _REQBUFS, struct.pack("=III8x", 0, _BUF_TYPE_VIDEO_CAPTURE, _MEMORY_MMAP))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return f"in use by another program: close it, 'fuser -v {device}' names it"
+    finally:
+        os.close(descriptor)
+    return "OpenCV gets no pictures from it: try another --pixel-format, --width and --height"
+
+
+def _next_step(error: OSError) -> str:
+    if error.errno == errno.EBUSY:
+        return "in use by another program: close it"
+    return "check its plug and its driver"
