@@ -35,7 +35,8 @@ typedef struct {
     int32_t across_row[2];                      /* ... and which they are */
     int32_t *left;
     uint16_t *weight;
-    uint8_t *shuffle, *usable_shuffle;
+    uint16_t *order;                            /* for ef_across, which may do without */
+    int groups;
     uint8_t *out;                               /* planar row of the target */
 } ef_plane;
 
@@ -65,7 +66,7 @@ static void ef_place(ef_plane *p, uint8_t *base, int64_t *used)
         p->across[1] = (uint16_t *)ef_carve(base, used, 2 * n * EF_ROW(p->new_w));
         p->left = (int32_t *)ef_carve(base, used, 4 * EF_ROW(p->new_w));
         p->weight = (uint16_t *)ef_carve(base, used, 2 * EF_ROW(p->new_w));
-        p->shuffle = ef_carve(base, used, EF_ROW(p->new_w));
+        p->order = (uint16_t *)ef_carve(base, used, 2 * EF_ROW(p->new_w));
     }
 }
 
@@ -157,15 +158,15 @@ static void ef_prepare(ef_plane *p)
     p->across_row[0] = p->across_row[1] = EF_NO_ROW;
     if (!ef_resizes(p))
         return;
-    p->usable_shuffle = p->shuffle;
+    p->groups = 1;
     for (int32_t x = 0; x < p->new_w; x++) {
         ef_tap tap = ef_tap_of(p->boxed_w, p->new_w, x);
         p->left[x] = tap.left;
         p->weight[x] = (uint16_t)tap.weight;
         int32_t offset = tap.left - p->left[x & ~(EF_GROUP - 1)];
-        p->shuffle[x] = (uint8_t)offset;
+        p->order[x] = (uint16_t)(EF_ZERO << 8 | offset);
         if (offset > 15)
-            p->usable_shuffle = NULL;
+            p->groups = 0;
     }
 }
 
@@ -177,8 +178,8 @@ static const uint16_t *ef_across_row(ef_plane *p, int32_t row, int32_t other)
         i = p->across_row[0] == other ? 1 : 0;
         ef_boxed_row(p, row, p->boxed);
         for (int32_t c = 0; c < p->channels; c++)
-            ef_across(p->new_w, p->boxed + c * EF_ROW(p->boxed_w), p->left, p->weight, p->usable_shuffle,
-                      p->across[i] + c * EF_ROW(p->new_w));
+            ef_across(p->new_w, p->boxed + c * EF_ROW(p->boxed_w), p->left, p->weight,
+                      p->groups ? p->order : NULL, p->across[i] + c * EF_ROW(p->new_w));
         p->across_row[i] = row;
     }
     return p->across[i];

@@ -14,7 +14,7 @@
 #include <immintrin.h>
 #endif
 
-enum { EF_SLACK = 32, EF_GROUP = 8 };
+enum { EF_SLACK = 32, EF_GROUP = 8, EF_ZERO = 0x80 };
 
 #define EF_ROW(n) ((((int64_t)(n) + 15) & ~(int64_t)15) + EF_SLACK)
 
@@ -46,43 +46,54 @@ static inline ef_tap ef_tap_of(int32_t source, int32_t target, int32_t i)
 }
 
 #if defined(__AVX2__)
-/* 16 pixels of 3 interleaved bytes (48 bytes) as 3 x 16 planar ones. */
-static inline void ef_load3(const uint8_t *p, __m128i out[3])
+/* Of 48 interleaved bytes, three vectors s0, s1, s2, byte i of vector k belongs to channel (k + i) % 3. So a channel's
+ * bytes are chosen by i % 3, one vector after another, and then put in order; two groups of 48 at once. */
+#define EF_TWICE(...) _mm256_setr_epi8(__VA_ARGS__, __VA_ARGS__)
+#define EF_FIRST EF_TWICE(-1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1)
+#define EF_SECOND EF_TWICE(0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0)
+
+/* a where i % 3 is 0, b where it is 1, c where it is 2. */
+static inline __m256i ef_by_thirds(__m256i a, __m256i b, __m256i c)
 {
-    __m128i s0 = _mm_loadu_si128((const __m128i *)p), s1 = _mm_loadu_si128((const __m128i *)(p + 16)),
-            s2 = _mm_loadu_si128((const __m128i *)(p + 32));
-#define EF_THREE(a, b, c) \
-    _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(s0, a), _mm_shuffle_epi8(s1, b)), _mm_shuffle_epi8(s2, c))
-    out[0] = EF_THREE(
-        _mm_setr_epi8(0, 3, 6, 9, 12, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1),
-        _mm_setr_epi8(-1, -1, -1, -1, -1, -1, 2, 5, 8, 11, 14, -1, -1, -1, -1, -1),
-        _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 1, 4, 7, 10, 13));
-    out[1] = EF_THREE(
-        _mm_setr_epi8(1, 4, 7, 10, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1),
-        _mm_setr_epi8(-1, -1, -1, -1, -1, 0, 3, 6, 9, 12, 15, -1, -1, -1, -1, -1),
-        _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 2, 5, 8, 11, 14));
-    out[2] = EF_THREE(
-        _mm_setr_epi8(2, 5, 8, 11, 14, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1),
-        _mm_setr_epi8(-1, -1, -1, -1, -1, 1, 4, 7, 10, 13, -1, -1, -1, -1, -1, -1),
-        _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 3, 6, 9, 12, 15));
+    return _mm256_blendv_epi8(_mm256_blendv_epi8(c, b, EF_SECOND), a, EF_FIRST);
 }
 
-/* The reverse: 3 x 16 planar bytes as 48 interleaved ones. */
-static inline void ef_store3(uint8_t *p, __m128i s0, __m128i s1, __m128i s2)
+static inline __m256i ef_load_two(const uint8_t *p, const uint8_t *q)
 {
-    _mm_storeu_si128((__m128i *)p, EF_THREE(
-        _mm_setr_epi8(0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1, 5),
-        _mm_setr_epi8(-1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1),
-        _mm_setr_epi8(-1, -1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1)));
-    _mm_storeu_si128((__m128i *)(p + 16), EF_THREE(
-        _mm_setr_epi8(-1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1),
-        _mm_setr_epi8(5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10),
-        _mm_setr_epi8(-1, 5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1)));
-    _mm_storeu_si128((__m128i *)(p + 32), EF_THREE(
-        _mm_setr_epi8(-1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1, -1),
-        _mm_setr_epi8(-1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1),
-        _mm_setr_epi8(10, -1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15)));
-#undef EF_THREE
+    return _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p)), _mm_loadu_si128((const __m128i *)q), 1);
+}
+
+/* 16 pixels of 3 interleaved bytes at p, and 16 at q: planar, those of q in the upper halves. */
+static inline void ef_load3(const uint8_t *p, const uint8_t *q, __m256i out[3])
+{
+    __m256i s0 = ef_load_two(p, q), s1 = ef_load_two(p + 16, q + 16), s2 = ef_load_two(p + 32, q + 32);
+    out[0] = _mm256_shuffle_epi8(
+        ef_by_thirds(s0, s2, s1), EF_TWICE(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13));
+    out[1] = _mm256_shuffle_epi8(
+        ef_by_thirds(s1, s0, s2), EF_TWICE(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14));
+    out[2] = _mm256_shuffle_epi8(
+        ef_by_thirds(s2, s1, s0), EF_TWICE(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15));
+}
+
+/* The reverse, for 32 pixels in a row. */
+static inline void ef_store3(uint8_t *p, __m256i b, __m256i g, __m256i r)
+{
+    b = _mm256_shuffle_epi8(b, EF_TWICE(0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10, 5));
+    g = _mm256_shuffle_epi8(g, EF_TWICE(5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10));
+    r = _mm256_shuffle_epi8(r, EF_TWICE(10, 5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15));
+    __m256i s0 = ef_by_thirds(b, g, r), s1 = ef_by_thirds(g, r, b), s2 = ef_by_thirds(r, b, g);
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute2x128_si256(s0, s1, 0x20));
+    _mm256_storeu_si256((__m256i *)(p + 32), _mm256_permute2x128_si256(s2, s0, 0x30));
+    _mm256_storeu_si256((__m256i *)(p + 64), _mm256_permute2x128_si256(s1, s2, 0x31));
+}
+
+/* Sums of neighbours in bytes of two rows, and their means of four. */
+static inline __m256i ef_means_of_four(__m256i a, __m256i b)
+{
+    const __m256i ones = _mm256_set1_epi8(1);
+    __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(a, ones), _mm256_maddubs_epi16(b, ones));
+    return _mm256_srli_epi16(_mm256_add_epi16(sums, _mm256_set1_epi16(2)), 2);
 }
 #endif
 
@@ -104,11 +115,12 @@ static inline void ef_unpack(
         }
     } else if (step == 3) {
 #if defined(__AVX2__)
-        for (; i + 16 <= n; i += 16) {
-            __m128i planes[3];
-            ef_load3(from + 3 * (int64_t)i, planes);
+        for (; i + 32 <= n; i += 32) {
+            const uint8_t *at = from + 3 * (int64_t)i;
+            __m256i planes[3];
+            ef_load3(at, at + 48, planes);
             for (int32_t c = 0; c < 3; c++)
-                _mm_storeu_si128((__m128i *)(to + c * row + i), planes[c]);
+                _mm256_storeu_si256((__m256i *)(to + c * row + i), planes[c]);
         }
 #elif EF_NEON
         for (; i + 16 <= n; i += 16) {
@@ -136,20 +148,16 @@ static inline void ef_halve(
     int32_t i = 0;
     if (step == 3) {
 #if defined(__AVX2__)
-        const __m128i ones = _mm_set1_epi8(1), two = _mm_set1_epi16(2);
-        for (; i + 16 <= n; i += 16) {
-            __m128i a0[3], a1[3], b0[3], b1[3];
-            ef_load3(a + 6 * (int64_t)i, a0);
-            ef_load3(a + 6 * (int64_t)i + 48, a1);
-            ef_load3(b + 6 * (int64_t)i, b0);
-            ef_load3(b + 6 * (int64_t)i + 48, b1);
-            for (int32_t c = 0; c < 3; c++) {
-                __m128i low = _mm_add_epi16(_mm_maddubs_epi16(a0[c], ones), _mm_maddubs_epi16(b0[c], ones));
-                __m128i high = _mm_add_epi16(_mm_maddubs_epi16(a1[c], ones), _mm_maddubs_epi16(b1[c], ones));
-                low = _mm_srli_epi16(_mm_add_epi16(low, two), 2);
-                high = _mm_srli_epi16(_mm_add_epi16(high, two), 2);
-                _mm_storeu_si128((__m128i *)(to + c * row + i), _mm_packus_epi16(low, high));
-            }
+        for (; i + 32 <= n; i += 32) {
+            const uint8_t *p = a + 6 * (int64_t)i, *q = b + 6 * (int64_t)i;
+            __m256i a0[3], a1[3], b0[3], b1[3];
+            ef_load3(p, p + 96, a0);
+            ef_load3(p + 48, p + 144, a1);
+            ef_load3(q, q + 96, b0);
+            ef_load3(q + 48, q + 144, b1);
+            for (int32_t c = 0; c < 3; c++)
+                _mm256_storeu_si256((__m256i *)(to + c * row + i), _mm256_packus_epi16(
+                    ef_means_of_four(a0[c], b0[c]), ef_means_of_four(a1[c], b1[c])));
         }
 #elif EF_NEON
         for (; i + 16 <= n; i += 16) {
@@ -275,31 +283,31 @@ static inline void ef_box_means(
     }
 }
 
-/* Targets of one row by bilinear weights from a planar row, in 256ths: at most 255 * 256, which uint16 holds.
- * `shuffle` and `base` are those of ef_group_taps, or NULL when a group spans more than a vector. */
+/* Targets of one row by bilinear weights from a planar row, in 256ths: at most 255 * 256, which uint16 holds, and in
+ * which the difference may wrap. `order` has, for each target, how far left[i] lies from that of its group's first, and
+ * EF_ZERO above it; it is NULL when one lies more than a vector away. */
 static inline void ef_across(
     int32_t n, const uint8_t *restrict from, const int32_t *restrict left, const uint16_t *restrict weight,
-    const uint8_t *restrict shuffle, uint16_t *restrict to)
+    const uint16_t *restrict order, uint16_t *restrict to)
 {
     int32_t i = 0;
-    if (shuffle) {
+    if (order) {
 #if defined(__AVX2__)
-        for (; i + EF_GROUP <= n; i += EF_GROUP) {
-            __m128i order = _mm_loadl_epi64((const __m128i *)(shuffle + i));
-            __m128i a = _mm_loadu_si128((const __m128i *)(from + left[i]));
-            __m128i b = _mm_loadu_si128((const __m128i *)(from + left[i] + 1));
-            a = _mm_cvtepu8_epi16(_mm_shuffle_epi8(a, order));
-            b = _mm_cvtepu8_epi16(_mm_shuffle_epi8(b, order));
-            __m128i w = _mm_loadu_si128((const __m128i *)(weight + i));
-            __m128i sum = _mm_add_epi16(_mm_slli_epi16(a, 8), _mm_mullo_epi16(_mm_sub_epi16(b, a), w));
-            _mm_storeu_si128((__m128i *)(to + i), sum);
+        for (; i + 2 * EF_GROUP <= n; i += 2 * EF_GROUP) {
+            const uint8_t *p = from + left[i], *q = from + left[i + EF_GROUP];
+            __m256i gather = _mm256_loadu_si256((const __m256i *)(order + i));
+            __m256i a = _mm256_shuffle_epi8(ef_load_two(p, q), gather);
+            __m256i b = _mm256_shuffle_epi8(ef_load_two(p + 1, q + 1), gather);
+            __m256i w = _mm256_loadu_si256((const __m256i *)(weight + i));
+            __m256i more = _mm256_mullo_epi16(_mm256_sub_epi16(b, a), w);
+            _mm256_storeu_si256((__m256i *)(to + i), _mm256_add_epi16(_mm256_slli_epi16(a, 8), more));
         }
 #elif EF_NEON
         for (; i + EF_GROUP <= n; i += EF_GROUP) {
-            uint8x8_t order = vld1_u8(shuffle + i);
-            uint8x8_t a = vqtbl1_u8(vld1q_u8(from + left[i]), order);
-            uint8x8_t b = vqtbl1_u8(vld1q_u8(from + left[i] + 1), order);
-            vst1q_u16(to + i, vmlaq_u16(vshlq_n_u16(vmovl_u8(a), 8), vsubl_u8(b, a), vld1q_u16(weight + i)));
+            uint8x16_t gather = vreinterpretq_u8_u16(vld1q_u16(order + i));
+            uint16x8_t a = vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(from + left[i]), gather));
+            uint16x8_t b = vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(from + left[i] + 1), gather));
+            vst1q_u16(to + i, vmlaq_u16(vshlq_n_u16(a, 8), vsubq_u16(b, a), vld1q_u16(weight + i)));
         }
 #endif
     }
@@ -315,7 +323,20 @@ static inline void ef_blend(
 {
     int32_t i = 0;
     uint32_t rest = 256 - weight;
-#if EF_NEON
+#if defined(__AVX2__)
+    /* The multiplication is signed: 2^15 is taken from all values, and 2^15 * 256 added to the sums. */
+    const __m256i flip = _mm256_set1_epi16(INT16_MIN), both = _mm256_set1_epi32((int32_t)(weight << 16 | rest));
+    const __m256i half = _mm256_set1_epi32((1 << 23) + (1 << 15));
+    for (; i + 16 <= n; i += 16) {
+        __m256i t = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(top + i)), flip);
+        __m256i b = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(bottom + i)), flip);
+        __m256i low = _mm256_add_epi32(_mm256_madd_epi16(_mm256_unpacklo_epi16(t, b), both), half);
+        __m256i high = _mm256_add_epi32(_mm256_madd_epi16(_mm256_unpackhi_epi16(t, b), both), half);
+        __m256i means = _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16));
+        means = _mm256_permute4x64_epi64(_mm256_packus_epi16(means, means), 0x08);
+        _mm_storeu_si128((__m128i *)(to + i), _mm256_castsi256_si128(means));
+    }
+#elif EF_NEON
     for (; i + 8 <= n; i += 8) {
         uint16x8_t t = vld1q_u16(top + i), b = vld1q_u16(bottom + i);
         uint32x4_t low = vmlal_n_u16(vmull_n_u16(vget_low_u16(t), (uint16_t)rest), vget_low_u16(b), (uint16_t)weight);
@@ -341,11 +362,11 @@ static inline void ef_interleave(
 {
     int32_t i = 0;
 #if defined(__AVX2__)
-    const __m128i flips = _mm_set1_epi8((char)flip);
-    for (; i + 16 <= n; i += 16)
-        ef_store3(to + 3 * (int64_t)i, _mm_xor_si128(_mm_loadu_si128((const __m128i *)(b + i)), flips),
-                  _mm_xor_si128(_mm_loadu_si128((const __m128i *)(g + i)), flips),
-                  _mm_xor_si128(_mm_loadu_si128((const __m128i *)(r + i)), flips));
+    const __m256i flips = _mm256_set1_epi8((char)flip);
+    for (; i + 32 <= n; i += 32)
+        ef_store3(to + 3 * (int64_t)i, _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(b + i)), flips),
+                  _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(g + i)), flips),
+                  _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(r + i)), flips));
 #elif EF_NEON
     const uint8x16_t flips = vdupq_n_u8(flip);
     for (; i + 16 <= n; i += 16) {
