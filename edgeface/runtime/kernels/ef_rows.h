@@ -304,10 +304,11 @@ static inline void ef_across(
         }
 #elif EF_NEON
         for (; i + EF_GROUP <= n; i += EF_GROUP) {
-            uint8x16_t gather = vreinterpretq_u8_u16(vld1q_u16(order + i));
-            uint16x8_t a = vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(from + left[i]), gather));
-            uint16x8_t b = vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(from + left[i] + 1), gather));
-            vst1q_u16(to + i, vmlaq_u16(vshlq_n_u16(a, 8), vsubq_u16(b, a), vld1q_u16(weight + i)));
+            uint8x8_t gather = vmovn_u16(vld1q_u16(order + i));
+            uint8x8_t a = vqtbl1_u8(vld1q_u8(from + left[i]), gather);
+            uint8x8_t b = vqtbl1_u8(vld1q_u8(from + left[i] + 1), gather);
+            uint16x8_t more = vmulq_u16(vsubl_u8(b, a), vld1q_u16(weight + i));
+            vst1q_u16(to + i, vaddq_u16(vshlq_n_u16(vmovl_u8(a), 8), more));
         }
 #endif
     }
