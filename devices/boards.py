@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,6 +150,17 @@ def find(name: str) -> Board:
             raise DeviceError(f"{own}: extends: {unknown_name('shipped device', str(base), known)}")
         content = _read(shipped_directory() / f"{base}.toml") | content
     return _board(name, content, own)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Sorted numbers as people write them: "0-3, 6"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 def _files(directory: Path) -> Iterator[Path]:

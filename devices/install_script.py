@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,9 +34,9 @@ def emit(kind: str, content: object) -> None:
     print(json.dumps({kind: content}), flush=True)  # noqa: T201
 
 
-def prepare(into: str) -> dict[str, str]:
-    """Make an empty folder for a wheel and, unless it goes ``into`` another environment, for a new one around it."""
-    if not into and (find_spec("venv") is None or find_spec("ensurepip") is None):
+def prepare() -> dict[str, str]:
+    """Make an empty folder for the wheel, and the new environment around it."""
+    if find_spec("venv") is None or find_spec("ensurepip") is None:
         raise FailedError("its Python cannot make environments: sudo apt install python3-venv there")
     venvs = HOME / "venvs"
     venvs.mkdir(parents=True, exist_ok=True)
@@ -53,37 +54,39 @@ def prepare(into: str) -> dict[str, str]:
 
 
 def install(directory: str, wheel: str, into: str) -> dict[str, str]:
-    """Install the wheel that was copied into ``directory``; the Python and the search path to try it with."""
+    """Install the wheel that was copied into ``directory`` into an environment there; the Python to try it with.
+
+    On top of the environment it is to go ``into``, if any, so that it is tried with what that has.
+    """
     folder = Path(directory)
-    path = folder / wheel
-    if into:
-        pip(into, "--target", str(folder / "trial"), str(path))
-        return {"python": into, "path": str(folder / "trial")}
     emit("say", f"making {folder}")
     # With the system's packages: a camera of a Raspberry Pi is reached through one that only apt has.
     finish([sys.executable, "-m", "venv", "--system-site-packages", str(folder)])
     python = str(folder / "bin" / "python")
-    pip(python, str(path))
-    return {"python": python, "path": ""}
+    if into:
+        [site] = folder.glob("lib/python3*/site-packages")
+        own = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+        (site / "edgeface-tried-with.pth").write_text("".join(f"{path}\n" for path in own))
+    pip_install(python, folder / wheel)
+    return {"python": python}
 
 
 def commit(directory: str, wheel: str, into: str) -> dict[str, str]:
     """Put the installation that was tried in the old one's place."""
     folder = Path(directory)
     if into:
-        pip(into, "--upgrade", "--force-reinstall", "--no-deps", str(folder / wheel))
-        pip(into, str(folder / wheel))
-        shutil.rmtree(folder, ignore_errors=True)
-        return {"python": into}
+        pip_install(sys.executable, folder / wheel)
+        return discard(directory)
     (folder / wheel).unlink()
     link = HOME / "venv"
     old = link.resolve() if link.is_symlink() else None
     fresh = HOME / f".venv-{folder.name}"
     fresh.symlink_to(folder)
+    os.sync()
     fresh.replace(link)
     if old is not None and old.parent == HOME / "venvs" and old != folder:
         shutil.rmtree(old, ignore_errors=True)
-    return {"python": str(link / "bin" / "python")}
+    return {}
 
 
 def discard(directory: str) -> dict[str, str]:
@@ -92,13 +95,16 @@ def discard(directory: str) -> dict[str, str]:
     return {}
 
 
-def pip(python: str, *arguments: str) -> None:
-    """Run pip's install there; its lines are progress. Raises FailedError with the line that says why."""
+def pip_install(python: str, wheel: Path) -> None:
+    """Install a wheel and then what it needs; pip's lines are progress. Raises FailedError with what went wrong."""
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    finish([*command, *arguments])
+    # Alone and by force first: pip would leave one of the same version as it is, wherever Python finds it.
+    finish([*command, "--force-reinstall", "--no-deps", str(wheel)])
+    finish([*command, str(wheel)])
 
 
 def finish(command: list[str]) -> None:
+    """Run a program; its lines are progress. Raises FailedError with the one that says what went wrong."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     lines = []
     with subprocess.Popen(

@@ -72,14 +72,14 @@ def install_on_board(board: Board, *, wheel: Path | None = None, progress: Progr
     with _wheel(wheel, there, host) as path:
         _check_wheel(path.name, there, host)
         into = board.python or ""
-        room = _step(host, base, ["prepare", into])["directory"]
+        room = _step(host, base, ["prepare"])["directory"]
         try:
             progress(f"copying {path.name} to {host.reached}")
             host.copy(path, f"{room}/{path.name}", timeout_s=_COPY_S)
             progress("installing it there; the first time takes minutes")
             fresh = _step(host, base, ["install", room, path.name, into], timeout_s=_INSTALL_S, watch=progress)
             progress("trying it there")
-            _hello(SshLink(board, fresh["python"], search_path=fresh["path"]))
+            _hello(SshLink(board, fresh["python"]))
             _step(host, base, ["commit", room, path.name, into], timeout_s=_INSTALL_S, watch=progress)
         except BaseException:
             # When the connection is lost so is this, and the next setup removes what it finds.

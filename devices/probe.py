@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
-from .boards import Board, Cluster
+from .boards import Board, Cluster, ranges
 from .client import Client
 from .health import Health
 from .links.registry import Link
@@ -94,14 +94,3 @@ def _cluster(said: Cluster, found: Cluster) -> Iterator[str]:
 def _engine(board: Board, worker: Hello) -> Iterator[str]:
     if worker.engines.get(board.engine) is None:
         yield f"engine: {board.engine} is not installed there"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Sorted numbers as people write them: "0-3, 6"."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

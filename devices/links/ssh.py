@@ -36,7 +36,7 @@ exit 1
 
 @dataclass(frozen=True)
 class SshLink:
-    """``interpreter`` is the Python there that has edgeface, ``search_path`` a folder it finds packages in first.
+    """``interpreter`` is the Python there that has edgeface.
 
     A worker uses all processors, or those of ``affinity``; it is taken to run on the fastest cores.
     """
@@ -44,7 +44,6 @@ class SshLink:
     board: Board
     interpreter: str
     affinity: Sequence[int] = ()
-    search_path: str = ""
 
     @property
     def core(self) -> str:
@@ -59,8 +58,7 @@ class SshLink:
         return f"board at {self.board.address}"
 
     def python(self, arguments: Sequence[str]) -> Command:
-        variables = ["env", f"PYTHONPATH={self.search_path}"] if self.search_path else []
-        return Command(self.host.command([*variables, self.interpreter, *arguments]), environment())
+        return Command(self.host.command([self.interpreter, *arguments]), environment())
 
     def run(self, words: Sequence[str], *, timeout_s: float) -> list[str]:
         return self.host.run(words, timeout_s=timeout_s)
