@@ -29,8 +29,7 @@ POSE = PoseStage([], "patches", "logits", 3, 66, 3.0, -97.5)
 
 def anchors(*places: tuple[int, int, int]) -> Anchors:
     """Anchors of level 0 by (anchor, row, column), with logits 0."""
-    a, row, column = np.array(places, np.int64).reshape(-1, 3).T
-    return Anchors(np.zeros_like(a), a, row, column, np.zeros(len(a), np.float32))
+    return Anchors(np.array([(0, *place) for place in places], np.int64), np.zeros(len(places), np.float32))
 
 
 def boxes_of(values: NDArray[np.float32], kept: Anchors) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +18,20 @@ from edgeface.bundle import DenseStage, PoseStage
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.exponential import exp, sigmoid_reference
 from edgeface.runtime.kernels import decoding, library
+from edgeface.runtime.kernels.maps import packed_pyramid
 from edgeface.runtime.nms import nms_reference
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Scale = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """n kept anchors: their pyramid ``level`` and place in its maps, and their ``logits``.
+    """n kept anchors: ``places`` int64 (n, 4), a pyramid level and the anchor, row and column in its maps, and their
+    ``logits`` float32 (n,)."""
 
-    ``level``, ``anchor``, ``row`` and ``column`` are int64 (n,), ``logits`` float32 (n,).
-    """
-
-    level: Indices
-    anchor: Indices
-    row: Indices
-    column: Indices
+    places: Indices
     logits: Floats
 
     def __len__(self) -> int:
@@ -41,9 +39,27 @@ class Anchors:
 
     def __getitem__(self, chosen: Indices) -> Anchors:
         """Those of the indices ``chosen``, in its order."""
-        return Anchors(
-            self.level[chosen], self.anchor[chosen], self.row[chosen], self.column[chosen], self.logits[chosen]
-        )
+        return Anchors(self.places[chosen], self.logits[chosen])
+
+    @property
+    def level(self) -> Indices:
+        """The level of each, (n,)."""
+        return self.places[:, 0]
+
+    @property
+    def anchor(self) -> Indices:
+        """Which of the anchors at its position each is, (n,)."""
+        return self.places[:, 1]
+
+    @property
+    def row(self) -> Indices:
+        """The row of each in its level's maps, (n,)."""
+        return self.places[:, 2]
+
+    @property
+    def column(self) -> Indices:
+        """The column of each in its level's maps, (n,)."""
+        return self.places[:, 3]
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,11 @@ class Pyramid:
             sides[i, : len(level.anchors_px)] = level.anchors_px
         strides = np.array([level.stride for level in stage.levels], np.float32)
         return cls(strides, sides, np.array(stage.variances, np.float32))
+
+    @cached_property
+    def packed(self) -> bytes:
+        """As the C structure ef_pyramid, which points into the arrays."""
+        return packed_pyramid(self)
 
 
 def logit(probability: float) -> float:
@@ -92,54 +113,50 @@ def keep_anchors(scores: Sequence[RawMap], threshold_logit: float, limit: int) -
     kernels = library()
     if kernels is None:
         return keep_anchors_reference(scores, threshold_logit, limit)
-    places, logits = decoding.keep_anchors(kernels, scores, threshold_logit, limit)
-    return Anchors(*places, logits)
+    return Anchors(*decoding.keep_anchors(kernels, scores, threshold_logit, limit))
 
 
 def keep_anchors_reference(scores: Sequence[RawMap], threshold_logit: float, limit: int) -> Anchors:
     """``keep_anchors`` in NumPy."""
-    found = []
+    places, logits = [], []
     for level, raw in enumerate(scores):
         score = raw.real()
         if score.size and math.isnan(score.max()):
             raise FloatingPointError("a score is not a number")
         row, column, anchor = np.nonzero(score.transpose(1, 2, 0) >= np.float32(threshold_logit))
-        found.append(Anchors(np.full_like(row, level), anchor, row, column, score[anchor, row, column]))
-    kept = Anchors(
-        np.concatenate([f.level for f in found]),
-        np.concatenate([f.anchor for f in found]),
-        np.concatenate([f.row for f in found]),
-        np.concatenate([f.column for f in found]),
-        np.concatenate([f.logits for f in found]),
-    )
+        places.append(np.stack((np.full_like(row, level), anchor, row, column), axis=1))
+        logits.append(score[anchor, row, column])
+    kept = Anchors(np.concatenate(places), np.concatenate(logits))
     if len(kept) <= limit:
         return kept
     return kept[np.sort(np.argsort(-kept.logits, kind="stable")[:limit])]
 
 
 def best_boxes(
-    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float
+    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float, scale: Scale = (1.0, 1.0)
 ) -> tuple[Indices, Floats]:
-    """The boxes (n, 4) of kept anchors, and the indices (m,) of those that suppression by their logits leaves, best
-    first: ``decode_boxes_reference`` and ``nms``.
+    """Decode boxes and suppress by their logits: the indices (m,) of the anchors that stay, best first, and their boxes
+    (m, 4).
 
-    ``maps`` are one (4A, H, W) a level, None where no anchor of it was kept. Raises FloatingPointError when a box is
-    not finite, and IndexError when an anchor is outside its map.
+    ``maps`` are one (4A, H, W) a level, None where no anchor of it was kept. The boxes are x1 y1 x2 y2 in pixels of a
+    picture of which ``scale`` (x, y) pixels of the net's input are one. Raises FloatingPointError when a box is not
+    finite, and IndexError when an anchor is outside its map.
     """
     kernels = library()
     if kernels is None:
-        return best_boxes_reference(maps, kept, pyramid, iou_threshold)
-    return decoding.best_boxes(kernels, maps, kept, pyramid, iou_threshold)
+        return best_boxes_reference(maps, kept, pyramid, iou_threshold, scale)
+    return decoding.best_boxes(kernels, maps, kept, pyramid, iou_threshold, scale)
 
 
 def best_boxes_reference(
-    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float
+    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float, scale: Scale = (1.0, 1.0)
 ) -> tuple[Indices, Floats]:
     """``best_boxes`` in NumPy."""
     boxes = decode_boxes_reference(maps, kept, pyramid)
     if not np.isfinite(boxes).all():
         raise FloatingPointError("a box is not finite")
-    return nms_reference(boxes, kept.logits, iou_threshold), boxes
+    best = nms_reference(boxes, kept.logits, iou_threshold)
+    return best, boxes[best] / np.array([*scale, *scale], np.float32)
 
 
 def decode_boxes_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
@@ -157,26 +174,31 @@ def decode_boxes_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid
     return by_level(kept, len(maps), (4,), boxes)
 
 
-def decode_landmarks(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
-    """Five points (n, 5, 2) of kept anchors in pixels of the net's input.
+def decode_landmarks(
+    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, scale: Scale = (1.0, 1.0)
+) -> Floats:
+    """Five points (n, 5, 2) of kept anchors, in pixels as those of ``best_boxes``.
 
     ``maps`` are one (10A, H, W) a level, None where no anchor of it was kept. Raises IndexError when an anchor is
     outside its map.
     """
     kernels = library()
     if kernels is None:
-        return decode_landmarks_reference(maps, kept, pyramid)
-    return decoding.decode_landmarks(kernels, maps, kept, pyramid)
+        return decode_landmarks_reference(maps, kept, pyramid, scale)
+    return decoding.decode_landmarks(kernels, maps, kept, pyramid, scale)
 
 
-def decode_landmarks_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
+def decode_landmarks_reference(
+    maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, scale: Scale = (1.0, 1.0)
+) -> Floats:
     """``decode_landmarks`` in NumPy."""
+    per_axis = np.array(scale, np.float32)
 
     def points(i: int, here: Anchors) -> Floats:
         offsets = _at(maps[i], here, 10).reshape(-1, 5, 2)
         centre, side = _geometry(here, pyramid, i)
         with np.errstate(over="ignore", invalid="ignore"):
-            found: Floats = centre[:, None, :] + offsets * pyramid.variances[0] * side[:, None, None]
+            found: Floats = (centre[:, None, :] + offsets * pyramid.variances[0] * side[:, None, None]) / per_axis
         return found
 
     return by_level(kept, len(maps), (5, 2), points)
@@ -209,9 +231,24 @@ def _geometry(kept: Anchors, pyramid: Pyramid, level: int) -> tuple[Floats, Floa
 
 def pose_degrees(logits: Floats, stage: PoseStage) -> Floats:
     """Pitch, yaw and roll in degrees (P, 3) from (3 * bins, 1, P): the expected bin centre (mos.txt, section 3.2.1)."""
+    kernels = library()
+    if kernels is None:
+        return pose_degrees_reference(logits, stage)
     bins = logits.reshape(3, stage.bins, -1)
-    weights = np.exp(bins - bins.max(axis=1, keepdims=True))
+    return decoding.pose_degrees(kernels, bins, stage.bins, stage.bin_deg, stage.first_centre_deg)
+
+
+def pose_degrees_reference(logits: Floats, stage: PoseStage) -> Floats:
+    """``pose_degrees`` in NumPy."""
+    bins = logits.reshape(3, stage.bins, -1)
+    weights = exp(bins - bins.max(axis=1, keepdims=True))
     index = np.arange(stage.bins, dtype=np.float32)[None, :, None]
-    expected = (weights * index).sum(axis=1) / weights.sum(axis=1)
+    expected = _sum_in_order(weights * index) / _sum_in_order(weights)
     degrees: Floats = (expected * np.float32(stage.bin_deg) + np.float32(stage.first_centre_deg)).T
     return np.ascontiguousarray(degrees)
+
+
+def _sum_in_order(values: Floats) -> Floats:
+    """Sums over axis 1 from its first element on, which NumPy's sum leaves open."""
+    total: Floats = np.add.accumulate(values, axis=1)[:, -1]
+    return total

@@ -162,29 +162,22 @@ class Detector:
         return net_input(self._net, self._dense, image, self.size_px, out)
 
     def _faces(self, run: _TimedRun, boxed: NetInput) -> Faces:
-        levels, pyramid = self._dense.levels, self._pyramid
+        levels, pyramid, scale = self._dense.levels, self._pyramid, (boxed.scale_x, boxed.scale_y)
         try:
             kept = keep_anchors(
                 [self._map(run, level.score, len(level.anchors_px)) for level in levels],
                 logit(self.score), MAX_CANDIDATES,
             )  # fmt: skip
-            best, boxes = best_boxes(
-                self._maps(run, kept, [level.box for level in levels], 4), kept, pyramid, self.nms_iou
-            )
+            maps = self._maps(run, kept, [level.box for level in levels], 4)
+            best, boxes = best_boxes(maps, kept, pyramid, self.nms_iou, scale)
         except FloatingPointError as error:
             raise EngineError(f"{self.bundle.name}: {error}: use an fp32 bundle") from None
         kept = kept[best]
-        per_axis = np.array([boxed.scale_x, boxed.scale_y], np.float32)
-        landmarks = None
+        points = None
         names = [level.landmarks for level in levels if level.landmarks is not None]
         if names:
-            landmarks = decode_landmarks(self._maps(run, kept, names, 10), kept, pyramid) / per_axis
-        return Faces(
-            boxes=(boxes[best].reshape(-1, 2, 2) / per_axis).reshape(-1, 4),
-            scores=sigmoid(kept.logits),
-            landmarks=landmarks,
-            pose=self._degrees(run, kept),
-        )
+            points = decode_landmarks(self._maps(run, kept, names, 10), kept, pyramid, scale)
+        return Faces(boxes, sigmoid(kept.logits), points, self._degrees(run, kept))
 
     def _maps(self, run: _TimedRun, kept: Anchors, names: Sequence[str], per_anchor: int) -> list[RawMap | None]:
         """The map of each level that has kept anchors; the others are not asked for, and so not computed by ncnn."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels import library
 from edgeface.runtime.kernels.arrays import address, done
-from edgeface.runtime.kernels.maps import maps_to_c
+from edgeface.runtime.kernels.maps import packed_maps
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -31,25 +31,23 @@ def gather_patches(features: RawMap, row: Indices, column: Indices, patch: int) 
     """
     if row.ndim != 1 or row.shape != column.shape or patch < 1:
         raise ValueError(f"rows {row.shape}, columns {column.shape} and a patch of {patch} give no patches")
-    _, height, width = features.values.shape
-    if len(row) and (min(row.min(), column.min()) < 0 or row.max() >= height or column.max() >= width):
-        raise IndexError(f"a position lies outside a map of {height} x {width}")
     kernels = library()
     if kernels is None:
         return gather_patches_reference(features, row, column, patch)
-    described, _held = maps_to_c([features])
+    packed, _held = packed_maps([features])
     row, column = np.ascontiguousarray(row, np.int64), np.ascontiguousarray(column, np.int64)
     patches = np.empty((features.values.shape[0], patch, patch * len(row)), np.float32)
-    done(
-        kernels.ef_gather_patches(described, len(row), address(row), address(column), patch, address(patches)),
-        "ef_gather_patches",
-    )
+    result = kernels.ef_gather_patches(packed, len(row), address(row), address(column), patch, address(patches))
+    if result < 0:
+        raise _outside(features)
     return patches
 
 
 def gather_patches_reference(features: RawMap, row: Indices, column: Indices, patch: int) -> Floats:
-    """``gather_patches`` in NumPy, of arguments that fit."""
+    """``gather_patches`` in NumPy."""
     channels, height, width = features.values.shape
+    if ((row < 0) | (row >= height) | (column < 0) | (column >= width)).any():
+        raise _outside(features)
     steps = np.arange(patch) - patch // 2
     rows, columns = row[:, None] + steps, column[:, None] + steps
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
@@ -77,13 +75,13 @@ def roi_align(features: RawMap, boxes: Floats, out: int | tuple[int, int], scale
     kernels = library()
     if kernels is None:
         return roi_align_reference(features, boxes, (high, wide), scale, sampling)
-    described, _held = maps_to_c([features])
+    packed, _held = packed_maps([features])
     boxes = np.ascontiguousarray(boxes)
     samples = np.empty((high + wide) * sampling * _SAMPLE_BYTES, np.uint8)
     regions = np.empty((len(boxes), features.values.shape[0], high, wide), np.float32)
     done(
         kernels.ef_roi_align(
-            described, len(boxes), address(boxes), scale, high, wide, sampling, address(samples), address(regions)
+            packed, len(boxes), address(boxes), scale, high, wide, sampling, address(samples), address(regions)
         ),
         "ef_roi_align",
     )
@@ -130,3 +128,7 @@ def _samples(start: np.float32, end: np.float32, bins: int, sampling: int, lengt
     high_weight = np.where(high == low, np.float32(0), at - low.astype(np.float32))
     return low, high, one - high_weight, high_weight, inside
 
+
+def _outside(features: RawMap) -> IndexError:
+    _, height, width = features.values.shape
+    return IndexError(f"a position lies outside a map of {height} x {width}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,73 +10,74 @@ from numpy.typing import NDArray
 
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels.arrays import address, done
-from edgeface.runtime.kernels.maps import anchors_to_c, maps_to_c, pyramid_to_c
+from edgeface.runtime.kernels.maps import packed_maps
 
 if TYPE_CHECKING:
     from edgeface.runtime.decode import Anchors, Pyramid
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Scale = tuple[float, float]
 
 _NO_NUMBER, _NOT_FINITE = -2, -3    # EF_NO_NUMBER of ef_anchors.c, EF_NOT_FINITE of ef_boxes.c
 _ROOM = 256     # anchors: more than most pictures have, so that most need one call
 _LARGEST = (1 << 31) - 1
 
 
-def keep_anchors(
-    library: Any, scores: Sequence[RawMap], threshold_logit: float, limit: int
-) -> tuple[Indices, Floats]:
-    """(4, n): level, anchor, row, column; and the logits (n,). Raises FloatingPointError for a score that is none."""
-    described, held = maps_to_c(scores)
+def keep_anchors(library: Any, scores: Sequence[RawMap], threshold_logit: float, limit: int) -> tuple[Indices, Floats]:
+    """Places (n, 4) and logits (n,); raises FloatingPointError for a score that is not a number."""
+    maps, held = packed_maps(scores)
     limit = min(limit, _LARGEST)
     room = min(_ROOM, limit)
     while True:
-        places, logits = np.empty((4, room), np.int64), np.empty(room, np.float32)
-        first = address(places)
-        found = library.ef_keep_anchors(
-            len(held), described, threshold_logit, limit, room,
-            first, first + 8 * room, first + 16 * room, first + 24 * room, address(logits),
-        )  # fmt: skip
+        places, logits = np.empty((room, 4), np.int64), np.empty(room, np.float32)
+        found = library.ef_keep_anchors(len(held), maps, threshold_logit, limit, room, address(places), address(logits))
         if found == _NO_NUMBER:
             raise FloatingPointError("a score is not a number")
-        if done(found, "keep_anchors") <= room:
-            return places[:, :found], logits[:found]
+        if done(found, "ef_keep_anchors") <= room:
+            return places[:found], logits[:found]
         room = found
 
 
 def best_boxes(
-    library: Any, maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float
+    library: Any, maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float, scale: Scale
 ) -> tuple[Indices, Floats]:
-    """Indices (m,) of what stays, best first, and the boxes (n, 4) of all.
-
-    Raises FloatingPointError for a box that is not finite, and IndexError for an anchor outside its map.
-    """
+    """Indices (m,) and boxes (m, 4) of what stays; errors as those of ``decode.best_boxes``."""
     n = len(kept)
-    described, _maps = maps_to_c(maps)
-    anchors, _anchors = anchors_to_c(kept)
-    boxes, best = np.empty((n, 4), np.float32), np.empty(n, np.int64)
-    room = np.empty((7, n), np.int32)
-    first = address(room)
+    packed, _held = packed_maps(maps)
+    places, logits = np.ascontiguousarray(kept.places), np.ascontiguousarray(kept.logits)
+    boxes, best, room = np.empty((n, 4), np.float32), np.empty(n, np.int64), np.empty(11 * n, np.float32)
     count = library.ef_best_boxes(
-        ctypes.byref(pyramid_to_c(pyramid)), described, ctypes.byref(anchors), iou_threshold,
-        address(boxes), first, first + 20 * n, first + 24 * n, address(best),
+        pyramid.packed, packed, n, address(places), address(logits), iou_threshold, *scale,
+        address(boxes), address(best), address(room),
     )  # fmt: skip
     if count == _NOT_FINITE:
         raise FloatingPointError("a box is not finite")
-    return best[: _inside(count)], boxes
+    return best[: _inside(count)], boxes[:count]
 
 
-def decode_landmarks(library: Any, maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
+def decode_landmarks(
+    library: Any, maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, scale: Scale
+) -> Floats:
     """Points (n, 5, 2); raises IndexError for an anchor outside its map."""
-    described, _maps = maps_to_c(maps)
-    anchors, _anchors = anchors_to_c(kept)
+    packed, _held = packed_maps(maps)
+    places = np.ascontiguousarray(kept.places)
     points = np.empty((len(kept), 5, 2), np.float32)
     _inside(
-        library.ef_decode_landmarks(
-            ctypes.byref(pyramid_to_c(pyramid)), described, ctypes.byref(anchors), address(points)
-        )
+        library.ef_decode_landmarks(pyramid.packed, packed, len(kept), address(places), *scale, address(points))
     )
     return points
+
+
+def pose_degrees(library: Any, logits: Floats, bins: int, bin_deg: float, first_centre_deg: float) -> Floats:
+    """(P, 3) from (3, bins, P)."""
+    logits = np.ascontiguousarray(logits)
+    degrees = np.empty((logits.shape[2], 3), np.float32)
+    done(
+        library.ef_pose_degrees(len(degrees), address(logits), bins, bin_deg, first_centre_deg, address(degrees)),
+        "ef_pose_degrees",
+    )
+    return degrees
 
 
 def nms(library: Any, boxes: Floats, scores: Floats, iou_threshold: float) -> Indices:
@@ -89,7 +89,7 @@ def nms(library: Any, boxes: Floats, scores: Floats, iou_threshold: float) -> In
     count = library.ef_nms(
         n, address(boxes), address(scores), iou_threshold, first, first + 20 * n, first + 24 * n, address(kept)
     )
-    return kept[: done(count, "nms")]
+    return kept[: done(count, "ef_nms")]
 
 
 def sigmoid(library: Any, logits: Floats) -> Floats:

@@ -7,7 +7,7 @@ enum { EF_NO_NUMBER = -2, BLOCK = 16, DIGIT_BITS = 11, DIGITS = 1 << DIGIT_BITS 
 typedef struct {
     float threshold;
     int32_t limit, capacity;
-    int64_t *level, *anchor, *row, *column;
+    ef_anchor *anchors;
     float *logits;
     int64_t found;
     /* Of more than `limit` anchors those stay whose key is above `cut`, and `ties` of those that have it. */
@@ -19,8 +19,8 @@ typedef struct {
 typedef void on_anchor(search *s, float logit, int32_t level, int32_t anchor, int32_t row, int32_t column);
 
 EF_API int32_t ef_keep_anchors(
-    int32_t levels, const ef_map *scores, float threshold, int32_t limit, int32_t capacity, int64_t *level,
-    int64_t *anchor, int64_t *row, int64_t *column, float *logits);
+    int32_t levels, const ef_map *scores, float threshold, int32_t limit, int32_t capacity, ef_anchor *anchors,
+    float *logits);
 
 /* Whether one of 16 values is not below the threshold; a NaN is not. */
 static inline int any_float(const float *v, float threshold)
@@ -128,12 +128,8 @@ static int scan(search *s, on_anchor *tell, const ef_map *map, int32_t level)
 static void write(search *s, float logit, int32_t level, int32_t anchor, int32_t row, int32_t column)
 {
     if (s->found < s->capacity) {
-        int64_t i = s->found;
-        s->level[i] = level;
-        s->anchor[i] = anchor;
-        s->row[i] = row;
-        s->column[i] = column;
-        s->logits[i] = logit;
+        s->anchors[s->found] = (ef_anchor){level, anchor, row, column};
+        s->logits[s->found] = logit;
     }
     s->found++;
 }
@@ -186,14 +182,14 @@ static void find_cut(search *s, int32_t levels, const ef_map *scores)
  * the call must be made again with more room. EF_NO_NUMBER when a score is not a number.
  */
 int32_t ef_keep_anchors(
-    int32_t levels, const ef_map *scores, float threshold, int32_t limit, int32_t capacity, int64_t *level,
-    int64_t *anchor, int64_t *row, int64_t *column, float *logits)
+    int32_t levels, const ef_map *scores, float threshold, int32_t limit, int32_t capacity, ef_anchor *anchors,
+    float *logits)
 {
     if (limit < 1 || capacity < 1)
         return EF_REFUSED;
     search s;
     s.threshold = threshold, s.limit = limit, s.capacity = ef_min(capacity, limit);
-    s.level = level, s.anchor = anchor, s.row = row, s.column = column, s.logits = logits;
+    s.anchors = anchors, s.logits = logits;
     s.found = 0, s.cut = 0, s.cut_bits = 0;
     for (int32_t i = 0; i < levels; i++)
         if (!scan(&s, write, &scores[i], i))

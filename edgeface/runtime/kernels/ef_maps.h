@@ -23,12 +23,10 @@ static inline int64_t ef_place(const ef_map *map, int64_t channel, int64_t row, 
     return channel * map->step_c + row * map->step_y + column * map->step_x;
 }
 
-/* Anchors that were kept, n of each: their level, their place in its maps, and their logits. */
+/* The place of a kept anchor: its level, and where it is in that level's maps. */
 typedef struct {
-    int32_t n;
-    const int64_t *level, *anchor, *row, *column;
-    const float *logits;
-} ef_anchors;
+    int64_t level, anchor, row, column;
+} ef_anchor;
 
 /* What the levels of a dense stage have in common with their maps' geometry, in pixels of the net's input. */
 typedef struct {

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeface.errors import InstallError
 
-ABI = 1     # EF_ABI of ef_common.h
+ABI = 2     # EF_ABI of ef_common.h
 FILE_NAME = "libedgeface_kernels.so"
 CHOICE = "EDGEFACE_KERNELS"     # "off", or the path of another build
 
@@ -31,9 +31,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         _I32,
         [_I32, _ARRAY, _I64, _ARRAY, _I64, *[_I32] * 8, _I32, _ARRAY, _I32, _I32, _FLOAT, _FLOAT, _ARRAY, _I64],
     ),
-    "ef_keep_anchors": (_I32, [_I32, _ARRAY, _FLOAT, _I32, _I32, *[_ARRAY] * 5]),
-    "ef_best_boxes": (_I32, [_ARRAY, _ARRAY, _ARRAY, _FLOAT, *[_ARRAY] * 5]),
-    "ef_decode_landmarks": (_I32, [_ARRAY] * 4),
+    "ef_keep_anchors": (_I32, [_I32, _ARRAY, _FLOAT, _I32, _I32, _ARRAY, _ARRAY]),
+    "ef_best_boxes": (_I32, [_ARRAY, _ARRAY, _I32, _ARRAY, _ARRAY, *[_FLOAT] * 3, *[_ARRAY] * 3]),
+    "ef_decode_landmarks": (_I32, [_ARRAY, _ARRAY, _I32, _ARRAY, _FLOAT, _FLOAT, _ARRAY]),
+    "ef_pose_degrees": (_I32, [_I32, _ARRAY, _I32, _FLOAT, _FLOAT, _ARRAY]),
     "ef_nms": (_I32, [_I32, _ARRAY, _ARRAY, _FLOAT, *[_ARRAY] * 4]),
     "ef_sigmoid": (None, [_I32, _ARRAY, _ARRAY]),
     "ef_gather_patches": (_I32, [_ARRAY, _I32, _ARRAY, _ARRAY, _I32, _ARRAY]),
