@@ -201,10 +201,10 @@ def unpack(packages: Sequence[Package], directory: Path) -> None:
             raise DeviceError(f"{package.path}: not the file that Debian's lists name: removed: try again")
         run([dpkg, "-x", package.path, directory], what=f"{name} cannot be unpacked", timeout_s=_UNPACK_TIMEOUT_S,
             next_step="see that its folder can be written, then try again")
-    _make_links_relative(directory)
+    make_links_relative(directory)
 
 
-def _make_links_relative(directory: Path) -> None:
+def make_links_relative(directory: Path) -> None:
     """An absolute link leads out of the folder, to a file of the host or to none."""
     for folder, folders, files in os.walk(directory):
         for path in (Path(folder, name) for name in (*folders, *files)):

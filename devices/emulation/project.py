@@ -56,12 +56,11 @@ class Own(NamedTuple):
 
 
 def choose(wheel: Path | None) -> Own:
-    """The ``wheel`` that is given, or one of this clone, or the published one of this version.
+    """The ``wheel`` that is given and was checked, or one of this clone, or the published one of this version.
 
-    Raises DeviceError for a wheel that is none, or for another processor. ``provide`` raises DeviceError, InstallError.
+    ``provide`` raises DeviceError, InstallError, OutputError.
     """
     if wheel is not None:
-        wheels.check_wheel(wheel)
         return Own(sha256(wheel), f"installing {wheel.name}", lambda _directory: wheel)
     tree = source_tree()
     if tree is not None:

@@ -101,6 +101,9 @@ def ensure_root(board: Board, *, wheel: Path | None = None, progress: Progress =
     another processor, OutputError for a full disk.
     """
     qemu = find_qemu()
+    if wheel is not None:
+        # Before there is a folder for the board.
+        wheels.check_wheel(wheel)
     home = cache_directory() / board.name
     with locked(home / "lock", progress):
         making = _Making(board, home, qemu, progress)

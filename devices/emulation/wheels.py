@@ -36,6 +36,8 @@ def check_wheel(path: Path) -> None:
 
     Looks at the name and at the compiled files, since a name can be wrong.
     """
+    if not path.is_file():
+        raise DeviceError(f"{path}: no such file: make the wheel with python cross/build_wheel.py")
     found = _NAME.fullmatch(path.name)
     if found is None or not zipfile.is_zipfile(path):
         raise DeviceError(f"{path}: no wheel: give edgeface-*.whl as python cross/build_wheel.py makes it")
