@@ -1,0 +1,176 @@
+"""Every kernel on seeded inputs, in C and by its reference, for comparing them to the last bit on any machine.
+
+A case gives arrays by name; ``run(name)`` and ``run(name, use_c=False)`` must give the same. The inputs are made of
+integers, so that they are the same everywhere, and with them the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.errors import InstallError, UnknownNameError
+from edgeface.registry import Registry
+from edgeface.runtime import decode, exponential, nms, roi
+from edgeface.runtime.decode import Anchors, Pyramid
+from edgeface.runtime.engines import RawMap
+from edgeface.runtime.kernels.library import library, status
+
+Arrays = dict[str, NDArray[Any]]
+Case = Callable[[bool], Arrays]
+
+case: Registry[Case] = Registry("kernel case", UnknownNameError)
+"""Functions of ``use_c`` by name."""
+
+_PYRAMID = Pyramid(
+    np.array([8, 16, 32], np.float32),
+    np.array([[16, 32], [64, 128], [256, 512]], np.float32),
+    np.array([0.1, 0.2], np.float32),
+)
+_SHAPES = ((17, 35), (8, 16), (3, 5))
+
+
+def cases() -> list[str]:
+    """The names of all cases."""
+    return case.names()
+
+
+def run(name: str, use_c: bool = True) -> Arrays:
+    """The outputs of a case, from the C kernels or from the reference.
+
+    Raises UnknownNameError, and InstallError when ``use_c`` is asked for where there are no C kernels.
+    """
+    compute = case.get(name)
+    if use_c and library() is None:
+        raise InstallError(f"the C kernels are needed here: {status().text}")
+    return compute(use_c)
+
+
+def _reals(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> NDArray[np.float32]:
+    """Float32 in ``low`` to ``high``, from integers."""
+    steps = rng.integers(0, 1 << 20, shape).astype(np.float32) * np.float32(2**-20)
+    values: NDArray[np.float32] = steps * np.float32(high - low) + np.float32(low)
+    return values
+
+
+def _layouts(seed: int, channels: int, low: float, high: float) -> Iterator[tuple[str, list[RawMap]]]:
+    """One map a level in every layout and type that engines give."""
+    rng = np.random.default_rng(seed)
+    planes = [_reals(rng, (channels, *shape), low, high) for shape in _SHAPES]
+    yield "planes", [RawMap(p) for p in planes]
+    yield "channels-last", [RawMap(np.ascontiguousarray(p.transpose(1, 2, 0)).transpose(2, 0, 1)) for p in planes]
+    padded = [np.zeros((channels, h, w + 3), np.float32) for h, w in _SHAPES]
+    for wide, p in zip(padded, planes, strict=True):
+        wide[:, :, :-3] = p
+    yield "padded", [RawMap(p[:, :, :-3]) for p in padded]
+    yield "turned", [RawMap(np.ascontiguousarray(p.transpose(0, 2, 1)).transpose(0, 2, 1)) for p in planes]
+    scale = max(abs(low), abs(high)) / 127
+    levels = [np.rint(p / np.float32(scale)).astype(np.int8) for p in planes]
+    yield "int8 planes", [RawMap(p, scale) for p in levels]
+    last = [np.ascontiguousarray(p.transpose(1, 2, 0)).transpose(2, 0, 1) for p in levels]
+    yield "int8 channels-last", [RawMap(p, scale) for p in last]
+
+
+def _anchors(seed: int, n: int, equal: bool = False) -> Anchors:
+    """Anchors anywhere in the maps of ``_layouts``, in any order, with logits that are often equal."""
+    rng = np.random.default_rng(seed)
+    level = rng.integers(0, len(_SHAPES), n)
+    sides = np.array(_SHAPES)[level]
+    row, column = rng.integers(0, sides[:, 0]), rng.integers(0, sides[:, 1])
+    places = np.stack((level, rng.integers(0, 2, n), row, column), axis=1)
+    return Anchors(places, np.zeros(n, np.float32) if equal else rng.integers(-8, 8, n).astype(np.float32))
+
+
+@case("exp")
+def _exp(use_c: bool) -> Arrays:
+    # sigmoid is exp's only door in C: 1 / (1 + e) and e / (1 + e) show every bit of e that boxes could.
+    bits = np.arange(0, 1 << 32, 65_521, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    x = np.concatenate((bits[~np.isnan(bits)], _reals(np.random.default_rng(0), (20_000,), -104, 89)))
+    with np.errstate(all="ignore"):
+        return {"sigmoid": (decode.sigmoid if use_c else exponential.sigmoid_reference)(x)}
+
+
+@case("keep_anchors")
+def _keep_anchors(use_c: bool) -> Arrays:
+    keep = decode.keep_anchors if use_c else decode.keep_anchors_reference
+    found: Arrays = {}
+    for layout, maps in _layouts(1, 2, -8, 8):
+        for threshold, limit in ((7.9, 5000), (0.0, 5000), (0.0, 100), (-9.0, 1), (-np.inf, 300), (np.inf, 10)):
+            kept = keep(maps, threshold, limit)
+            found[f"{layout}, {threshold}, {limit}: places"] = kept.places
+            found[f"{layout}, {threshold}, {limit}: logits"] = kept.logits
+    rng = np.random.default_rng(2)
+    ties = [RawMap(rng.integers(-2, 3, (3, *shape)).astype(np.float32) * np.float32(-0.0)) for shape in _SHAPES]
+    found["ties"] = keep(ties, -1.0, 400).places
+    return found
+
+
+@case("best_boxes")
+def _best_boxes(use_c: bool) -> Arrays:
+    best = decode.best_boxes if use_c else decode.best_boxes_reference
+    found: Arrays = {}
+    for layout, maps in _layouts(3, 8, -4, 4):
+        for n, equal, iou in ((0, False, 0.4), (1, False, 0.4), (700, False, 0.4), (300, True, 0.0), (300, False, 1.0)):
+            indices, boxes = best(maps, _anchors(n, n, equal), _PYRAMID, iou, (0.7, 1.3))
+            found[f"{layout}, {n}, {iou}: indices"], found[f"{layout}, {n}, {iou}: boxes"] = indices, boxes
+    return found
+
+
+@case("decode_landmarks")
+def _decode_landmarks(use_c: bool) -> Arrays:
+    points = decode.decode_landmarks if use_c else decode.decode_landmarks_reference
+    return {
+        layout: points(maps, _anchors(5, 200), _PYRAMID, (0.7, 1.3)) for layout, maps in _layouts(4, 20, -4, 4)
+    }
+
+
+@case("nms")
+def _nms(use_c: bool) -> Arrays:
+    suppress = nms.nms if use_c else nms.nms_reference
+    rng = np.random.default_rng(6)
+    found: Arrays = {}
+    for n in (0, 1, 2, 3, 64, 1000):
+        corners = rng.integers(0, 40, (n, 2)).astype(np.float32)
+        boxes = np.concatenate((corners, corners + rng.integers(-1, 12, (n, 2)).astype(np.float32)), axis=1)
+        scores = rng.integers(-4, 4, n).astype(np.float32)
+        for iou in (0.0, 1 / 3, 0.5, 1.0):
+            found[f"{n}, {iou}"] = suppress(boxes, scores, iou)
+    return found
+
+
+@case("pose_degrees")
+def _pose_degrees(use_c: bool) -> Arrays:
+    from edgeface.bundle import PoseStage
+
+    degrees = decode.pose_degrees if use_c else decode.pose_degrees_reference
+    stage = PoseStage([], "patches", "logits", 3, 66, 3.0, -97.5)
+    rng = np.random.default_rng(7)
+    return {f"{n}": degrees(_reals(rng, (198, 1, n), -20, 20), stage) for n in (0, 1, 2, 17)}
+
+
+@case("gather_patches")
+def _gather_patches(use_c: bool) -> Arrays:
+    gather = roi.gather_patches if use_c else roi.gather_patches_reference
+    kept = _anchors(8, 60)
+    here = kept[np.nonzero(kept.level == 0)[0]]
+    return {
+        f"{layout}, {patch}": gather(maps[0], here.row, here.column, patch)
+        for layout, maps in _layouts(9, 5, -4, 4)
+        for patch in (1, 2, 3, 5)
+    }
+
+
+@case("roi_align")
+def _roi_align(use_c: bool) -> Arrays:
+    align = roi.roi_align if use_c else roi.roi_align_reference
+    rng = np.random.default_rng(10)
+    corners = _reals(rng, (25, 2), -60, 300)
+    boxes = np.concatenate((corners, corners + _reals(rng, (25, 2), -10, 250)), axis=1)
+    return {
+        f"{layout}, {out}, {sampling}": align(maps[0], boxes, out, 0.125, sampling)
+        for layout, maps in _layouts(11, 5, -4, 4)
+        for out, sampling in (((14, 14), 2), ((3, 5), 1), ((1, 1), 4))
+    }
