@@ -21,7 +21,7 @@ def test_c_is_the_reference_to_the_last_bit(name: str) -> None:
         expected = reference[key]
         assert (array.dtype, array.shape) == (expected.dtype, expected.shape), key
         assert array.tobytes() == expected.tobytes(), f"{key}: {np.sum(array != expected)} values differ"
-    assert sum(array.size for array in ours.values()) > 100
+    assert sum(array.size for array in ours.values()) > 50
 
 
 def test_an_unknown_case_is_named() -> None:
