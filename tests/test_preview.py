@@ -20,7 +20,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from edgeface.errors import OptionError, OutputError
 from edgeface.stream.controls import Controls
-from edgeface.stream.preview import Board, PreviewServer, choose_token, is_loopback
+from edgeface.stream.preview.access import choose_token, is_loopback
+from edgeface.stream.preview.board import Board
+from edgeface.stream.preview.page import Page
+from edgeface.stream.preview.server import Server
 from preview_shots import SOURCE, result, shot, status
 
 TOKEN = "a-token-of-good-length"
@@ -36,19 +39,19 @@ def picture() -> NDArray[np.uint8]:
 @contextmanager
 def serving(
     token: str | None = None, most_viewers: int = 4, **options: Any
-) -> Iterator[tuple[Board, PreviewServer, Controls]]:
+) -> Iterator[tuple[Board, Server, Controls]]:
     controls = Controls(0.5, 320)
     board = Board(SOURCE, controls, **options)
-    server = PreviewServer(
-        board, controls, bind="127.0.0.1", port=0, token=token, most_viewers=most_viewers
-    )
+    routes = Page(board, controls, most_viewers=most_viewers).routes()
+    server = Server(routes, bind="127.0.0.1", port=0, token=token, on_start=board.attach)
     try:
         yield board, server, controls
     finally:
+        board.close()
         server.close()
 
 
-def get(server: PreviewServer, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+def get(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE_S)
     connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     answer = connection.getresponse()
@@ -57,7 +60,7 @@ def get(server: PreviewServer, path: str, **headers: str) -> tuple[int, dict[str
     return got
 
 
-def live(server: PreviewServer, query: str = "", **headers: str) -> ClientConnection:
+def live(server: Server, query: str = "", **headers: str) -> ClientConnection:
     return connect(f"ws://127.0.0.1:{server.port}/live{query}", open_timeout=DEADLINE_S, additional_headers=headers)
 
 
@@ -187,6 +190,13 @@ def test_the_right_token_becomes_a_cookie_and_leaves_the_address() -> None:
             until(lambda: board.viewers == 1)
 
 
+def test_a_program_may_send_the_token_as_a_bearer() -> None:
+    with serving(TOKEN) as (_, server, _):
+        assert get(server, "/faces.json", Authorization=f"Bearer {TOKEN}")[0] == 200
+        assert get(server, "/faces.json", Authorization="Bearer wrong")[0] == 401
+        assert get(server, "/faces.json", Authorization=f"Basic {TOKEN}")[0] == 401
+
+
 def test_another_sites_name_and_another_sites_page_are_refused() -> None:
     with serving() as (_, server, _):
         assert get(server, "/", Host="evil.example")[0] == 403
@@ -220,23 +230,22 @@ def test_hidden_faces_never_leave(astronaut: NDArray[np.uint8]) -> None:
 
 
 def test_a_port_in_use_is_one_line() -> None:
-    with serving() as (_, server, _):
-        board = Board(SOURCE, None)
-        with pytest.raises(OutputError, match=rf"127\.0\.0\.1:{server.port}: .*choose another --port"):
-            PreviewServer(board, None, bind="127.0.0.1", port=server.port, token=None)
-        board.close()
+    with serving() as (_, server, _), pytest.raises(OutputError) as raised:
+        Server([], bind="127.0.0.1", port=server.port, token=None)
+    assert str(raised.value).startswith(f"127.0.0.1:{server.port}: ")
+    assert str(raised.value).endswith("choose another --port or --bind")
 
 
 def test_a_closed_server_lets_viewers_go_and_frees_its_port() -> None:
-    with serving() as (_, server, _):
+    with serving() as (board, server, _):
         with live(server) as viewer:
             viewer.send('{"more": 1}')
+            board.close()
             server.close()
             with pytest.raises(ConnectionClosed):
                 viewer.recv(DEADLINE_S)
         port = server.port
-    board = Board(SOURCE, None)
-    PreviewServer(board, None, bind="127.0.0.1", port=port, token=None).close()
+    Server([], bind="127.0.0.1", port=port, token=None).close()
 
 
 def test_tokens() -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgeface.devices.health import Health, Zone
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from edgeface.stream.controls import Controls
-from edgeface.stream.preview import Board, PreviewServer
+from edgeface.stream.machine import Machine, Warmth
+from edgeface.stream.preview.board import Board
+from edgeface.stream.preview.page import Page as PreviewPage
+from edgeface.stream.preview.server import Server
 from preview_shots import SOURCE, result, shot, status
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,21 +42,28 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+class WarmMachine(Machine):
+    """61.4 degrees, and whatever a test says of throttling."""
+
+    throttled = ""
+
+    def look(self) -> Warmth:
+        return Warmth(Health([Zone("cpu-thermal", 61.4)], [], []), self.throttled)
+
+
 class Stage:
     """A server whose source moves: a new frame every 40 ms, a face that wanders one pixel a frame."""
 
     def __init__(self, token: str | None = None) -> None:
         self.controls = Controls(0.5, 320)
-        self.throttled: str | None = None
-        self.board = Board(SOURCE, self.controls, machine=self._machine)
-        self.server = PreviewServer(self.board, self.controls, bind="127.0.0.1", port=0, token=token)
+        self.machine = WarmMachine()
+        self.board = Board(SOURCE, self.controls, machine=self.machine)
+        routes = PreviewPage(self.board, self.controls).routes()
+        self.server = Server(routes, bind="127.0.0.1", port=0, token=token, on_start=self.board.attach)
         self.url = f"http://127.0.0.1:{self.server.port}/"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._play)
         self._thread.start()
-
-    def _machine(self) -> dict[str, object]:
-        return {"temperatures": [{"name": "cpu-thermal", "celsius": 61.4}], "throttled": self.throttled}
 
     def _play(self) -> None:
         self.board.status(status())
@@ -72,6 +83,7 @@ class Stage:
 
     def close(self) -> None:
         self.pause()
+        self.board.close()
         self.server.close()
 
 
@@ -191,7 +203,7 @@ def test_settings_reach_the_detector(page: Page, stage: Stage) -> None:
 def test_a_source_that_stops_and_heat_are_said(page: Page, stage: Stage) -> None:
     page.goto(stage.url)
     shown_frame(page)
-    stage.throttled = "cpu clock at 1.0 of 1.8 GHz"
+    stage.machine.throttled = "cpu clock at 1.0 of 1.8 GHz"
     page.wait_for_selector("#heat:not([hidden])")
     assert page.inner_text("#heat") == "throttled: cpu clock at 1.0 of 1.8 GHz"
     stage.pause()

@@ -83,6 +83,10 @@ class Guard:
             return PlainTextResponse(_FORBIDDEN, 403)
         if self._token is None or self._matches(_cookie(headers.get("cookie", ""))):
             return None
+        # What programs send that cannot keep a cookie, such as Prometheus.
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._matches(bearer.strip()):
+            return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1]
         if not self._matches(given):
             return PlainTextResponse(_UNAUTHORISED, 401)

@@ -6,7 +6,6 @@ import asyncio
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any
@@ -17,6 +16,7 @@ import msgspec
 from edgeface.drawing import head_axes
 from edgeface.stream.blur import blurred
 from edgeface.stream.controls import Controls
+from edgeface.stream.machine import Machine
 from edgeface.stream.results import Result, frame_record, status_record
 from edgeface.stream.shots import Shot, Status
 
@@ -41,8 +41,7 @@ class Board:
     """Takes results from the loop's thread and hands pictures to coroutines of one event loop.
 
     ``jpeg_quality`` is OpenCV's, 0 to 100; ``hide_faces`` blurs every face before the picture is compressed;
-    ``machine`` gives what is known of the machine's health, as JSON objects, and is asked at most once a second.
-    Nothing is compressed while nobody looks.
+    ``machine`` is asked how warm it is. Nothing is compressed while nobody looks.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Board:
         *,
         jpeg_quality: int = 80,
         hide_faces: bool = False,
-        machine: Callable[[], dict[str, Any]] | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self.viewers = 0
         self._source = source
@@ -60,7 +59,6 @@ class Board:
         self._jpeg_quality = jpeg_quality
         self._hide_faces = hide_faces
         self._machine = machine
-        self._machine_known: tuple[float, dict[str, Any]] = (float("-inf"), {})
         self._status: dict[str, Any] | None = None
         self._moments: deque[float] = deque()
         self._latest: tuple[Shot, Result] | None = None
@@ -122,7 +120,8 @@ class Board:
         settings = None if self._controls is None else self._controls.settings._asdict()
         return {
             "source": self._source, "status": status, "fps": round(rate, 1), "settings": settings,
-            "machine": self._health(now), "viewers": self.viewers, "now": time(),
+            "machine": None if self._machine is None else self._machine.look().record(),
+            "viewers": self.viewers, "now": time(),
         }
 
     def close(self) -> None:
@@ -132,13 +131,6 @@ class Board:
             self._lock.notify()
         self._wake()
         self._thread.join(1.0)
-
-    def _health(self, now: float) -> dict[str, Any]:
-        asked, known = self._machine_known
-        if self._machine is not None and now - asked >= 1.0:
-            known = self._machine()
-            self._machine_known = now, known
-        return known
 
     def _compress(self) -> None:
         while True:

@@ -45,13 +45,15 @@ class SinkContext:
     """What an opener may know of the run: the ``source`` as people may see it, and the rate that it announces.
 
     ``lossless``: the source waits for the loop (every frame of a file is wanted), so a full queue waits as well
-    instead of dropping. ``controls`` are the settings that may be changed while it runs.
+    instead of dropping. ``controls`` are the settings that may be changed while it runs. ``hide_faces``: no picture
+    leaves the process with a face that can be recognised.
     """
 
     source: str
     fps: float | None = None
     lossless: bool = False
     controls: Controls | None = None
+    hide_faces: bool = False
 
 
 SinkOpener = Callable[[str, SinkContext], Sink]
@@ -59,7 +61,12 @@ SinkOpener = Callable[[str, SinkContext], Sink]
 sink: Registry[SinkOpener] = Registry("sink", UnknownSinkError)
 
 # Where a name is registered, imported when it is asked for: a sink's library is loaded when the sink is used.
-_HOMES: Mapping[str, str] = MappingProxyType({"json": "edgeface.stream.sinks.json_lines"})
+_HOMES: Mapping[str, str] = MappingProxyType({
+    "json": "edgeface.stream.sinks.json_lines",
+    "mqtt": "edgeface.stream.sinks.mqtt",
+    "video": "edgeface.stream.sinks.video",
+    "window": "edgeface.stream.sinks.window",
+})
 
 
 def open_sink(name: str, target: str, context: SinkContext) -> Sink:

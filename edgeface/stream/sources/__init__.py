@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from edgeface.errors import InputError, OptionError, UnknownSourceError
+from edgeface.errors import InputError, OptionError, SourceError, UnknownSourceError
 from edgeface.registry import Registry
 
 if TYPE_CHECKING:
-    from edgeface.frames import Frame
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeface.frames import Format, Frame
 
 MAX_SIDE_PX = 8192
 MAX_FPS = 1000.0
@@ -142,6 +145,16 @@ def make_spec(
         kind=kind, address=address, width_px=width_px, height_px=height_px, fps=fps, pixel_format=pixel_format,
         loop=loop, every_frame=every_frame, seed=seed,
     )
+
+
+def live_frame(pixels: NDArray[np.uint8], format: Format, shown: str) -> Frame:  # noqa: A002  # as in Frame
+    """A camera's pixels as a Frame; raises SourceError where they are none, since the next ones may be."""
+    from edgeface.frames import Frame
+
+    try:
+        return Frame(pixels, format)
+    except InputError as error:
+        raise SourceError(f"{shown}: sends no usable picture: {error}") from None
 
 
 def check_options(spec: SourceSpec, *taken: str) -> None:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edgeface.errors import SourceError
-from edgeface.stream.sources import Grab, SourceSpec, check_options, source
+from edgeface.stream.sources import Grab, SourceSpec, check_options, live_frame, source
 
 if TYPE_CHECKING:
     import cv2
@@ -49,12 +49,10 @@ class _Stream:
     def read(self) -> Grab | None:
         import numpy as np
 
-        from edgeface.frames import Frame
-
         done, image = self._capture.read()
         if not done:
             raise SourceError(f"{self._shown}: the stream stopped")
-        return Grab(Frame(np.asarray(image, np.uint8), "bgr"), time.monotonic_ns())
+        return Grab(live_frame(np.asarray(image, np.uint8), "bgr", self._shown), time.monotonic_ns())
 
     def close(self) -> None:
         self._capture.release()

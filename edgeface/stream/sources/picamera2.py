@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edgeface.errors import MissingExtraError, OptionError, SourceError
-from edgeface.stream.sources import Grab, SourceSpec, check_options, source
+from edgeface.stream.sources import Grab, SourceSpec, check_options, live_frame, source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,19 +25,18 @@ class PiCamera:
         self._camera = camera
 
     def read(self) -> Grab | None:
-        from edgeface.frames import Frame
-
         request = self._camera.capture_request()
         try:
             image: NDArray[np.uint8] = request.make_array("main")
             stamp_ns = request.get_metadata().get("SensorTimestamp")
         finally:
             request.release()
+        frame = live_frame(image, "bgr", "picamera2")
         now_ns = time.monotonic_ns()
         if stamp_ns is None:
-            return Grab(Frame(image, "bgr"), now_ns)
+            return Grab(frame, now_ns)
         # The sensor's clock runs on while the machine sleeps; ours does not.
-        return Grab(Frame(image, "bgr"), min(now_ns, stamp_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + now_ns))
+        return Grab(frame, min(now_ns, stamp_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + now_ns))
 
     def close(self) -> None:
         self._camera.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeface.errors import OptionError, SourceError
-from edgeface.stream.sources import Grab, SourceSpec, check_options, source
+from edgeface.stream.sources import Grab, SourceSpec, check_options, live_frame, source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,24 +78,22 @@ class V4l2Camera:
 
 def as_frame(raw: NDArray[np.uint8], fourcc: str, device: str) -> Frame:
     """What OpenCV hands out unconverted as a Frame: YUYV uint8 (H, W, 2), NV12 (H * 3 / 2, W), GREY (H, W), BGR
-    (H, W, 3), and JPEG's bytes in one row or column. Raises SourceError for JPEG that does not decode."""
+    (H, W, 3), and JPEG's bytes in one row or column. Raises SourceError for what is no picture."""
     import cv2
     import numpy as np
-
-    from edgeface.frames import Frame
 
     if fourcc in ("MJPG", "JPEG") and (raw.ndim < 3 or raw.shape[2] == 1) and 1 in raw.shape[:2]:
         image = cv2.imdecode(raw.reshape(-1), cv2.IMREAD_COLOR) if raw.size else None
         if image is None:
             raise SourceError(f"{device}: a picture of the camera is damaged: check its cable")
-        return Frame(np.asarray(image, np.uint8), "bgr")
+        return live_frame(np.asarray(image, np.uint8), "bgr", device)
     if fourcc == "YUYV" and raw.ndim == 3 and raw.shape[2] == 2:
-        return Frame(raw, "yuyv")
+        return live_frame(raw, "yuyv", device)
     if raw.ndim == 3 and raw.shape[2] == 1:
         raw = raw[:, :, 0]
     if raw.ndim == 2:
-        return Frame(raw, "nv12" if fourcc == "NV12" else "grey")
-    return Frame(raw, "bgr")
+        return live_frame(raw, "nv12" if fourcc == "NV12" else "grey", device)
+    return live_frame(raw, "bgr", device)
 
 
 @source("v4l2")

@@ -1,4 +1,4 @@
-// Shows the newest picture and what was found in it. The page asks for each picture (see "more" in preview/server.py),
+// Shows the newest picture and what was found in it. The page asks for each picture (see "more" in preview/page.py),
 // so that on a slow line there are fewer of them and none is old.
 
 import { draw, paint } from "./overlay.js";

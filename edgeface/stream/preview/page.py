@@ -1,0 +1,110 @@
+"""The page's routes: its files, the newest faces as JSON, and the pictures by WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from edgeface.errors import OptionError
+from edgeface.stream.controls import Controls
+from edgeface.stream.preview.board import Board
+
+STATIC = Path(__file__).parent / "static"
+FILES = {"/": "index.html", "/page.js": "page.js", "/overlay.js": "overlay.js", "/page.css": "page.css"}
+# Pictures that may be on their way to one viewer. Two keep the line busy while the page draws; more would be delay.
+MOST_CREDITS = 2
+_SEND_S = 10.0              # a viewer that takes no byte for so long is gone
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_TRY_LATER = 1013           # a WebSocket's close code
+
+
+class Page:
+    """The page that shows ``board``; ``controls``: None leaves the settings out; ``most_viewers`` may look at once."""
+
+    def __init__(self, board: Board, controls: Controls | None, *, most_viewers: int = 16) -> None:
+        self._board = board
+        self._controls = controls
+        self._most_viewers = most_viewers
+
+    def routes(self) -> list[BaseRoute]:
+        """For a Server whose ``on_start`` is the board's ``attach``."""
+        return [
+            *(Route(path, _file(name)) for path, name in FILES.items()),
+            Route("/faces.json", self._faces),
+            WebSocketRoute("/live", self._live),
+        ]
+
+    async def _faces(self, _request: Request) -> Response:
+        return JSONResponse(self._board.record(), headers=_HEADERS)
+
+    async def _live(self, viewer: WebSocket) -> None:
+        if self._board.viewers >= self._most_viewers:
+            await viewer.close(_TRY_LATER, f"{self._most_viewers} viewers are the most")
+            return
+        self._board.viewers += 1
+        credits = asyncio.Semaphore(0)
+        sending: asyncio.Task[None] | None = None
+        try:
+            await viewer.accept()
+            sending = asyncio.create_task(self._send(viewer, credits))
+            await self._listen(viewer, credits, sending)
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            pass        # the viewer went away, in the middle of a word or not
+        finally:
+            self._board.viewers -= 1
+            if sending is not None:
+                sending.cancel()
+
+    async def _send(self, viewer: WebSocket, credits: asyncio.Semaphore) -> None:
+        """Pictures as long as the viewer asks for them, the newest at each time."""
+        shown = 0
+        while True:
+            await credits.acquire()
+            picture = await self._board.newer(shown)
+            if picture is None:
+                await viewer.close()
+                return
+            shown = picture.number
+            await asyncio.wait_for(viewer.send_bytes(picture.message), _SEND_S)
+
+    async def _listen(self, viewer: WebSocket, credits: asyncio.Semaphore, sending: asyncio.Task[None]) -> None:
+        """What the viewer says: ``{"more": n}`` asks for n pictures, ``{"score": s}`` and ``{"size_px": n}`` set."""
+        while not sending.done():
+            try:
+                wish = msgspec.json.decode(await viewer.receive_text(), type=_Wish)
+            except (msgspec.DecodeError, KeyError):
+                await viewer.close(1003, "not a message of this page")
+                return
+            for _ in range(min(wish.more, MOST_CREDITS)):
+                credits.release()
+            if self._controls is not None and (wish.score is not None or wish.size_px is not None):
+                try:
+                    self._controls.set(score=wish.score, size_px=wish.size_px)
+                except OptionError as error:
+                    await viewer.send_text(msgspec.json.encode({"error": str(error)}).decode())
+
+
+class _Wish(msgspec.Struct, forbid_unknown_fields=True):
+    more: int = 0
+    score: float | None = None
+    size_px: int | None = None
+
+
+def _file(name: str) -> Callable[[Request], Any]:
+    async def answer(_request: Request) -> Response:
+        return FileResponse(STATIC / name, headers=_HEADERS)
+
+    return answer

@@ -1,0 +1,84 @@
+"""The sink ``video``: an MP4 with what was found drawn into it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+
+from edgeface.drawing import draw_faces
+from edgeface.errors import EdgefaceError, OptionError, OutputError
+from edgeface.stream.blur import blurred
+from edgeface.stream.results import Result
+from edgeface.stream.shots import Shot, Status
+from edgeface.stream.sinks import SinkContext, sink
+from edgeface.stream.sinks.queued import Queued
+from edgeface.videos import VideoSink, writing_video
+
+_SUFFIX = ".mp4"
+_DEFAULT_FPS = 25.0
+_CAPACITY = 8
+
+_log = logging.getLogger("edgeface.stream")
+
+
+class VideoFile:
+    """Draws and writes one frame a result, at the rate that the source announces or 25 a second.
+
+    The file appears when the run ends. A frame of another size is brought to the first one's. A disk that takes no more
+    is logged; nothing is written from then on, and the run goes on.
+    """
+
+    def __init__(self, path: Path, fps: float, *, hide_faces: bool = False) -> None:
+        """Raises OutputError when the folder does not take the file."""
+        self._path = path
+        self._hide_faces = hide_faces
+        self._stack = ExitStack()
+        self._writer: VideoSink | None = self._stack.enter_context(writing_video(path, fps))
+        self._size: tuple[int, int] | None = None
+
+    def put(self, shot: Shot, result: Result) -> None:
+        if self._writer is None:
+            return
+        image = blurred(shot.image, result.faces.boxes) if self._hide_faces else shot.image
+        drawn = draw_faces(image, result.faces)
+        if self._size is None:
+            self._size = shot.width, shot.height
+        if (shot.width, shot.height) != self._size:
+            import cv2
+
+            drawn = cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        try:
+            self._writer.write(drawn)
+        except OutputError as error:
+            self._give_up(error)
+
+    def status(self, status: Status) -> None:
+        """The picture does not say it."""
+
+    def close(self) -> None:
+        if self._writer is None:
+            return
+        is_empty, self._writer = self._size is None, None
+        if is_empty:
+            self._stack.__exit__(OutputError, OutputError("no frame"), None)
+            return
+        try:
+            self._stack.close()
+        except OutputError as error:
+            _log.warning("%s", error)
+
+    def _give_up(self, error: EdgefaceError) -> None:
+        _log.warning("%s; the run goes on without it", error)
+        self._writer = None
+        self._stack.__exit__(type(error), error, None)
+
+
+@sink("video")
+def open_video(target: str, context: SinkContext) -> Queued:
+    """An MP4 at ``target``. Raises OptionError for another suffix and OutputError."""
+    path = Path(target)
+    if path.suffix.lower() != _SUFFIX:
+        raise OptionError(f"{target}: videos are written as {_SUFFIX}: name it so")
+    video = VideoFile(path, context.fps or _DEFAULT_FPS, hide_faces=context.hide_faces)
+    return Queued(video, "video", capacity=_CAPACITY, lossless=context.lossless)
