@@ -71,7 +71,7 @@ class Client:
     """One worker at the end of ``link``, until ``close`` or the end of a ``with`` block.
 
     Every method takes the seconds that it may last. An error of edgeface over there is raised here as the same class
-    with the same line, any other as DeviceError. DeviceLostError is raised when the worker dies, stays silent or
+    with its line, which then begins with the board; any other as DeviceError. DeviceLostError is raised when the worker dies, stays silent or
     speaks something else; it is then killed, and the client can be used no more.
 
     Starting raises DeviceUnreachableError when no worker starts, DeviceVersionError when it is of another version,
@@ -298,9 +298,8 @@ class Client:
 
     def _error(self, kind: str, text: str) -> EdgefaceError:
         known = getattr(errors, kind, None)
-        if isinstance(known, type) and issubclass(known, EdgefaceError) and known is not DeviceError:
-            return known(text)
-        return DeviceError(f"{self.where}: {text}")
+        error = known if isinstance(known, type) and issubclass(known, EdgefaceError) else DeviceError
+        return error(f"{self.where}: {text}")
 
     def _not_started(self) -> EdgefaceError:
         code, lines = self._ended(_GRACE_S)
