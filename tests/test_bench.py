@@ -237,7 +237,7 @@ def test_two_bundles_in_one_table_and_as_json(tiny_bundle: Path, tiny_checkpoint
 
 
 def a_report(*bundles: Measured) -> Report:
-    return Report("host", "CPU", 4, 0.5, 1, 320, "pictures", 2, 5, 50, 0, list(bundles))
+    return Report("host", "CPU", 4, 0.5, 1, 320, "pictures", 2, 5, 50, 0, list(bundles), [])
 
 
 def a_bundle(given: str, name: str = "net", engine: str = "ncnn", precision: str = "int8", faces: int = 3) -> Measured:

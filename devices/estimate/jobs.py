@@ -11,13 +11,22 @@ class Place(msgspec.Struct, frozen=True):
     """A region: the index of its job, and what of the job it is.
 
     Jobs on bundles have the stages "preprocessing", "network", "decoding" and "pose"; ``part`` is a kernel's or a
-    layer's name within the stage. A stage that was entered several times has as many regions.
+    layer's name within the stage, ``kind`` and ``detail`` say more of a layer: "Convolution", "3x3 / 2, 3 to 24". A
+    stage that was entered several times has as many regions.
     """
 
     job: int
     stage: str
     part: str = ""
     kind: str = ""
+    detail: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run of jobs leaves: its regions in their order, and how many faces each job that looked for some found."""
+
+    places: list[Place]
+    faces: dict[int, int]
 
 
 class NetJob(msgspec.Struct, frozen=True, tag="net"):
@@ -55,8 +64,7 @@ class LayersJob(msgspec.Struct, frozen=True, tag="layers"):
 
 
 class OperatorsJob(msgspec.Struct, frozen=True, tag="operators"):
-    """TFLite nets of one operator each, ``NAME.tflite`` in ``directory`` with its inputs in ``NAME.npz``: a region each.
-    """
+    """TFLite nets of one operator each, ``NAME.tflite`` in ``directory`` with inputs in ``NAME.npz``: a region each."""
 
     directory: str
 

@@ -1,7 +1,7 @@
-"""What runs inside an emulated root to be counted: ``python -m edgeface.devices.estimate.subject JOBS NAMES``.
+"""What runs inside an emulated root to be counted: ``python -m edgeface.devices.estimate.subject JOBS OUTCOME``.
 
-JOBS is a JSON file with a list of jobs, NAMES the JSON file that becomes the list of regions, in the order in which
-they were marked. What a job marks has been loaded and has run before.
+JOBS is a JSON file with a list of jobs, and OUTCOME the JSON file that their Outcome becomes. What a job marks has been
+loaded and has run before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from edgeface.devices.estimate.jobs import EMPTY, Job, LayersJob, NetJob, OperatorsJob, Place, StagesJob
+from edgeface.devices.estimate.jobs import EMPTY, Job, LayersJob, NetJob, OperatorsJob, Outcome, Place, StagesJob
 from numpy.typing import NDArray
 
 from edgeface.bundle import DenseStage, read_bundle
@@ -23,6 +23,7 @@ from edgeface.errors import InstallError
 from edgeface.runtime import engines
 from edgeface.runtime.detector import Detector, map_names, net_input
 from edgeface.runtime.engines import Options, Run, Session
+from edgeface.runtime.engines.ncnn_files import WEIGHTED, Layer, parse_param
 from edgeface.runtime.kernels import library, status
 from edgeface.runtime.loading import open_sessions
 
@@ -38,6 +39,7 @@ class _Marks:
             raise InstallError(f"counting needs the C kernels: {status().text}")
         self._begin, self._end = kernels.ef_mark_begin, kernels.ef_mark_end
         self.places: list[Place] = []
+        self.faces: dict[int, int] = {}
 
     @contextmanager
     def region(self, place: Place) -> Iterator[None]:
@@ -113,18 +115,20 @@ def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
 
     sessions = open_sessions(directory, bundle, 1)
 
-    def detect(walk: _Walk, times: int) -> None:
+    def detect(walk: _Walk, times: int) -> int:
         walked: list[list[Session]] = [
             [_WalkedSession(session, stage, walk) for session in opened]
             for stage, opened in zip(("network", "pose"), sessions, strict=False)
         ]
         detector = Detector(bundle, walked, size_px=job.size_px, score=job.score, nms_iou=job.nms_iou)
+        found = 0
         for _ in range(times):
             walk.go("preprocessing")
-            detector(picture)
+            found = len(detector(picture))
+        return found
 
     quiet = _Walk(number, ignore)
-    detect(quiet, _WARM_UP_RUNS)
+    marks.faces[number] = detect(quiet, _WARM_UP_RUNS)
     gc.collect()
     if job.kernels:
         with _kernels_marked(number, quiet, marks):
@@ -176,7 +180,6 @@ def _net(number: int, job: NetJob, marks: _Marks) -> None:
 
 def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
     from edgeface.runtime.engines.ncnn import open_ncnn_traced
-    from edgeface.runtime.engines.ncnn_files import parse_param
 
     directory = Path(job.directory)
     bundle = read_bundle(directory)
@@ -191,21 +194,33 @@ def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
     gc.collect()
     for layer in layers:
         for part in (layer.name, f"{layer.name} again"):
-            with marks.region(Place(number, "network", part, layer.kind)):
+            with marks.region(Place(number, "network", part, layer.kind, _detail(layer))):
                 started.compute(layer.produces[0])
 
 
-def _operators(number: int, job: OperatorsJob, marks: _Marks) -> None:
+def _detail(layer: Layer) -> str:
+    """A weighted layer's window with its stride, and channels read and made: "3x3 / 2, 3 to 24"."""
+    if layer.kind not in WEIGHTED:
+        return ""
+    width = layer.integer(1, 1) if "Convolution" in layer.kind else 1
+    height, stride = layer.integer(11, width), layer.integer(3, 1)
+    weights = layer.integer(WEIGHTED[layer.kind][2])
+    groups = layer.integer(7, 1) if "DepthWise" in layer.kind else 1
+    read = weights * groups // (layer.outputs * width * height)
+    return f"{width}x{height}{f' / {stride}' if stride > 1 else ''}, {read} to {layer.outputs}"
+
+
+def _operators(job_number: int, job: OperatorsJob, marks: _Marks) -> None:
     from edgeface.runtime.engines.tflite import interpreter_class
 
     for path in sorted(Path(job.directory).glob("*.tflite")):
         interpreter = interpreter_class()(model_path=str(path), num_threads=1)
         interpreter.allocate_tensors()
         values = np.load(path.with_suffix(".npz"))
-        for detail in interpreter.get_input_details():
-            interpreter.set_tensor(detail["index"], values[detail["name"]])
+        for number, detail in enumerate(interpreter.get_input_details()):
+            interpreter.set_tensor(detail["index"], values[f"arr_{number}"])
         interpreter.invoke()
-        with marks.region(Place(number, "network", path.stem)):
+        with marks.region(Place(job_number, "network", path.stem)):
             interpreter.invoke()
 
 
@@ -215,15 +230,15 @@ _RUN: dict[type, Callable[[int, Any, _Marks], None]] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the jobs of file ``arguments[0]`` and write the regions' list to file ``arguments[1]``."""
-    jobs, names = (Path(argument) for argument in arguments)
+    """Run the jobs of file ``arguments[0]`` and write what they left to file ``arguments[1]``."""
+    jobs, outcome = (Path(argument) for argument in arguments)
     marks = _Marks()
     for _ in range(_WARM_UP_RUNS):
         with marks.region(Place(-1, EMPTY)):
             pass
     for number, job in enumerate(msgspec.json.decode(jobs.read_bytes(), type=list[Job])):
         _RUN[type(job)](number, job, marks)
-    names.write_bytes(msgspec.json.encode(marks.places))
+    outcome.write_bytes(msgspec.json.encode(Outcome(marks.places, marks.faces)))
 
 
 if __name__ == "__main__":

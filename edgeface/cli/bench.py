@@ -1,23 +1,26 @@
-"""``edgeface bench``: bundles timed side by side on this machine, in one table."""
+"""``edgeface bench``: bundles timed side by side, here or on a board, or estimated, in one table."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgeface.cli.results import say
+from edgeface.cli.tables import counted, table
 from edgeface.errors import InputError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
+    from edgeface.devices.boards import Board
     from edgeface.runtime.benchmark import Measured, Pictures, Report
 
 # All are held in memory, so that no file is read between two runs that are compared.
 MAX_PICTURES = 16
+HOST = "host"
 _FRAME = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
 
 
@@ -29,57 +32,166 @@ def _size(_context: click.Context, _option: click.Parameter, value: str) -> int 
     return int(width) if height is None else (int(width), int(height))
 
 
-@click.command("bench", short_help="Time bundles side by side.")
-@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+def _frame(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    size = None if value is None else _size(context, option, value)
+    if isinstance(size, int):
+        raise click.BadParameter(f"{value!r} is no frame: write 640x480")
+    return size
+
+
+@click.command("bench", short_help="Time bundles side by side, here or on a board.")
+@click.argument("bundles", nargs=-1, metavar="BUNDLE...")
+@click.option("--device", default="host", show_default=True, metavar="NAME",
+              help="Where: see 'edgeface devices list'. On a board by ssh its worker times; one that is only emulated "
+              "gets an estimate.")
+@click.option("--engine", help="Where BUNDLE is a model's name: the engine, as in ncnn or tflite.")
 @click.option("--size", "size_px", callback=_size, default="640x480", show_default=True, metavar="N | WxH",
               help="Input size in pixels: the longest side, or a frame that every picture is fitted into.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1),
               help="Threads of each engine and of the resize.")
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1),
-              help="Rounds to measure; each runs every BUNDLE once.")
+              help="Rounds to measure; each runs every BUNDLE once. An estimate needs one.")
 @click.option("--pictures", "folder", metavar="DIR",
-              help=f"Folder of pictures, or a pattern; one a round is used, at most {MAX_PICTURES}, spread evenly.  "
-              "[default: scikit-image's astronaut, or a drawn scene where that is not installed]")
+              help=f"Folder of pictures, or a pattern; one a round is used, at most {MAX_PICTURES}, spread evenly; an "
+              "estimate takes the first.  [default: scikit-image's astronaut, or a drawn scene where that is missing]")
+@click.option("--frame", "frame_px", callback=_frame, metavar="WxH",
+              help="Fit each picture into a frame of this size before anything is timed, as if a camera gave it.")
+@click.option("--core", metavar="NAME",
+              help="Of an estimate: the core, as in cortex-a53.  [default: the board's fastest]")
+@click.option("--layers", default=10, show_default=True, type=click.IntRange(min=0),
+              help="Of an estimate: how many of the slowest layers are shown; the JSON has all.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write the report here as well, as JSON with more quantiles.")
+              help="Write the report here as well, as JSON with more in it.")
+@click.option("--plot", "plot_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Of an estimate: draw a bar for each layer here, a PNG.")
+@click.option("--calibrate", "calibrated_board", metavar="BOARD",
+              help="Instead: repeat the calibration that estimates for BOARD rest on, which takes half an hour.")
 def command(
     bundles: tuple[str, ...],
+    device: str,
+    engine: str | None,
     size_px: int | tuple[int, int],
     threads: int,
     rounds: int,
     folder: str | None,
+    frame_px: tuple[int, int] | None,
+    core: str | None,
+    layers: int,
     json_path: Path | None,
+    plot_path: Path | None,
+    calibrated_board: str | None,
 ) -> None:
-    """Time each BUNDLE, a name, a bundle's directory or a checkpoint (.pt), from picture to faces on this machine.
+    """Time each BUNDLE, a name, a bundle's directory or a checkpoint (.pt), from picture to faces.
 
     \b
     edgeface bench mos_s-fp16-ncnn my/mos_s-int8-ncnn edgeface/weights/mos_s.pt
+    edgeface bench mos_s --engine tflite --device robot1 --threads 2
+    edgeface bench mos_s-int8-ncnn --device rk3399 --size 320x256 --plot layers.png
 
     Several are interleaved: each round runs every one once on the same picture, in an order that is shuffled with a
     fixed seed. A few rounds of warm-up come first; after them no run is left out. The same bundle given twice shows how
     much the machine alone makes of a difference. With more than one thread an engine's idle threads may spin into the
     next one's time.
+
+    An estimate is made of the instructions that an emulated board executes and of a model of its core, times a factor
+    calibrated on published times. It is never a wall time of the emulator.
     """
+    for path, option in ((json_path, "--json"), (plot_path, "--plot")):
+        if path is not None and not path.parent.is_dir():
+            raise OutputError(f"{path.parent}: no such folder: make it, or choose another {option}")
+    if calibrated_board is not None:
+        if bundles:
+            raise click.UsageError("--calibrate takes no BUNDLE: its networks are ncnn's")
+        _calibrate(calibrated_board, json_path)
+        return
+    if not bundles:
+        raise click.UsageError("Missing argument 'BUNDLE...'.")
     # Imported here, so that --help does not wait for them.
-    from edgeface.atomic import write_bytes
+    from edgeface.devices import boards
+
+    board = boards.find(device)
+    if plot_path is not None and board.link != "emulated":
+        raise click.UsageError(f"--plot draws the layers of an estimate: {device} is measured")
+    pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
+    if board.link == "emulated":
+        _estimate(board, bundles, pictures, size_px, threads, engine, core, layers, json_path, plot_path)
+        return
+    if core is not None:
+        raise click.UsageError(f"--core is for estimates: {device} is measured")
+    if board.link == "local":
+        report = _measure_here(bundles, pictures, size_px, threads, rounds, engine)
+    else:
+        from edgeface.devices.links import open_link
+        from edgeface.devices.timing import time_on_board
+
+        report = time_on_board(
+            open_link(board, _progress), bundles, pictures, threads=threads, size_px=size_px, rounds=rounds,
+            engine=engine,
+        )
+    _give(text_lines(report), report.to_json(), json_path)
+
+
+def _measure_here(
+    bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int,
+    engine: str | None,
+) -> Report:
     from edgeface.runtime.benchmark import WARM_UP_ROUNDS, benchmark, open_subject
 
-    if json_path is not None and not json_path.parent.is_dir():
-        raise OutputError(f"{json_path.parent}: no such folder: make it, or choose another --json")
-    subjects = [open_subject(name, threads=threads, size_px=size_px) for name in bundles]
-    pictures = choose_pictures(folder, min(rounds, MAX_PICTURES))
-    if sys.stderr.isatty():
-        # Not a bar: it would be redrawn during the runs, by a thread of its own.
-        click.echo(f"{len(subjects)} bundles, {WARM_UP_ROUNDS} + {rounds} rounds ...", err=True)
-    report = benchmark(subjects, pictures, threads=threads, size_px=size_px, rounds=rounds)
-    for line in text_lines(report):
+    subjects = [open_subject(name, threads=threads, size_px=size_px, engine=engine) for name in bundles]
+    # Not a bar: it would be redrawn during the runs, by a thread of its own.
+    _progress(f"{counted(len(subjects), 'bundle')}, {WARM_UP_ROUNDS} + {rounds} rounds ...")
+    return benchmark(subjects, pictures, threads=threads, size_px=size_px, rounds=rounds)
+
+
+def _estimate(
+    board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int,
+    engine: str | None, core: str | None, layers: int, json_path: Path | None, plot_path: Path | None,
+) -> None:
+    from edgeface.atomic import write_bytes
+    from edgeface.cli.bench_estimate import estimate_lines
+    from edgeface.devices.estimate.estimates import Question, estimate
+    from edgeface.devices.estimate.plots import layer_bars, require_plots
+
+    if plot_path is not None:
+        require_plots()
+    question = Question(pictures.images[0], pictures.source, size_px, core or board.fastest.core, threads)
+    report = estimate(board, bundles, question, engine=engine, progress=_progress)
+    _give(estimate_lines(report, layers), report.to_json(), json_path)
+    if plot_path is not None:
+        write_bytes(plot_path, layer_bars(report))
+
+
+def _calibrate(name: str, json_path: Path | None) -> None:
+    from edgeface.devices import boards
+    from edgeface.devices.estimate.calibrate import calibrate
+    from edgeface.devices.estimate.calibration import text_lines as calibration_lines
+    from edgeface.errors import DeviceError
+
+    calibration = calibrate(boards.find(name), progress=_progress)
+    _give(calibration_lines(calibration), calibration.to_json(), json_path)
+    missed = calibration.missed()
+    if missed:
+        raise DeviceError(f"estimates for {name} cannot be relied on: {'; '.join(missed)}")
+
+
+def _give(lines: Iterable[str], json: bytes, json_path: Path | None) -> None:
+    from edgeface.atomic import write_bytes
+
+    for line in lines:
         say(line)
     if json_path is not None:
-        write_bytes(json_path, report.to_json())
+        write_bytes(json_path, json)
 
 
-def choose_pictures(source: str | None, limit: int) -> Pictures:
-    """At most ``limit`` pictures of a folder or pattern, spread evenly; without one, what is at hand.
+def _progress(line: str) -> None:
+    """Each step that takes a while, for whoever watches."""
+    if sys.stderr.isatty():
+        click.echo(line, err=True)
+
+
+def choose_pictures(source: str | None, limit: int, frame_px: tuple[int, int] | None = None) -> Pictures:
+    """At most ``limit`` pictures of a folder or pattern, spread evenly; without one, what is at hand. With ``frame_px``
+    each is fitted into a frame of that (width, height).
 
     Raises InputError for a source without pictures, and for a picture that cannot be read.
     """
@@ -90,36 +202,50 @@ def choose_pictures(source: str | None, limit: int) -> Pictures:
 
     if source is None:
         try:
-            return Pictures("scikit-image's astronaut", [photograph()])
+            return _framed(Pictures("scikit-image's astronaut", [photograph()]), frame_px)
         except MissingExtraError:
-            return Pictures("a drawn scene without faces", [synthetic_scene()])
+            return _framed(Pictures("a drawn scene without faces", [synthetic_scene()]), frame_px)
     found = [path for path in expand(source) if path.suffix.lower() in PICTURE_SUFFIXES]
     if not found:
         raise InputError(f"{source}: no pictures in it: give another folder")
     count = min(len(found), limit)
     chosen = [found[i * len(found) // count] for i in range(count)]
-    return Pictures(f"{count} of {len(found)} pictures, {source}", [read_image(path) for path in chosen])
+    return _framed(
+        Pictures(f"{count} of {len(found)} pictures, {source}", [read_image(path) for path in chosen]), frame_px
+    )
+
+
+def _framed(pictures: Pictures, frame_px: tuple[int, int] | None) -> Pictures:
+    from edgeface.runtime.benchmark import Pictures
+    from edgeface.runtime.preprocess import letterbox
+
+    if frame_px is None:
+        return pictures
+    fitted = [letterbox(image, frame_px, 1).pixels for image in pictures.images]
+    return Pictures("{}, in a frame of {} x {}".format(pictures.source, *frame_px), fitted)
 
 
 def text_lines(report: Report) -> Iterator[str]:
     """The report as lines of a table; every time is in ms."""
     size = report.size_px if isinstance(report.size_px, int) else "{} x {}".format(*report.size_px)
     side = "longest side " if isinstance(report.size_px, int) else ""
+    where = "this host" if report.place == HOST else "the board"
     yield (
-        f"Time on this host: {report.cpu}, {_count(report.threads, 'thread')}, "
-        f"{_count(report.processors, 'processor')} at hand, load {report.load_1min:.2f} before"
+        f"Time on {where}: {report.cpu}, {counted(report.threads, 'thread')}, "
+        f"{counted(report.processors, 'processor')} at hand, load {report.load_1min:.2f} before"
     )
+    yield from _conditions(report)
     yield f"Input {side}{size} px; {report.pictures}"
     yield (
-        f"{_count(report.rounds, 'round')}, interleaved, after {report.warm_up_rounds} of warm-up; "
+        f"{counted(report.rounds, 'round')}, interleaved, after {report.warm_up_rounds} of warm-up; "
         "every run counted; ms"
     )
     yield ""
-    yield from _table([
+    yield from table([
         ["", "", "", "", "NETWORK", "", "", "PREP.", "DECODE", "TOTAL", "", "", ""],
         ["BUNDLE", "ENGINE", "PRECISION", "MB", "p50", "p95", "p99", "p50", "p50", "p50", "p95", "p99", "FACES"],
         *(_row(measured, _label(measured, report.bundles)) for measured in report.bundles),
-    ])
+    ], words=3)
     yield from _notes(report)
 
 
@@ -141,15 +267,13 @@ def _row(measured: Measured, label: str) -> list[str]:
     ]
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Words to the left, figures to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+def _conditions(report: Report) -> Iterator[str]:
+    """How warm it was, how fast it might run, and what made it slower, before and after."""
+    for when, condition in zip(("Before", "After"), report.conditions, strict=False):
+        parts = [] if condition.hottest_c is None else [f"{condition.hottest_c:.1f} degrees C at the hottest sensor"]
+        parts += [f"CPU {cpus} at {mhz} MHz" for cpus, mhz in condition.mhz.items()]
+        parts += condition.throttling
+        yield f"{when}: {', '.join(parts) or 'no sensor or clock to be read'}"
 
 
 def _notes(report: Report) -> Iterator[str]:
@@ -160,7 +284,3 @@ def _notes(report: Report) -> Iterator[str]:
         yield "This machine was busy with other work: alone it may be faster, and the tails may be shorter."
     if not any(measured.faces for measured in report.bundles):
         yield "No face was found: nets that run on faces alone, such as head pose, have no part in these times."
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

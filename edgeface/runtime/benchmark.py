@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import msgspec
@@ -20,6 +21,9 @@ from edgeface.faces import Faces
 from edgeface.runtime import catalog
 from edgeface.runtime.detector import MAX_SIZE_PX, Detector, Timing
 from edgeface.runtime.loading import load
+
+if TYPE_CHECKING:
+    from edgeface.devices.health import Health
 
 HOST = "host"
 WARM_UP_ROUNDS = 5
@@ -71,9 +75,28 @@ class Measured(msgspec.Struct, frozen=True):
     total_ms: Quantiles
 
 
+class Condition(msgspec.Struct, frozen=True):
+    """A look at the machine beside a measurement: its hottest sensor in degrees Celsius, None where it shows none; by
+    the processors that share one, "0,1", the clock in MHz; and what makes it slower than it could be, in words."""
+
+    hottest_c: float | None
+    mhz: dict[str, int]
+    throttling: list[str]
+
+    @classmethod
+    def of(cls, health: Health) -> Condition:
+        """What ``devices.health`` saw. What slowed it once, and does not now, is left out."""
+        return cls(
+            health.hottest_c,
+            {",".join(map(str, clock.cpus)): clock.mhz for clock in health.clocks},
+            [throttle.what for throttle in health.throttling if throttle.now],
+        )
+
+
 class Report(msgspec.Struct, frozen=True):
-    """What was measured, on what. ``place`` is "host": this machine's processor; ``size_px`` the longest side of the
-    input or its (width, height); ``load_1min`` the system's load average before the first run."""
+    """What was measured, on what. ``place`` is "host", this machine's processor, or "board"; ``size_px`` the longest
+    side of the input or its (width, height); ``load_1min`` the system's load average before the first run;
+    ``conditions`` those before and after all runs."""
 
     place: str
     cpu: str
@@ -87,6 +110,7 @@ class Report(msgspec.Struct, frozen=True):
     rounds: int
     seed: int
     bundles: list[Measured]
+    conditions: list[Condition]
 
     def to_json(self) -> bytes:
         """Indented, for people to read as well."""
@@ -118,17 +142,20 @@ class Samples:
     faces: dict[int, int] = field(default_factory=dict)
 
 
-def open_subject(name_or_path: str, *, threads: int, size_px: int | tuple[int, int]) -> Subject:
+def open_subject(
+    name_or_path: str, *, threads: int, size_px: int | tuple[int, int], engine: str | None = None
+) -> Subject:
     """Load a name, a bundle's directory or a checkpoint for an input of ``size_px``: longest side, or (width, height).
+    ``engine`` is what a model's name alone leaves open.
 
     Raises what ``edgeface.load`` raises.
     """
     sides = size_px if isinstance(size_px, tuple) else (size_px,)
     if max(sides) > MAX_SIZE_PX:
         raise OptionError(f"size {size_px} cannot work: choose at most {MAX_SIZE_PX} pixels")
-    detector = load(name_or_path, threads=threads, size=min(sides))
+    detector = load(name_or_path, engine=engine, threads=threads, size=min(sides))
     detector.size_px = size_px
-    path = catalog.find(name_or_path)
+    path = catalog.find(name_or_path, engine)
     files = detector.bundle.files
     return Subject(name_or_path, sum(f.size_bytes for f in files) if files else path.stat().st_size, detector)
 
@@ -138,11 +165,15 @@ def benchmark(
 ) -> Report:
     """Time ``subjects`` in ``rounds`` (1 or more) interleaved rounds after a warm-up; ``threads`` and ``size_px`` are
     those that they were opened with. Raises InputError and EngineError as a Detector does."""
+    from edgeface.devices.health import read_health
+
     load_1min = round(os.getloadavg()[0], 2)
+    before = Condition.of(read_health())
     with opencv_threads(threads):
         samples = interleave(
             [subject.detector.timed for subject in subjects], pictures.images, rounds, WARM_UP_ROUNDS, SEED
         )
+    conditions = [before, Condition.of(read_health())]
     return Report(
         place=HOST,
         cpu=cpu_model(),
@@ -156,6 +187,7 @@ def benchmark(
         rounds=rounds,
         seed=SEED,
         bundles=[_measured(subject, taken) for subject, taken in zip(subjects, samples, strict=True)],
+        conditions=conditions,
     )
 
 

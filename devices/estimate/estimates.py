@@ -1,0 +1,286 @@
+"""Estimates of what bundles take on a board that is not at hand: each stage, and each layer of the network.
+
+What the emulated board executes is counted and costed, and a factor that was calibrated on published times makes time
+of it. No wall time of an emulator is in any of these figures.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from edgeface.devices.boards import Board
+from edgeface.devices.emulation.programs import Progress, silent
+from edgeface.devices.emulation.root import EmulatedRoot, ensure_root
+from edgeface.devices.estimate import calibration
+from edgeface.devices.estimate.calibration import Calibration
+from edgeface.devices.estimate.costing import Counts, find_tools
+from edgeface.devices.estimate.count import Counted, Finished, run_jobs
+from edgeface.devices.estimate.jobs import Job, LayersJob, OperatorsJob, StagesJob
+from numpy.typing import NDArray
+
+from edgeface.atomic import refused
+from edgeface.bundle import Bundle, read_bundle
+from edgeface.errors import OptionError
+from edgeface.runtime import catalog
+
+PLACE: Literal["estimate"] = "estimate"
+_ENGINES = ("ncnn", "tflite")
+_PIXEL_MEAN = 128
+
+
+class StageEstimate(msgspec.Struct, frozen=True):
+    """A stage of a picture: "preprocessing", "network", "decoding" or "pose", which is all nets on faces.
+
+    ``ms`` is all of it; ``kernels_ms`` what of it runs in C kernels of edgeface, each with its call from Python, and
+    ``cycles`` what the model of the core says, before the factor. ``covered``: the share of its instructions that was
+    costed. Of the costed ones, ``unknown`` are not known to the model.
+    """
+
+    name: str
+    ms: float
+    kernels_ms: float
+    cycles: float
+    instructions: int
+    covered: float
+    unknown: int
+
+
+class LayerEstimate(msgspec.Struct, frozen=True):
+    """A layer of the network by its name in the bundle's file, ``kind`` as the engine calls it, and where the name says
+    little a ``detail``: "3x3 / 2, 3 to 24" channels."""
+
+    name: str
+    kind: str
+    detail: str
+    ms: float
+    instructions: int
+
+
+class BundleEstimate(msgspec.Struct, frozen=True):
+    """One bundle. ``layers`` in the order in which they run, by one thread; ``layers_ms`` is their sum, to be held
+    against ``network_1_thread_ms``, what the network takes as a whole with one thread."""
+
+    given: str
+    name: str
+    model: str
+    engine: str
+    precision: str
+    size_bytes: int
+    faces: int
+    total_ms: float
+    network_1_thread_ms: float
+    layers_ms: float
+    stages: list[StageEstimate]
+    layers: list[LayerEstimate]
+
+    def stage(self, name: str) -> StageEstimate:
+        """The stage of that name; one that was not entered took nothing."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        return StageEstimate(name, 0.0, 0.0, 0.0, 0, 1.0, 0)
+
+
+class EstimateReport(msgspec.Struct, frozen=True):
+    """What was estimated, for which core and from what. ``factor`` turns model cycles into time, with ``mean_error`` on
+    networks that it was not fitted to; several threads divide the network's time by ``speedup``, with an error of
+    ``threads_error``. ``faces`` of a bundle were found in the one picture."""
+
+    place: Literal["estimate"]
+    board: str
+    core: str
+    mhz: float
+    threads: int
+    factor: float
+    mean_error: float
+    calibration_networks: int
+    speedup: float
+    threads_error: float
+    versions: dict[str, str]
+    size_px: int | tuple[int, int]
+    picture: str
+    picture_px: tuple[int, int]
+    bundles: list[BundleEstimate]
+
+    def to_json(self) -> bytes:
+        """Indented, for people to read as well."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be estimated: a picture, uint8 (H, W, 3) BGR, with words for what it is; the net's input, its longest
+    side in pixels or (width, height); the core as LLVM calls it; and threads."""
+
+    picture: NDArray[np.uint8]
+    source: str
+    size_px: int | tuple[int, int]
+    core: str
+    threads: int = 1
+
+
+def estimate(
+    board: Board, names: Sequence[str], question: Question, *, engine: str | None = None, progress: Progress = silent
+) -> EstimateReport:
+    """Estimate each bundle of ``names``, names or directories as ``catalog.find`` takes them.
+
+    ``progress`` gets a line for each step that takes a while; a bundle takes up to half a minute. Raises OptionError
+    for a checkpoint and for an engine that cannot be taken apart, what ``catalog.find``, ``read_bundle`` and
+    ``ensure_root`` raise, DeviceError without a calibration for the board, the core or the threads, and InstallError
+    for a program that must be installed first.
+    """
+    directories = [_bundle_directory(name, engine) for name in names]
+    bundles = [read_bundle(directory) for directory in directories]
+    for bundle in bundles:
+        if bundle.engine not in _ENGINES:
+            choices = " and ".join(_ENGINES)
+            raise OptionError(f"{bundle.name}: is for the engine {bundle.engine}: there are estimates of {choices}")
+    factors = calibration.load(board.name)
+    fit = factors.core(question.core)
+    speedup = factors.speedup(question.core, question.threads)
+    find_tools()
+    root = ensure_root(board, progress=progress)
+    found = []
+    for name, directory, bundle in zip(names, directories, bundles, strict=True):
+        progress(f"{bundle.name}: counting on an emulated {question.core}")
+        finished, layers = _counted(root, directory, bundle, question)
+        found.append(_bundle_estimate(name, bundle, finished, layers, factors, question))
+    threads_errors = [t.mean_error for t in factors.threads if (t.core, t.threads) == (fit.core, question.threads)]
+    height, width = question.picture.shape[:2]
+    return EstimateReport(
+        PLACE, board.name, fit.core, fit.mhz, question.threads, fit.factor, fit.mean_error, len(fit.networks), speedup,
+        threads_errors[0] if threads_errors else 0.0, {"llvm": find_tools().version} | _engine_versions(root),
+        question.size_px, question.source, (width, height), found,
+    )
+
+
+def _bundle_directory(name: str, engine: str | None) -> Path:
+    path = catalog.find(name, engine)
+    if not path.is_dir():
+        raise OptionError(f"{path}: a checkpoint runs on no board: give a bundle (edgeface convert makes one of it)")
+    return path
+
+
+def _engine_versions(root: EmulatedRoot) -> dict[str, str]:
+    wheels = (path.name.removesuffix(".dist-info").rpartition("-") for path in root.site.glob("*.dist-info"))
+    return {name: version for name, _, version in sorted(wheels) if name in ("ncnn", "ai_edge_litert", "numpy")}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    kind: str
+    detail: str
+    counts: Counts
+
+
+def _counted(
+    root: EmulatedRoot, directory: Path, bundle: Bundle, question: Question
+) -> tuple[Finished, list[_Layer]]:
+    """What came of the jobs, of which 0 and 1 are the stages, and the layers."""
+    defaults = bundle.defaults
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgeface-estimate-") as scratch:
+            picture, operators = Path(scratch) / "picture.npy", Path(scratch) / "operators"
+            np.save(picture, question.picture)
+            common = (str(directory.resolve()), str(picture), question.size_px)
+            jobs: list[Job] = [
+                StagesJob(*common, defaults.score, defaults.nms_iou),
+                StagesJob(*common, defaults.score, defaults.nms_iou, kernels=True),
+            ]
+            names: dict[str, tuple[str, str]] = {}
+            if bundle.engine == "ncnn":
+                jobs.append(LayersJob(*common))
+            else:
+                names = _taken_apart(directory, bundle, question, operators)
+                jobs.append(OperatorsJob(str(operators)))
+            finished = run_jobs(root, question.core, jobs)
+    except OSError as error:
+        raise refused(tempfile.gettempdir(), error) from None
+    layers = [each for each in finished.regions if each.place.job == 2]
+    if bundle.engine == "ncnn":
+        return finished, _less_handing_over(layers)
+    return finished, _less_invoking(layers, names)
+
+
+def _taken_apart(
+    directory: Path, bundle: Bundle, question: Question, operators: Path
+) -> dict[str, tuple[str, str]]:
+    """Write the dense net's operators; their names and kinds by file."""
+    from edgeface.devices.estimate.operators import write_operators
+
+    from edgeface.runtime.engines.tflite_files import check_tflite
+    from edgeface.runtime.preprocess import letterbox
+
+    operators.mkdir()
+    path = directory / bundle.dense.files[0]
+    pixels = letterbox(question.picture, question.size_px, bundle.dense.multiple).pixels
+    # What the values are changes no time.
+    x = (pixels.astype(np.int16) - _PIXEL_MEAN).astype(check_tflite(path.read_bytes(), path).inputs[0].dtype)
+    return {each.file: (each.name, each.kind) for each in write_operators(path, x[None], operators)}
+
+
+def _less_handing_over(layers: Sequence[Counted]) -> list[_Layer]:
+    """Each layer's first region less its second."""
+    pairs = zip(layers[::2], layers[1::2], strict=True)
+    return [
+        _Layer(first.place.part, first.place.kind, first.place.detail, first.counts - again.counts)
+        for first, again in pairs
+    ]
+
+
+def _less_invoking(layers: Sequence[Counted], names: dict[str, tuple[str, str]]) -> list[_Layer]:
+    """Each operator's region less that of a net that does nothing."""
+    from edgeface.devices.estimate.operators import NOTHING
+
+    by_file = {each.place.part: each.counts for each in layers}
+    return [_Layer(name, kind, "", by_file[file] - by_file[NOTHING]) for file, (name, kind) in names.items()]
+
+
+def _bundle_estimate(
+    given: str, bundle: Bundle, finished: Finished, layers: Sequence[_Layer], factors: Calibration,
+    question: Question,
+) -> BundleEstimate:
+    whole, kernels = _by_stage(finished.regions, 0), _by_stage(finished.regions, 1)
+
+    def ms(counts: Counts, threads: int = 1) -> float:
+        return round(factors.milliseconds(question.core, counts.cycles, threads=threads), 4)
+
+    # Threads are the engine's: what is around it runs on one.
+    stages = [
+        StageEstimate(
+            name, ms(counts, question.threads if name in ("network", "pose") else 1), ms(kernels.get(name, Counts())),
+            round(counts.cycles), counts.instructions, round(counts.covered, 4), counts.unknown,
+        )
+        for name, counts in whole.items()
+    ]
+    found = [LayerEstimate(each.name, each.kind, each.detail, ms(each.counts), each.counts.instructions) for each in layers]
+    return BundleEstimate(
+        given=given,
+        name=bundle.name,
+        model=bundle.model,
+        engine=bundle.engine,
+        precision=bundle.precision,
+        size_bytes=sum(file.size_bytes for file in bundle.files),
+        faces=finished.faces[0],
+        total_ms=round(sum(stage.ms for stage in stages), 4),
+        network_1_thread_ms=ms(whole["network"]),
+        layers_ms=round(sum(layer.ms for layer in found), 4),
+        stages=stages,
+        layers=found,
+    )
+
+
+def _by_stage(counted: Iterable[Counted], job: int) -> dict[str, Counts]:
+    sums: dict[str, Counts] = defaultdict(Counts)
+    for each in counted:
+        if each.place.job == job:
+            sums[each.place.stage] += each.counts
+    return dict(sums)
