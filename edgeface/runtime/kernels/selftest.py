@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import InstallError, UnknownNameError
+from edgeface.frames import FORMATS, Frame
 from edgeface.registry import Registry
-from edgeface.runtime import decode, exponential, nms, roi
+from edgeface.runtime import align, decode, exponential, nms, preprocess, roi
 from edgeface.runtime.decode import Anchors, Pyramid
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.kernels.library import library, status
@@ -174,3 +175,42 @@ def _roi_align(use_c: bool) -> Arrays:
         for layout, maps in _layouts(11, 5, -4, 4)
         for out, sampling in (((14, 14), 2), ((3, 5), 1), ((1, 1), 4))
     }
+
+
+def _frames(seed: int, width: int, height: int) -> Iterator[Frame]:
+    """Noise in every format."""
+    rng = np.random.default_rng(seed)
+    shapes = {"grey": (height, width), "nv12": (height * 3 // 2, width), "yuyv": (height, width, 2)}
+    for name in FORMATS:
+        yield Frame(rng.integers(0, 256, shapes.get(name, (height, width, 3)), dtype=np.uint8), name)
+
+
+@case("letterbox")
+def _letterbox(use_c: bool) -> Arrays:
+    found: Arrays = {}
+    # Copied, halved, averaged by threes and fours, enlarged, reduced by bilinear alone and after boxes.
+    for width, height, size in (
+        (96, 64, 96), (192, 130, 96), (192, 128, 64), (400, 300, (100, 128)), (50, 42, 161), (150, 98, 101),
+        (500, 346, 70), (1200, 6, 2),
+    ):  # fmt: skip
+        for frame in _frames(8, width, height):
+            name = f"{frame.format} {width} x {height} at {size}"
+            if use_c:
+                planes = preprocess.letterbox_planes(frame, size, 32, mean=123.675, scale=1 / 58.395).x
+                less = preprocess.letterbox_signed(frame, size, 32).x
+            else:
+                pixels = preprocess.letterbox_reference(frame, size, 32).pixels
+                planes, less = preprocess.normalise(pixels, 123.675, 1 / 58.395), preprocess.signed(pixels)
+            found[f"{name}: planes"], found[f"{name}: pixels"] = planes, less
+    return found
+
+
+@case("align")
+def _align(use_c: bool) -> Arrays:
+    crops = align.align if use_c else align.align_reference
+    # Inside, over a corner, larger than the picture, and beside it; upright, turned and upside down.
+    places = np.array([[40, 30, 1, 0], [-30, 80, 1, 1], [-200, -100, 4, 0], [300, 0, 1, 0], [60, 20, -1, 1]])
+    x, y, scale, turned = places.T[:, :, None]
+    right, down = (align.TEMPLATE[:, i] * scale for i in (0, 1))
+    landmarks = np.stack((x + right - down * turned / 2, y + down + right * turned / 2), axis=2)
+    return {frame.format: crops(frame, landmarks) for frame in _frames(9, 200, 150)}
