@@ -146,7 +146,8 @@ def _sum(region: Region, costed: dict[str, Block]) -> Counts:
     covered = sum(len(words) // DIGITS * region[words] for words in costed) / instructions
 
     def total(field: str) -> float:
-        return sum(getattr(block, field) * region[words] for words, block in costed.items()) / covered
+        of_costed: float = sum(getattr(block, field) * region[words] for words, block in costed.items())
+        return of_costed / covered
 
     return Counts(
         total("cycles"), instructions, covered, sum(block.unknown * region[words] for words, block in costed.items()),

@@ -261,7 +261,9 @@ def _bundle_estimate(
         )
         for name, counts in whole.items()
     ]
-    found = [LayerEstimate(each.name, each.kind, each.detail, ms(each.counts), each.counts.instructions) for each in layers]
+    found = [
+        LayerEstimate(each.name, each.kind, each.detail, ms(each.counts), each.counts.instructions) for each in layers
+    ]
     return BundleEstimate(
         given=given,
         name=bundle.name,
