@@ -187,6 +187,7 @@ def _forget_old_notes() -> None:
     """Standard error is a file in memory here (process.py), and a decoder may write a line a frame."""
     if os.fstat(_STDERR).st_size > _MOST_STDERR_BYTES:
         os.ftruncate(_STDERR, 0)
+        os.lseek(_STDERR, 0, os.SEEK_SET)
 
 
 def main(descriptors: Sequence[int]) -> None:

@@ -57,7 +57,7 @@ class CaptureProcess:
             command = shlex.split(os.environ.get(PYTHON_VARIABLE, "")) or [sys.executable]
             self._process = subprocess.Popen(
                 [*command, "-c", _START, ",".join(map(str, given)), *sys.path],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._notes, pass_fds=given,
+                stdin=subprocess.DEVNULL, stdout=self._notes, stderr=self._notes, pass_fds=given,
                 # Out of reach of the terminal's Ctrl-C, which is for the supervisor alone.
                 start_new_session=True,
             )
@@ -110,7 +110,7 @@ class CaptureProcess:
         )
 
     def last_words(self) -> str:
-        """The last line of its standard error, and how it ended: for a process that died without a message."""
+        """The last line that it wrote, and how it ended: for a process that died without a message."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_S)
         size = os.fstat(self._notes).st_size

@@ -18,19 +18,20 @@ OPEN_TIMEOUT_MS = 8_000
 READ_TIMEOUT_MS = 2_400
 # TCP, since a lost packet is a grey picture otherwise; no buffer of FFmpeg's own, since only the newest frame counts.
 _FFMPEG_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
-_AV_LOG_ERROR = "16"
+# FFmpeg tells of a refusal by HTTP as a warning.
+_AV_LOG_WARNING = "24"
 _STDERR = 2
 
 # What FFmpeg writes of a refusal, and what to say of it.
 _REASONS = (
-    (rb"401 Unauthorized|authorization failed", "the name or password is wrong: check both in the address"),
-    (rb"403 Forbidden", "this user may not see the stream: check the camera's settings"),
-    (rb"404 Not Found|404 Stream Not Found", "the server has no such stream: check the path in the address"),
+    (rb"401 \(?Unauthorized|authorization failed", "the name or password is wrong: check both in the address"),
+    (rb"403 \(?Forbidden", "this user may not see the stream: check the camera's settings"),
+    (rb"404 \(?(Stream )?Not Found", "the server has no such stream: check the path in the address"),
     (rb"Connection refused", "nothing listens there: check address and port, and that the camera is on"),
     (rb"No route to host|Network is unreachable", "the network does not lead there: check the address and the network"),
     (rb"Failed to resolve hostname|Name or service not known", "no such host: check its name"),
     (rb"timed out|Immediate exit requested", "no answer in time: check the address, and that the camera is on"),
-    (rb"Invalid data found|Unknown error|Protocol not found", "what comes is no video that FFmpeg knows"),
+    (rb"Invalid data found|Failed reading RTSP|Invalid response", "what answers there sends no video: check port and path"),
 )
 
 
@@ -64,7 +65,7 @@ def open_stream(spec: SourceSpec) -> _Stream:
     """Connect; raises SourceError with the reason as far as FFmpeg tells it."""
     check_options(spec)
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _AV_LOG_ERROR)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _AV_LOG_WARNING)
     import cv2
 
     said_before = _stderr_length()
@@ -88,7 +89,7 @@ def reason(said: bytes) -> str:
 
 
 def _stderr_length() -> int:
-    # In the capture process standard error is a file in memory (process.py).
+    # In the capture process standard error, and standard output with it, is a file in memory (process.py).
     try:
         return os.fstat(_STDERR).st_size
     except OSError:
