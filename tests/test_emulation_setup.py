@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -144,6 +146,27 @@ def test_a_package_that_is_damaged_is_not_unpacked(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="not the file that Debian's lists name"):
         debian.unpack([debian.Package(path, "0" * 64)], tmp_path / "root")
     assert not path.exists()
+
+
+def test_downloads_are_used_again_only_when_they_are_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        pytest.skip("needs apt")
+    monkeypatch.setenv(debian.MIRROR_VARIABLE, "http://127.0.0.1:9/debian")
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    files = {"a_1_arm64.deb": b"one", "b_1_arm64.deb": b"two"}
+    for name, content in files.items():
+        (archives / name).write_bytes(content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    record = {"suite": debian.SUITE, "wanted": ["a"], "packages": digests}
+    (tmp_path / "fetched.json").write_text(json.dumps(record))
+    assert [package.path.name for package in debian.fetch(["a"], tmp_path)] == sorted(files)
+    with pytest.raises(DeviceError, match="cannot be downloaded"):
+        debian.fetch(["another"], tmp_path)
+    (archives / "b_1_arm64.deb").write_bytes(b"owt")
+    with pytest.raises(DeviceError, match="cannot be downloaded"):
+        debian.fetch(["a"], tmp_path)
+    assert [path.name for path in archives.glob("*.deb")] == ["a_1_arm64.deb"]
 
 
 def test_an_rk3399_shows_its_six_cores_of_two_kinds() -> None:

@@ -112,7 +112,7 @@ def fetch(packages: Sequence[str], state: Path, progress: Progress = silent) -> 
     source = mirror()
     if not _KEYRING.is_file():
         raise InstallError(f"{_KEYRING} is not there: sudo apt-get install debian-archive-keyring")
-    with locked(state / "lock", progress):
+    with locked(state / "edgeface.lock", progress):
         kept = _kept(state, packages)
         if kept is not None:
             return kept
@@ -144,14 +144,18 @@ def fetch(packages: Sequence[str], state: Path, progress: Progress = silent) -> 
 
 
 def _kept(state: Path, packages: Sequence[str]) -> list[Package] | None:
-    """What was fetched before for the same words, when all of it is there as it was."""
+    """What was fetched before for the same words, when all of it is there as it was; what is damaged is removed."""
     try:
         record = msgspec.json.decode((state / _RECORD).read_bytes(), type=_Fetched)
     except (OSError, msgspec.DecodeError):
         return None
     found = [Package(state / "archives" / name, digest) for name, digest in record.packages.items()]
+    damaged = [package for package in found if not package.intact()]
+    for package in damaged:
+        # apt would take a file of the right size for the right one.
+        package.path.unlink(missing_ok=True)
     same = record.suite == SUITE and record.wanted == list(packages)
-    return found if same and all(package.intact() for package in found) else None
+    return found if same and not damaged else None
 
 
 def _configure(state: Path, source: str) -> Path:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,10 @@ _FORMAT = 1
 _PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1")
 _NEEDED_MB = 1000
 _COMPILE_TIMEOUT_S = 900.0
-# Workers that still run import from the one before.
+# Workers that still run import from the edgeface of before.
 _KEPT_PROJECTS = 3
+_KEPT_S = 2 * 3600.0
+_SCRATCH = ".wheel-"
 _QEMU = ("qemu-aarch64", "qemu-aarch64-static")
 _PASSED_ON = ("HOME", "TMPDIR", "TERM", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
@@ -106,6 +109,9 @@ def ensure_root(board: Board, *, wheel: Path | None = None, progress: Progress =
         wheels.check_wheel(wheel)
     home = cache_directory() / board.name
     with locked(home / "lock", progress):
+        for left in home.glob(f"{_SCRATCH}*"):
+            # Of a process that was killed: this one holds the lock.
+            shutil.rmtree(left, ignore_errors=True)
         making = _Making(board, home, qemu, progress)
         making.ensure_userland()
         own = making.ensure_project(wheel)
@@ -169,7 +175,7 @@ class _Making:
 
         def make(directory: Path) -> dict[str, str]:
             self._progress(own.doing)
-            with tempfile.TemporaryDirectory(prefix=".wheel-", dir=self._home) as scratch:
+            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._home) as scratch:
                 built = own.provide(Path(scratch))
                 wheels.install([built], directory)
                 made_of = {built.name: sha256(built)}
@@ -185,7 +191,7 @@ class _Making:
 
         def make(directory: Path) -> dict[str, str]:
             self._require_space()
-            with tempfile.TemporaryDirectory(prefix=".wheel-", dir=self._home) as scratch:
+            with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._home) as scratch:
                 self._progress("downloading the wheels that edgeface needs, for aarch64")
                 wheels.download(wanted, Path(scratch))
                 found = sorted(Path(scratch).glob("*.whl"))
@@ -229,8 +235,8 @@ def _key(*content: object) -> str:
 
 
 def _forget_old_projects(home: Path, used: Part) -> None:
-    """Keep the newest few: whoever started with one of them may import from it still."""
+    """Keep the newest few, and any that a process which was started with it may import from still."""
     records = sorted(home.glob("edgeface-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in records[_KEPT_PROJECTS:]:
-        if path.stem != used.directory.name:
+        if path.stem != used.directory.name and time.time() - path.stat().st_mtime > _KEPT_S:
             Part(path.with_suffix("")).remove()
