@@ -5,7 +5,6 @@ Those that come with the package are ``calibration/BOARD.json``, written by ``ed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -110,7 +109,7 @@ class Calibration(msgspec.Struct, frozen=True):
     def missed(self) -> list[str]:
         """What is wrong with it: a part of a sentence for each core whose mean error is more than is accepted."""
         return [
-            f"{fit.core} is off by {fit.mean_error:.1%} on average, more than {fit.accepted:.0%}"
+            f"{fit.core} is off by {100 * fit.mean_error:.1f} % on average, more than {100 * fit.accepted:.0f} %"
             for fit in self.cores
             if fit.mean_error > fit.accepted
         ]
@@ -137,48 +136,3 @@ def load(board: str) -> Calibration:
         raise DeviceError(f"{path}: {error.strerror}: install edgeface again") from None
     except msgspec.DecodeError as error:
         raise DeviceError(f"{path}: {error}: {_AGAIN}") from None
-
-
-def text_lines(calibration: Calibration) -> Iterator[str]:
-    """A calibration as lines of tables."""
-    versions = ", ".join(f"{name} {version}" for name, version in calibration.versions.items())
-    yield f"Estimates for {calibration.machine}, calibrated on ncnn's published times"
-    yield f"{calibration.source}; counted with {versions}"
-    yield "Each estimate is by the factor of all other networks; one thread; ms"
-    for fit in calibration.cores:
-        yield ""
-        yield f"{fit.core} at {fit.mhz:g} MHz: time = {fit.factor:.3f} x cycles of LLVM's model / clock"
-        yield from _table([
-            ["NETWORK", "MMAC", "MCYCLES", "PUBLISHED", "ESTIMATE", "ERROR"],
-            *(
-                [
-                    network.name, f"{network.macs / 1e6:.0f}", f"{network.cycles / 1e6:.1f}",
-                    f"{network.published_ms:.1f}", f"{network.left_out_ms:.1f}", f"{network.error:+.1%}",
-                ]
-                for network in fit.networks
-            ),
-        ])
-        yield (
-            f"Mean error {fit.mean_error:.1%} (accepted: {fit.accepted:.0%}), largest {fit.largest_error:.1%}, "
-            f"{len(fit.networks)} networks"
-        )
-        if fit.others:
-            others = ", ".join(f"{name} {error:.1%}" for name, error in fit.others.items())
-            yield f"Mean error of other models, left out in the same way: {others}"
-    if calibration.threads:
-        yield ""
-    for threads in calibration.threads:
-        yield (
-            f"{threads.threads} threads on {threads.core}: {threads.speedup:.2f} times as fast as one "
-            f"(mean error {threads.mean_error:.1%}, {threads.networks} published networks)"
-        )
-
-
-def _table(rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()

@@ -162,9 +162,9 @@ def _estimate(
 
 
 def _calibrate(name: str, json_path: Path | None) -> None:
+    from edgeface.cli.bench_calibration import calibration_lines
     from edgeface.devices import boards
     from edgeface.devices.estimate.calibrate import calibrate
-    from edgeface.devices.estimate.calibration import text_lines as calibration_lines
     from edgeface.errors import DeviceError
 
     calibration = calibrate(boards.find(name), progress=_progress)
