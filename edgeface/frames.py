@@ -57,12 +57,13 @@ class Frame:
     @property
     def width(self) -> int:
         """In pixels of luma."""
-        return self.pixels.shape[1]
+        width: int = self.pixels.shape[1]
+        return width
 
     @property
     def height(self) -> int:
         """In pixels of luma."""
-        rows = self.pixels.shape[0]
+        rows: int = self.pixels.shape[0]
         return rows * 2 // 3 if self.format == "nv12" else rows
 
     def to_bgr(self) -> NDArray[np.uint8]:

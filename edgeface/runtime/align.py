@@ -157,10 +157,12 @@ def _sampled(plane: NDArray[np.uint8], m: NDArray[np.int64], size_px: int, black
     def at(right: int, down: int) -> NDArray[np.int64]:
         i, j = (row >> 8) + down, (column >> 8) + right
         inside = (i >= 0) & (i < plane.shape[0]) & (j >= 0) & (j < plane.shape[1])
-        values = plane[i.clip(0, plane.shape[0] - 1), j.clip(0, plane.shape[1] - 1)].astype(np.int64)
+        at_border = i.clip(0, plane.shape[0] - 1), j.clip(0, plane.shape[1] - 1)
+        values: NDArray[np.int64] = plane[at_border].astype(np.int64)
         values[~inside] = black
         return values
 
     top = at(0, 0) * (256 - wx) + at(1, 0) * wx
     bottom = at(0, 1) * (256 - wx) + at(1, 1) * wx
-    return ((top * (256 - wy) + bottom * wy + (1 << 15)) >> 16).astype(np.uint8)
+    sums: NDArray[np.int64] = top * (256 - wy) + bottom * wy
+    return np.right_shift(sums + (1 << 15), 16).astype(np.uint8)
