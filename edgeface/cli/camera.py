@@ -7,97 +7,30 @@ import os
 import signal
 import statistics
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeface.cli.detect import DEFAULT_MODEL, complete_model
 from edgeface.cli.results import STDOUT, complain, say
 from edgeface.errors import OptionError
+from edgeface.stream.camera import Options, check, run
 
 if TYPE_CHECKING:
     from edgeface.stream.loop import Totals
+    from edgeface.stream.preview.web import Web
     from edgeface.stream.results import Result
     from edgeface.stream.shots import Shot, Status
-    from edgeface.stream.sinks import Sink
 
 # From a signal to the end, whatever hangs.
 _END_S = 1.8
 _REPORT_S = 5.0
 _log = logging.getLogger("edgeface.stream")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command's options; None leaves a choice to the model or the source. ``sinks``: pairs of name and target."""
-
-    source: str
-    model: str = DEFAULT_MODEL
-    size: int | None = None
-    score: float | None = None
-    nms: float | None = None
-    threads: int | None = None
-    engine: str | None = None
-    width: int | None = None
-    height: int | None = None
-    fps: float | None = None
-    pixel_format: str | None = None
-    loop: bool = False
-    every_frame: bool = False
-    track: bool = True
-    detect_every: int = 1
-    max_frames: int | None = None
-    seconds: float | None = None
-    give_up_s: float | None = None
-    sinks: tuple[tuple[str, str], ...] = ()
-
-
-def run(options: Options) -> Totals:
-    """Run until the source ends, a limit is reached or a signal comes. Raises EdgefaceError."""
-    from edgeface.runtime.loading import load
-    from edgeface.stream.controls import Controls
-    from edgeface.stream.loop import Limits, Loop, tracking_options
-    from edgeface.stream.loop import run as run_loop
-    from edgeface.stream.sinks import SinkContext, open_sink
-    from edgeface.stream.sources import make_spec
-    from edgeface.stream.supervision import Deadlines, Supervisor
-    from edgeface.stream.tracking import Tracker
-
-    spec = make_spec(
-        options.source, width_px=options.width, height_px=options.height, fps=options.fps,
-        pixel_format=options.pixel_format, loop=options.loop, every_frame=options.every_frame,
-    )
-    tracking = tracking_options(options.score) if options.track else None
-    detector = load(
-        options.model, engine=options.engine, threads=options.threads, size=options.size, nms=options.nms,
-        score=options.score if tracking is None else tracking.low_score,
-    )
-    controls = Controls(
-        detector.score if tracking is None else tracking.start_score,
-        detector.size_px if isinstance(detector.size_px, int) else max(detector.size_px),
-        smallest_px=detector.bundle.dense.multiple,
-    )
-    supervisor = Supervisor(spec, Deadlines(give_up_s=options.give_up_s))
-    loop = Loop(
-        supervisor, detector, tracker=None if tracking is None else Tracker(tracking),
-        detect_every=options.detect_every, controls=controls,
-    )
-    context = SinkContext(spec.shown, options.fps, options.every_frame, controls)
-    with ExitStack() as stack:
-        stop = stack.enter_context(_signals())
-        sinks: list[Sink] = []
-        for name, target in options.sinks:
-            sinks.append(open_sink(name, target, context))
-            stack.callback(sinks[-1].close)
-        if ("json", STDOUT) not in options.sinks:
-            sinks.append(_Report())
-        stack.enter_context(supervisor)
-        return run_loop(loop, sinks, stop, Limits(options.max_frames, options.seconds))
 
 
 class _Report:
@@ -189,18 +122,26 @@ def _summary(totals: Totals) -> str:
     )
 
 
-def _one_source(argument: str | None, option: str | None) -> str:
-    if (argument is None) == (option is None):
-        raise OptionError("give one source: 0, /dev/video2, picamera2, rtsp://..., http://..., a file, a folder, demo")
-    return argument or option or ""
+def _configured(context: click.Context, _option: click.Parameter, value: Path | None) -> Path | None:
+    """The file's settings as the defaults of the options: what is given on the command line goes before them."""
+    if value is not None:
+        from edgeface.stream.config import read_config
+
+        context.default_map = {**(context.default_map or {}), **read_config(value)}
+    return value
 
 
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+def _announce(web: Web, is_stdout_taken: bool) -> None:
+    what = "watch" if web.url.partition("?")[0].endswith("/") else "figures"
+    (complain if is_stdout_taken else say)(f"{what} at {web.url}")
 
 
 @click.command(short_help="Find faces in what a camera sees.")
 @click.argument("source_argument", required=False, metavar="[SOURCE]")
-@click.option("--source", metavar="SOURCE", help="The same, for those who like it named.")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), is_eager=True, callback=_configured,
+              metavar="FILE", help="Settings from a TOML file (docs/camera.md); options given here go before them.")
+@click.option("--check", "check_only", is_flag=True, help="Check all settings, say what a run would do, and end.")
+@click.option("--source", metavar="SOURCE", help="The same as SOURCE, for those who like it named.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, shell_complete=complete_model,
               help="A model's name ('edgeface models list'), a bundle's folder, or a checkpoint.")
 @click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
@@ -221,33 +162,39 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 @click.option("--track/--no-track", default=True, show_default=True, help="Number the faces and keep the numbers.")
 @click.option("--detect-every", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Look for faces in every Nth frame; tracking fills in for the others.")
-@click.option("--json", "json_target", metavar="FILE",
+@click.option("--show", is_flag=True, help="Serve a page with the live picture; the address is printed.")
+@click.option("--metrics", is_flag=True, help="Serve /metrics for Prometheus and /health; --show does as well.")
+@click.option("--bind", metavar="ADDRESS", help="Where to serve them: 0.0.0.0 for all of the network, with a token.  "
+              "[default: 127.0.0.1, this machine alone]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Its port; 0 takes a free one.  [default: 8485]")
+@click.option("--token", envvar="EDGEFACE_TOKEN", help="What viewers must know; read from EDGEFACE_TOKEN too.  "
+              "[default: one that is made and printed, where others can reach the page]")
+@click.option("--viewers", type=click.IntRange(min=1), metavar="N", help="Viewers at a time.  [default: 16]")
+@click.option("--json", metavar="FILE",
               help="Append one JSON line a frame; '-' is standard output, and replaces the lines for people.")
+@click.option("--mqtt", metavar="ADDRESS",
+              help="Publish every result: mqtt://[USER@]HOST[:PORT][/PREFIX]; password in EDGEFACE_MQTT_PASSWORD.")
+@click.option("--video", metavar="FILE", help="Record an MP4 with what was found drawn into it.")
+@click.option("--window", is_flag=True, help="Show a window, where this machine has a display and OpenCV has windows.")
+@click.option("--best-shots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Keep the best face of every track, upright at 112 x 112 pixels; on the law see docs/camera.md.")
+@click.option("--blur", is_flag=True, help="Hide the faces in every picture that leaves the process.")
+@click.option("--adapt", "adapt_ms", type=click.FloatRange(0, min_open=True), metavar="MS",
+              help="Hold the time from capture to result by a smaller input, when heat or load slow the machine down.")
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="End after so many frames.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), metavar="N", help="End after so long.")
 @click.option("--give-up", "give_up_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
               help="End when the source is offline for so long.  [default: never]")
 def command(
     source_argument: str | None,
+    config: Path | None,
+    check_only: bool,
     source: str | None,
-    model: str,
-    size: int | None,
-    score: float | None,
-    nms: float | None,
-    threads: int | None,
-    engine: str | None,
-    width: int | None,
-    height: int | None,
-    fps: float | None,
-    pixel_format: str | None,
-    loop: bool,
-    every_frame: bool,
-    track: bool,
-    detect_every: int,
-    json_target: str | None,
-    max_frames: int | None,
-    seconds: float | None,
-    give_up_s: float | None,
+    json: str | None,
+    mqtt: str | None,
+    video: str | None,
+    window: bool,
+    **settings: Any,
 ) -> None:
     """Find faces in what a camera sees, until Ctrl-C.
 
@@ -258,13 +205,19 @@ def command(
     unplugged, hangs or is not reachable is tried again, after 1 second first and every 30 in the end; standard error
     says so, and the JSON lines do. A file ends the run when it ends.
     """
+    wanted = {"json": json, "mqtt": mqtt, "video": video, "window": "" if window else None}
     options = Options(
-        source=_one_source(source_argument, source), model=model, size=size, score=score, nms=nms, threads=threads,
-        engine=engine, width=width, height=height, fps=fps, pixel_format=pixel_format, loop=loop,
-        every_frame=every_frame, track=track, detect_every=detect_every, max_frames=max_frames, seconds=seconds,
-        give_up_s=give_up_s, sinks=() if json_target is None else (("json", json_target),),
+        source=source_argument or source or "",
+        sinks=tuple((name, target) for name, target in wanted.items() if target is not None),
+        **settings,
     )
-    with _logged():
-        totals = run(options)
-    if json_target != STDOUT:
+    if not options.source:
+        raise OptionError("give a source: 0, /dev/video2, picamera2, rtsp://..., http://..., a file, a folder, demo")
+    if check_only:
+        say(check(options))
+        return
+    with _logged(), _signals() as stop:
+        extra = () if json == STDOUT else (_Report(),)
+        totals = run(options, stop, extra=extra, on_web=lambda web: _announce(web, json == STDOUT))
+    if json != STDOUT:
         say(_summary(totals))

@@ -25,11 +25,13 @@ from edgeface.faces import face_records
 from edgeface.runtime.align import SIZE_PX, align
 from edgeface.stream.results import Result
 from edgeface.stream.shots import Shot, Status
+from edgeface.stream.sinks.queued import CallQueue
 
 _TURNED_DEG = 30.0      # here the share is 0.61, at twice the angle 0.14
 # Variance of the Laplacian of the grey crop at which half of the sharpness is reached. That of the astronaut's crop is
 # 620, and 60 once it is blurred by one pixel.
 _HALF_SHARP = 150.0
+_CAPACITY = 256
 
 _log = logging.getLogger("edgeface.stream")
 
@@ -120,8 +122,8 @@ def _mean(shares: Iterable[float]) -> float:
 class BestShotFiles:
     """A sink that writes the best face of every track that ends into ``folder``: a PNG and a JSON file beside it.
 
-    Raises OutputError when the folder cannot be made. A disk that takes no more later on is logged, counted in
-    ``lost``, and does not end the run.
+    Raises OutputError when the folder cannot be made. Files are written by a thread. A disk that takes no more later
+    on is logged, counted in ``lost``, and does not end the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,16 +134,22 @@ class BestShotFiles:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise refused(folder, error) from None
+        self._queue = CallQueue("best shots", lambda: None, capacity=_CAPACITY)
 
     def put(self, shot: Shot, result: Result) -> None:
         self._best.add(shot, result)
-        self._write(self._best.take(result.ended))
+        self._queue_up(self._best.take(result.ended))
 
     def status(self, status: Status) -> None:
         pass
 
     def close(self) -> None:
-        self._write(self._best.take_all())
+        self._queue_up(self._best.take_all())
+        self._queue.close()
+
+    def _queue_up(self, shots: list[BestShot]) -> None:
+        if shots:
+            self._queue.add(lambda: self._write(shots))
 
     def _write(self, shots: Iterable[BestShot]) -> None:
         for best in shots:

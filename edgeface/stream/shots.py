@@ -34,7 +34,7 @@ class Status:
     retry_in_s: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shot:
     """One frame. It owns its memory and may be kept, but is shared between all who get it: read it, do not write.
 

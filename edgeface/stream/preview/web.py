@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute
 from edgeface.errors import OptionError
 from edgeface.stream.machine import Machine
 from edgeface.stream.metrics import Metrics
-from edgeface.stream.preview.access import choose_token, is_loopback
+from edgeface.stream.preview.access import choose_token
 from edgeface.stream.preview.board import Board
 from edgeface.stream.preview.page import Page
 from edgeface.stream.preview.server import Server
@@ -19,18 +19,19 @@ from edgeface.stream.sinks import SinkContext
 
 DEFAULT_BIND = "127.0.0.1"
 DEFAULT_PORT = 8485
+MOST_VIEWERS = 16
 
 
 @dataclass(frozen=True)
 class WebOptions:
-    """``page``: whether there is one, or the figures alone; ``bind`` and ``port``: where; ``token``: by default one is
-    made where others than this machine can reach it; ``hide_faces`` blurs them in every picture."""
+    """``page``: whether there is one, or the figures alone; ``bind`` and ``port``: where; ``token``: what every request
+    must show, see ``access.choose_token``; ``hide_faces`` blurs them in every picture."""
 
     page: bool = True
     bind: str = DEFAULT_BIND
     port: int = DEFAULT_PORT
     token: str | None = None
-    most_viewers: int = 16
+    most_viewers: int = MOST_VIEWERS
     hide_faces: bool = False
 
 
@@ -45,6 +46,7 @@ class Web:
             raise OptionError(
                 f"port {options.port} for {options.most_viewers} viewers cannot work: choose 0 to 65535, and 1 or more"
             )
+        # Again, whoever made the options: never without one where others can reach it.
         token = choose_token(options.bind, options.token)
         self.asks_token = token is not None
         self._metrics = Metrics(context.source, machine)
@@ -62,8 +64,7 @@ class Web:
             if self._board is not None:
                 self._board.close()
             raise
-        host = "127.0.0.1" if is_loopback(options.bind) and options.bind == "localhost" else options.bind
-        host = f"[{host}]" if ":" in host else host
+        host = f"[{options.bind}]" if ":" in options.bind else options.bind
         path = "/" if options.page else "/metrics"
         self.port = self._server.port
         self.url = f"http://{host}:{self.port}{path}" + (f"?token={token}" if token else "")

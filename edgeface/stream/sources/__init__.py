@@ -83,12 +83,13 @@ Opener = Callable[[SourceSpec], Source]
 source: Registry[Opener] = Registry("source", UnknownSourceError)
 
 _SCHEMES = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
-_SECRET = re.compile(r"(?<=://)[^/@\s]*@")
+_LOGIN = re.compile(r"(?<=://)[^?#\s]*@")
+_SECRET = re.compile(r"(?<=[?&])([^=&#\s]*(?:pass|pwd|token|secret|key|auth)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
-    """The text with user names and passwords in its addresses hidden."""
-    return _SECRET.sub("***@", text)
+    """The text with user names and passwords in its addresses hidden, in their queries too."""
+    return _SECRET.sub(r"\1***", _LOGIN.sub("***@", text))
 
 
 def parse_source(text: str) -> tuple[str, str]:

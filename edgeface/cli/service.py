@@ -1,0 +1,76 @@
+"""``edgeface service``: ``edgeface camera`` as a service of systemd."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import click
+
+from edgeface.cli.results import say
+from edgeface.errors import OptionError
+
+DEFAULT_NAME = "edgeface-camera"
+
+
+@click.group(short_help="Run the camera as a service of systemd.")
+def command() -> None:
+    """Run 'edgeface camera' as a service of systemd: from the start of the machine on, watched and restarted."""
+
+
+@command.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="The service's name.")
+@click.option("--user", "own", is_flag=True, help="For your own systemd (systemctl --user), without root.")
+@click.option("--run-as", metavar="USER", help="Whose rights the service has.  [default: who called sudo, or you]")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Where it runs, and all that it may write to.  [default: this one]")
+@click.option("--print", "only_print", is_flag=True, help="Print the unit and install nothing.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF CAMERA]...")
+def install(
+    name: str, own: bool, run_as: str | None, folder: Path | None, only_print: bool, arguments: tuple[str, ...]
+) -> None:
+    """Write a unit that runs 'edgeface camera' with the options given, such as --source 0 --show.
+
+    The options are checked first, as the service will check them at every start. The service is not started: the
+    command that does is printed.
+    """
+    from edgeface.atomic import write_bytes
+    from edgeface.stream.service import SYSTEM_UNITS, Service
+
+    if own and run_as is not None:
+        raise OptionError("--user and --run-as exclude each other: a service of your own has your rights")
+    _check(arguments)
+    where = (folder or Path.cwd()).absolute()
+    user = None if own else run_as or os.environ.get("SUDO_USER") or getpass.getuser()
+    service = Service(name, [sys.executable, "-m", "edgeface"], arguments, where, user)
+    if only_print:
+        click.echo(service.unit(), nl=False)
+        return
+    units = _own_units() if own else SYSTEM_UNITS
+    if own:
+        units.mkdir(parents=True, exist_ok=True)
+    path = units / f"{name}.service"
+    write_bytes(path, service.unit().encode())
+    path.chmod(0o644)
+    manager = "systemctl --user" if own else "sudo systemctl"
+    say(f"{path}: written. Start it now and with the machine:")
+    say(f"  {manager} daemon-reload && {manager} enable --now {name}")
+    say(f"Its log: journalctl {'--user ' if own else ''}-u {name} -f. Secrets go into {service.secrets}, mode 0600.")
+
+
+def _check(arguments: tuple[str, ...]) -> None:
+    """Have ``edgeface camera --check`` look at the options; raises what it raises."""
+    from edgeface.cli.camera import command as camera
+
+    context = camera.make_context("edgeface camera", [*arguments, "--check"])
+    # Standard output is the unit's, where that is printed.
+    with context, redirect_stdout(sys.stderr):
+        camera.invoke(context)
+
+
+def _own_units() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "systemd" / "user"

@@ -1,0 +1,212 @@
+"""One run of ``edgeface camera``: the options, and everything put together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeface.errors import OptionError, OutputError
+
+if TYPE_CHECKING:
+    from edgeface.runtime.detector import Detector
+    from edgeface.stream.controls import Controls
+    from edgeface.stream.loop import Loop, Totals
+    from edgeface.stream.preview.web import Web, WebOptions
+    from edgeface.stream.sinks import Sink, SinkContext
+    from edgeface.stream.sources import SourceSpec
+    from edgeface.stream.supervision import Supervisor
+
+DEFAULT_MODEL = "mos_s"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a run; None leaves a choice to the model, the source or the page.
+
+    ``sinks``: pairs of a sink's name and target. ``show``: serve the page; ``metrics``: serve the figures, which the
+    page's server does as well. ``adapt_ms``: the latency to hold by a smaller input. ``best_shots``: a folder for the
+    best face of every track. ``blur``: hide faces in every picture that leaves the process.
+    """
+
+    source: str
+    model: str = DEFAULT_MODEL
+    size: int | None = None
+    score: float | None = None
+    nms: float | None = None
+    threads: int | None = None
+    engine: str | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    pixel_format: str | None = None
+    loop: bool = False
+    every_frame: bool = False
+    track: bool = True
+    detect_every: int = 1
+    max_frames: int | None = None
+    seconds: float | None = None
+    give_up_s: float | None = None
+    sinks: tuple[tuple[str, str], ...] = ()
+    show: bool = False
+    metrics: bool = False
+    bind: str | None = None
+    port: int | None = None
+    token: str | None = None
+    viewers: int | None = None
+    adapt_ms: float | None = None
+    best_shots: Path | None = None
+    blur: bool = False
+
+
+def check(options: Options) -> str:
+    """Whether a run could start with these options, without starting it: one line that says what it would do.
+
+    Raises what ``run`` would, as far as that can be known without the camera, the broker and the port.
+    """
+    ready = _prepared(options)
+    if options.show or options.metrics:
+        _web_options(options)
+    for name, target in options.sinks:
+        _check_target(name, target)
+    outlets = [name for name, _ in options.sinks]
+    outlets += ["page"] if options.show else ["figures"] if options.metrics else []
+    outlets += ["best shots"] if options.best_shots else []
+    return (
+        f"{ready.spec.shown} by {ready.detector.bundle.name} at {ready.detector.size_px} pixels, "
+        f"{'tracked' if options.track else 'not tracked'}, to {', '.join(outlets) or 'standard output'}"
+    )
+
+
+def run(
+    options: Options,
+    stop: threading.Event,
+    *,
+    extra: Sequence[Sink] = (),
+    on_web: Callable[[Web], None] = lambda _web: None,
+) -> Totals:
+    """Run until the source ends, a limit is reached or ``stop`` is set. Raises EdgefaceError.
+
+    ``extra`` sinks are closed with the others; ``on_web`` is called once the page or the figures can be reached.
+    """
+    from edgeface.stream.loop import Limits
+    from edgeface.stream.loop import run as run_loop
+    from edgeface.stream.sinks import SinkContext
+
+    ready = _prepared(options)
+    context = SinkContext(ready.spec.shown, options.fps, options.every_frame, ready.controls, options.blur)
+    with ExitStack() as stack:
+        sinks = _opened(options, context, stack, on_web)
+        for sink in extra:
+            stack.callback(sink.close)
+        stack.enter_context(ready.supervisor)
+        return run_loop(ready.loop, [*sinks, *extra], stop, Limits(options.max_frames, options.seconds))
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that a run needs and that starts nothing yet."""
+
+    spec: SourceSpec
+    detector: Detector
+    controls: Controls
+    supervisor: Supervisor
+    loop: Loop
+
+
+def _prepared(options: Options) -> _Ready:
+    from edgeface.runtime.loading import load
+    from edgeface.stream.controls import Controls
+    from edgeface.stream.loop import Loop, tracking_options
+    from edgeface.stream.sources import make_spec
+    from edgeface.stream.supervision import Deadlines, Supervisor
+    from edgeface.stream.tracking import Tracker
+
+    spec = make_spec(
+        options.source, width_px=options.width, height_px=options.height, fps=options.fps,
+        pixel_format=options.pixel_format, loop=options.loop, every_frame=options.every_frame,
+    )
+    is_served = options.show or options.metrics
+    if not is_served and (options.bind, options.port, options.token, options.viewers) != (None,) * 4:
+        raise OptionError("--bind, --port, --token and --viewers are the page's: add --show, or --metrics")
+    tracking = tracking_options(options.score) if options.track else None
+    if options.best_shots is not None and tracking is None:
+        raise OptionError("--best-shots keeps a face a track: leave --no-track out")
+    detector = load(
+        options.model, engine=options.engine, threads=options.threads, size=options.size, nms=options.nms,
+        score=options.score if tracking is None else tracking.low_score,
+    )
+    controls = Controls(
+        detector.score if tracking is None else tracking.start_score,
+        detector.size_px if isinstance(detector.size_px, int) else max(detector.size_px),
+        smallest_px=detector.bundle.dense.multiple,
+    )
+    supervisor = Supervisor(spec, Deadlines(give_up_s=options.give_up_s))
+    loop = Loop(
+        supervisor, detector, tracker=None if tracking is None else Tracker(tracking),
+        detect_every=options.detect_every, controls=controls,
+    )
+    return _Ready(spec, detector, controls, supervisor, loop)
+
+
+def _opened(
+    options: Options, context: SinkContext, stack: ExitStack, on_web: Callable[[Web], None]
+) -> list[Sink]:
+    """Every sink that is asked for; ``stack`` closes them."""
+    from edgeface.stream.adapt import Adapter
+    from edgeface.stream.sinks import open_sink
+    from edgeface.stream.systemd import SystemdSink
+
+    sinks: list[Sink] = []
+
+    def add(sink: Sink) -> None:
+        sinks.append(sink)
+        stack.callback(sink.close)
+
+    if options.adapt_ms is not None:
+        assert context.controls is not None
+        add(Adapter(context.controls, options.adapt_ms))
+    for name, target in options.sinks:
+        add(open_sink(name, target, context))
+    if options.best_shots is not None:
+        from edgeface.stream.best_shot import BestShotFiles
+
+        add(BestShotFiles(options.best_shots))
+    if options.show or options.metrics:
+        from edgeface.stream.machine import Machine
+        from edgeface.stream.preview.web import Web
+
+        web = Web(_web_options(options), context, Machine())
+        add(web)
+        on_web(web)
+    add(SystemdSink())
+    return sinks
+
+
+def _web_options(options: Options) -> WebOptions:
+    from edgeface.stream.preview.access import choose_token
+    from edgeface.stream.preview.web import DEFAULT_BIND, DEFAULT_PORT, MOST_VIEWERS, WebOptions
+
+    bind = DEFAULT_BIND if options.bind is None else options.bind
+    return WebOptions(
+        page=options.show,
+        bind=bind,
+        port=DEFAULT_PORT if options.port is None else options.port,
+        token=choose_token(bind, options.token),
+        most_viewers=MOST_VIEWERS if options.viewers is None else options.viewers,
+        hide_faces=options.blur,
+    )
+
+
+def _check_target(name: str, target: str) -> None:
+    """Raises OptionError or OutputError for a sink's target that cannot work."""
+    if name == "mqtt":
+        from edgeface.stream.sinks.mqtt import Address
+
+        Address.parse(target)
+    elif name != "window" and target != "-" and not os.access(Path(target).absolute().parent, os.W_OK):
+        raise OutputError(f"{target}: its folder is not there or cannot be written: choose another place")

@@ -1,0 +1,107 @@
+"""A camera's settings as a TOML file: the options of ``edgeface camera``, in sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from edgeface.errors import OptionError
+
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    pass
+
+
+class SourceSection(_Section):
+    source: str | None = None
+    width: Count | None = None
+    height: Count | None = None
+    fps: Positive | None = None
+    pixel_format: str | None = None
+    loop: bool = False
+    every_frame: bool = False
+    give_up_s: Positive | None = None
+
+
+class DetectorSection(_Section):
+    model: str | None = None
+    engine: str | None = None
+    size: Count | None = None
+    score: Share | None = None
+    nms: Share | None = None
+    threads: Count | None = None
+    adapt_ms: Positive | None = None
+
+
+class TrackingSection(_Section):
+    track: bool = True
+    detect_every: Count = 1
+
+
+class PageSection(_Section):
+    show: bool = False
+    metrics: bool = False
+    bind: str | None = None
+    port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    token: str | None = None
+    viewers: Count | None = None
+
+
+class OutputSection(_Section):
+    json: str | None = None
+    mqtt: str | None = None
+    video: str | None = None
+    window: bool = False
+    best_shots: str | None = None
+    blur: bool = False
+
+
+class CameraConfig(_Section):
+    """The file as a whole. A setting has the name of its option, ``-`` as ``_``, with its unit where it has one."""
+
+    source: SourceSection = SourceSection()
+    detector: DetectorSection = DetectorSection()
+    tracking: TrackingSection = TrackingSection()
+    page: PageSection = PageSection()
+    output: OutputSection = OutputSection()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of a file by name, only those that it says.
+
+    Raises OptionError when it cannot be read, is not TOML, or has a section, a key or a value that is not known.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OptionError(f"{path}: {error.strerror}: check --config") from None
+    try:
+        config = msgspec.toml.decode(content, type=CameraConfig)
+    except msgspec.ValidationError as error:
+        raise OptionError(f"{path}: {_plain(str(error))}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: not TOML: {error}") from None
+    settings: dict[str, Any] = {}
+    for section in msgspec.to_builtins(config).values():
+        settings |= section
+    return settings
+
+
+def _plain(reason: str) -> str:
+    """msgspec's reason, with the keys that there are where one is not known."""
+    what, _, where = reason.partition(" - at `$")
+    section = where.rstrip("`").lstrip(".").split(".")[0]
+    if "unknown field" not in what:
+        return f"{where.rstrip('`').lstrip('.')}: {what}" if where else what
+    name = what.split("`")[1]
+    if not section:
+        return f"no section [{name}]: sections are {', '.join(CameraConfig.__struct_fields__)}"
+    keys = type(getattr(CameraConfig(), section)).__struct_fields__
+    return f"[{section}] has no key {name!r}: its keys are {', '.join(keys)}"

@@ -1,0 +1,95 @@
+"""Settings from a TOML file, and ``edgeface camera --check``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeface.cli import main
+from edgeface.errors import OptionError
+from edgeface.stream.camera import Options
+from edgeface.stream.config import CameraConfig, read_config
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "camera.toml"
+    path.write_text(text)
+    return path
+
+
+def check(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["camera", *arguments, "--check"])
+
+
+def test_only_what_the_file_says_is_set(tmp_path: Path) -> None:
+    path = written(tmp_path, '[source]\nsource = "demo"\nloop = true\n[page]\nshow = true\nport = 0\n')
+    assert read_config(path) == {"source": "demo", "loop": True, "show": True, "port": 0}
+    assert read_config(written(tmp_path, "")) == {}
+
+
+def test_every_key_is_an_option_and_every_option_that_lasts_is_a_key() -> None:
+    from edgeface.cli.camera import command
+
+    keys = {key for section in CameraConfig.__struct_fields__
+            for key in type(getattr(CameraConfig(), section)).__struct_fields__}
+    options = {parameter.name for parameter in command.params}
+    assert keys <= options
+    assert options - keys == {"source_argument", "config", "check_only", "max_frames", "seconds"}
+    assert {field.name for field in fields(Options)} - keys == {"sinks", "max_frames", "seconds"}
+
+
+def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[source]\nsource = "demo"\n[detector]\nsize = 320\n')
+    done = check("--config", str(path))
+    assert (done.exit_code, done.stdout) == (0, "demo by mos_s-int8-ncnn at 320 pixels, tracked, to standard output\n")
+    done = check("--config", str(path), "--size", "160", "--no-track", "--json", "-", "--show")
+    assert done.stdout == "demo by mos_s-int8-ncnn at 160 pixels, not tracked, to json, page\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[detector]\nsise = 1\n", "[detector] has no key 'sise': its keys are model, engine, size"),
+        ("[camera]\n", "no section [camera]: sections are source, detector"),
+        ("[detector]\nscore = 2.0\n", "detector.score: Expected `float` <= 1.0"),
+        ('[page]\nport = "high"\n', "page.port: Expected `int | null`, got `str`"),
+        ("[page\n", "not TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_that_names_it(tmp_path: Path, text: str, says: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(OptionError) as raised:
+        read_config(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert check("--config", str(path)).exit_code == 2
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="No such file or directory: check --config"):
+        read_config(tmp_path / "camera.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([], 2, "give a source"),
+        (["demo", "--bind", "0.0.0.0"], 2, "add --show, or --metrics"),
+        (["demo", "--show", "--bind", "0.0.0.0", "--token", "short"], 2, "the token must be"),
+        (["demo", "--mqtt", "broker"], 2, "write mqtt://"),
+        (["demo", "--json", "/no/such/folder/x.jsonl"], 10, "its folder is not there"),
+        (["demo", "--best-shots", "best", "--no-track"], 2, "leave --no-track out"),
+        (["demo", "--detect-every", "3", "--no-track"], 2, "frames are left out only where tracking fills in"),
+        (["demo", "--model", "mos_z"], 2, "no model 'mos_z'"),
+        (["no-such.mp4"], 3, "no such file"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_starts(arguments: list[str], code: int, says: str) -> None:
+    done = check(*arguments)
+    assert done.exit_code == code
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,108 @@
+"""The systemd unit, judged by systemd's own tools where they are installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeface.cli import main
+from edgeface.errors import OptionError
+from edgeface.stream.service import Service
+
+ANALYZE = shutil.which("systemd-analyze")
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze here: apt-get install systemd")
+
+
+def install(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["service", "install", *map(str, arguments)])
+
+
+def settings(unit: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in unit.splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_unit_runs_the_camera_with_the_options_given(tmp_path: Path) -> None:
+    done = install("--print", "--folder", tmp_path, "--source", "demo", "--show", "--size", "320")
+    assert done.exit_code == 0
+    unit = settings(done.stdout)
+    assert unit["ExecStart"] == [f"{sys.executable} -m edgeface camera --source demo --show --size 320"]
+    assert unit["ExecStartPre"] == [unit["ExecStart"][0] + " --check"]
+    assert unit["Type"] == ["notify"]
+    assert unit["WatchdogSec"] == ["60"]
+    assert unit["Restart"] == ["always"]
+    assert unit["ReadWritePaths"] == [str(tmp_path)]
+
+
+@needs_systemd
+@pytest.mark.parametrize("own", [False, True])
+def test_systemd_accepts_the_unit(tmp_path: Path, own: bool) -> None:
+    options = ["--user"] if own else []
+    done = install("--print", *options, "--folder", tmp_path, "--source", "demo", "--show")
+    path = tmp_path / "edgeface-camera.service"
+    path.write_text(done.stdout)
+    verified = subprocess.run(
+        [str(ANALYZE), "verify", *options, str(path)], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+@needs_systemd
+def test_systemd_finds_the_unit_little_exposed(tmp_path: Path) -> None:
+    path = tmp_path / "edgeface-camera.service"
+    path.write_text(install("--print", "--folder", tmp_path, "--source", "demo").stdout)
+    judged = subprocess.run(
+        [str(ANALYZE), "security", "--offline=yes", "--no-pager", "--threshold=30", str(path)],
+        capture_output=True, text=True, timeout=60,
+    )
+    assert judged.returncode == 0, judged.stdout
+    exposure = re.search(r"Overall exposure level .*: ([\d.]+)", judged.stdout)
+    assert exposure is not None
+    assert float(exposure[1]) < 3.0
+
+
+def test_words_that_mean_something_to_systemd_stay_words(tmp_path: Path) -> None:
+    service = Service("cam", ["/usr/bin/python3"], ["--source", 'rtsp://h/a b?c=%20&d="$HOME"'], tmp_path, "robot")
+    (run,) = settings(service.unit())["ExecStart"]
+    assert run == '/usr/bin/python3 camera --source "rtsp://h/a b?c=%%20&d=\\"$$HOME\\""'
+
+
+def test_a_unit_of_ones_own_is_written_where_systemd_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    done = install("--user", "--name", "door", "--folder", tmp_path, "--source", "demo")
+    assert done.exit_code == 0
+    path = tmp_path / "config" / "systemd" / "user" / "door.service"
+    assert "systemctl --user daemon-reload && systemctl --user enable --now door" in done.stdout
+    unit = path.read_text()
+    assert "User=" not in unit
+    assert "WantedBy=default.target" in unit
+
+
+def test_options_that_cannot_work_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    done = install("--user", "--source", "demo", "--detect-every", "3", "--no-track")
+    assert done.exit_code == 2
+    assert "frames are left out only where tracking fills in" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert install("--user", "--source", "demo", "--no-such-option").exit_code == 2
+    assert install("--user", "--run-as", "robot", "--source", "demo").exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "é"])
+def test_names_that_are_no_names_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be named"):
+        Service(name, ["python3"], [], tmp_path, None)
