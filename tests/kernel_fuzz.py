@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given, is_hypothesis_test, settings
 from hypothesis import strategies as st
 
+import test_kernels_decoding as decoding
 from camera_pictures import frames, sizes, views
 from edgeface.errors import InputError
 from edgeface.frames import FORMATS, Frame
@@ -127,6 +128,10 @@ def alignments_of_numbers_that_may_not_fit(maps: list[int], format: int, sides: 
 def marks() -> None:
     mark_begin()
     mark_end()
+
+
+# Many, and each of few numbers.
+FUZZ += [settings(fuzz, max_examples=50)(test) for test in vars(decoding).values() if is_hypothesis_test(test)]
 
 
 def overrun() -> None:

@@ -125,6 +125,30 @@ def test_an_anchor_outside_its_map_is_refused(place: tuple[int, ...]) -> None:
             decoder(maps, kept, pyramid, *arguments)  # type: ignore[operator]
 
 
+_PLACE = st.tuples(*[st.integers(-2, 6) | st.integers(-(1 << 63), (1 << 63) - 1)] * 4)
+
+
+@given(decoding(4), st.lists(_PLACE, min_size=1, max_size=5))
+def test_an_anchor_anywhere_at_all_is_decoded_or_refused(
+    case: tuple[list[RawMap | None], Anchors, Pyramid], places: list[tuple[int, ...]]
+) -> None:
+    maps, _, pyramid = case
+    kept = Anchors(np.array(places, np.int64), np.zeros(len(places), np.float32))
+
+    def has(level: int, anchor: int, row: int, column: int) -> bool:
+        raw = maps[level] if 0 <= level < len(maps) else None
+        if raw is None:
+            return False
+        channels, height, width = raw.values.shape
+        return 0 <= anchor < channels // 4 and 0 <= row < height and 0 <= column < width
+
+    if not all(has(*place) for place in places):
+        with pytest.raises(IndexError):
+            decode.best_boxes(maps, kept, pyramid, 0.4)
+    else:
+        same(decode.best_boxes, decode.best_boxes_reference, maps, kept, pyramid, 0.4)
+
+
 @given(
     st.integers(0, 40).flatmap(
         lambda n: st.tuples(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels import library
-from edgeface.runtime.kernels.arrays import address, done
+from edgeface.runtime.kernels.arrays import address, contiguous, done
 from edgeface.runtime.kernels.maps import packed_maps
 
 Floats = NDArray[np.float32]
@@ -29,13 +29,15 @@ def gather_patches(features: RawMap, row: Indices, column: Indices, patch: int) 
     ``row`` and ``column`` are int64 (P,). Raises IndexError when one is outside the map, and ValueError for other
     shapes or a patch below 1.
     """
-    if row.ndim != 1 or row.shape != column.shape or patch < 1:
-        raise ValueError(f"rows {row.shape}, columns {column.shape} and a patch of {patch} give no patches")
+    if patch < 1:
+        raise ValueError(f"a patch of {patch} positions cannot work")
+    if row.ndim != 1 or row.shape != column.shape or not row.dtype == column.dtype == np.int64:
+        raise ValueError(f"rows {row.dtype} {row.shape} and columns {column.dtype} {column.shape} are no int64 (P,)")
     kernels = library()
     if kernels is None:
         return gather_patches_reference(features, row, column, patch)
     packed, _held = packed_maps([features])
-    row, column = np.ascontiguousarray(row, np.int64), np.ascontiguousarray(column, np.int64)
+    row, column = contiguous(row), contiguous(column)
     patches = np.empty((features.values.shape[0], patch, patch * len(row)), np.float32)
     result = kernels.ef_gather_patches(packed, len(row), address(row), address(column), patch, address(patches))
     if result < 0:
@@ -76,7 +78,7 @@ def roi_align(features: RawMap, boxes: Floats, out: int | tuple[int, int], scale
     if kernels is None:
         return roi_align_reference(features, boxes, (high, wide), scale, sampling)
     packed, _held = packed_maps([features])
-    boxes = np.ascontiguousarray(boxes)
+    boxes = contiguous(boxes)
     samples = np.empty((high + wide) * sampling * _SAMPLE_BYTES, np.uint8)
     regions = np.empty((len(boxes), features.values.shape[0], high, wide), np.float32)
     done(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.runtime.engines.registry import RawMap
-from edgeface.runtime.kernels.arrays import address, done
+from edgeface.runtime.kernels.arrays import address, contiguous, done
 from edgeface.runtime.kernels.maps import packed_maps
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def best_boxes(
     """Indices (m,) and boxes (m, 4) of what stays; errors as those of ``decode.best_boxes``."""
     n = len(kept)
     packed, _held = packed_maps(maps)
-    places, logits = np.ascontiguousarray(kept.places), np.ascontiguousarray(kept.logits)
+    places, logits = contiguous(kept.places), contiguous(kept.logits)
     boxes, best, room = np.empty((n, 4), np.float32), np.empty(n, np.int64), np.empty(11 * n, np.float32)
     count = library.ef_best_boxes(
         pyramid.packed, packed, n, address(places), address(logits), iou_threshold, *scale,
@@ -61,7 +61,7 @@ def decode_landmarks(
 ) -> Floats:
     """Points (n, 5, 2); raises IndexError for an anchor outside its map."""
     packed, _held = packed_maps(maps)
-    places = np.ascontiguousarray(kept.places)
+    places = contiguous(kept.places)
     points = np.empty((len(kept), 5, 2), np.float32)
     _inside(
         library.ef_decode_landmarks(pyramid.packed, packed, len(kept), address(places), *scale, address(points))
@@ -71,7 +71,7 @@ def decode_landmarks(
 
 def pose_degrees(library: Any, logits: Floats, bins: int, bin_deg: float, first_centre_deg: float) -> Floats:
     """(P, 3) from (3, bins, P)."""
-    logits = np.ascontiguousarray(logits)
+    logits = contiguous(logits)
     degrees = np.empty((logits.shape[2], 3), np.float32)
     done(
         library.ef_pose_degrees(len(degrees), address(logits), bins, bin_deg, first_centre_deg, address(degrees)),
@@ -82,7 +82,7 @@ def pose_degrees(library: Any, logits: Floats, bins: int, bin_deg: float, first_
 
 def nms(library: Any, boxes: Floats, scores: Floats, iou_threshold: float) -> Indices:
     """As ``edgeface.runtime.nms.nms``, of float32 boxes (n, 4) and scores (n,)."""
-    boxes, scores = np.ascontiguousarray(boxes), np.ascontiguousarray(scores)
+    boxes, scores = contiguous(boxes), contiguous(scores)
     n = len(scores)
     kept, room = np.empty(n, np.int64), np.empty((7, n), np.int32)
     first = address(room)
@@ -94,7 +94,7 @@ def nms(library: Any, boxes: Floats, scores: Floats, iou_threshold: float) -> In
 
 def sigmoid(library: Any, logits: Floats) -> Floats:
     """As ``decode.sigmoid``."""
-    logits = np.ascontiguousarray(logits)
+    logits = contiguous(logits)
     out = np.empty_like(logits)
     library.ef_sigmoid(logits.size, address(logits), address(out))
     return out

@@ -86,17 +86,17 @@ static int scan(search *s, on_anchor *tell, const ef_map *map, int32_t level)
     const int8_t *integers = map->values;
     int32_t anchors = map->channels, width = map->width;
     if (map->step_c == 1 && map->step_x == anchors) {
-        int32_t row_length = width * anchors;
+        int64_t row_length = (int64_t)width * anchors;
         for (int32_t y = 0; y < map->height; y++) {
             int64_t at = y * map->step_y;
-            for (int32_t i = 0; i < row_length; i += BLOCK) {
-                int32_t end = ef_min(i + BLOCK, row_length);
+            for (int64_t i = 0; i < row_length; i += BLOCK) {
+                int64_t end = i + BLOCK < row_length ? i + BLOCK : row_length;
                 if (end == i + BLOCK
                     && !(map->is_int8 ? any_int8(integers + at + i, (int8_t)lowest)
                                       : any_float(floats + at + i, s->threshold)))
                     continue;
-                for (int32_t j = i; j < end; j++)
-                    if (!look(s, tell, map, at + j, level, j % anchors, y, j / anchors))
+                for (int64_t j = i; j < end; j++)
+                    if (!look(s, tell, map, at + j, level, (int32_t)(j % anchors), y, (int32_t)(j / anchors)))
                         return 0;
             }
         }

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels.arrays import address
 
@@ -30,7 +28,7 @@ def packed_maps(maps: Sequence[RawMap | None]) -> tuple[bytes, list[Any]]:
         step_c, step_y, step_x = values.strides
         # Steps become whole elements, and none leads backwards.
         if not values.flags.aligned or (step_c | step_y | step_x) % size or min(step_c, step_y, step_x) < 0:
-            values = np.ascontiguousarray(values)
+            values = values.copy()
             step_c, step_y, step_x = values.strides
         held.append(values)
         packed.append(
