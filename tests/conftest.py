@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -11,6 +11,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+
+from device_option import (  # noqa: F401  (pytest finds its hooks here)
+    pytest_addoption,
+    pytest_collection,
+    pytest_configure,
+    pytest_report_header,
+    pytest_unconfigure,
+)
+from loopback_ssh import LoopbackSsh, loopback_ssh
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -72,6 +81,20 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
         cv2.imwrite(str(pictures / f"{i}.png"), scene)
     out = folder / "tiny-fp32-ncnn"
     return convert(tiny_checkpoint, "ncnn", precision="fp32", out=out, pictures=pictures, size_px=160).directory
+
+
+@pytest.fixture(scope="session")
+def _ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSsh]:
+    # With a space, as people have them in the paths of their configurations.
+    with loopback_ssh(tmp_path_factory.mktemp("ssh") / "lo op") as server:
+        yield server
+
+
+@pytest.fixture
+def ssh(_ssh_server: LoopbackSsh) -> LoopbackSsh:
+    """A real sshd on loopback whose empty home folder is a board; skips where there is no sshd."""
+    _ssh_server.reset()
+    return _ssh_server
 
 
 @pytest.fixture
