@@ -231,7 +231,7 @@ def test_two_bundles_in_one_table_and_as_json(tiny_bundle: Path, tiny_checkpoint
     assert title.startswith(f"Time on this host: {report['cpu']}, 1 thread, ")
     assert "Input 160 x 128 px; scikit-image's astronaut" in lines
     assert f"3 rounds, interleaved, after {WARM_UP_ROUNDS} of warm-up; every run counted; ms" in lines
-    assert [line.split()[:3] for line in lines[6:8]] == [
+    assert [line.split()[:3] for line in lines[8:10]] == [
         [read_bundle(tiny_bundle).name, "ncnn", "fp32"], ["tiny", "torch", "fp32"]
     ]
 
@@ -336,7 +336,7 @@ def test_an_engine_s_failure_leaves_no_json(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Pictures("broken", [np.zeros((4, 4), np.uint8)])
-    monkeypatch.setattr(bench, "choose_pictures", lambda _source, _limit: broken)
+    monkeypatch.setattr(bench, "choose_pictures", lambda _source, _limit, _frame_px: broken)
     result = command(tiny_bundle, "--json", tmp_path / "out.json")
     assert result.exit_code == InputError.exit_code
     assert not list(tmp_path.iterdir())
