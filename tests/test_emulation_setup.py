@@ -12,7 +12,8 @@ import pytest
 from edgeface.devices import boards
 from edgeface.devices.emulation import debian, ensure_root, project, verify_root, wheels
 from edgeface.devices.emulation.identity import identity_files
-from edgeface.devices.emulation.root import EmulatedRoot, cache_directory
+from edgeface.devices.emulation.programs import silent
+from edgeface.devices.emulation.root import EmulatedRoot, _Making, cache_directory
 
 from arm_code import without_programs
 from edgeface.errors import DeviceError, InstallError, OutputError
@@ -258,6 +259,28 @@ def test_the_digest_of_a_source_tree_follows_what_a_wheel_is_built_from(tmp_path
     changed = project.source_digest(tmp_path)
     (tmp_path / "edgeface" / "a.c").rename(tmp_path / "edgeface" / "b.c")
     assert len({before, changed, project.source_digest(tmp_path)}) == 3
+
+
+def test_outside_a_clone_the_wheel_that_was_given_serves_the_next_time_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "source_tree", lambda: None)
+    monkeypatch.setattr(wheels, "install", lambda built, directory: (directory / "a.py").write_text(built[0].name))
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise DeviceError("nothing is to be downloaded")
+
+    monkeypatch.setattr(wheels, "download", refuse)
+    making = _Making(boards.find("rk3399"), tmp_path, Path("/usr/bin/qemu-aarch64"), silent)
+    with pytest.raises(DeviceError, match=r"give one with --wheel FILE"):
+        making.ensure_project(None)
+    wheel = _wheel(tmp_path, f"edgeface-{project.version()}-py3-none-any.whl", kernels=_elf(183))
+    given = making.ensure_project(wheel)
+    assert (given.directory / "a.py").read_text() == wheel.name
+    assert making.ensure_project(None).directory == given.directory
+    (given.directory / "a.py").write_text("damaged")
+    with pytest.raises(DeviceError, match=r"give one with --wheel FILE"):
+        making.ensure_project(None)
 
 
 def test_a_command_is_qemu_with_the_roots_own_python(monkeypatch: pytest.MonkeyPatch) -> None:

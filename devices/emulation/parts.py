@@ -70,6 +70,11 @@ class Part:
         except OSError as error:
             raise refused(error.filename or self.directory, error) from None
 
+    def whole(self) -> bool:
+        """Whether it was finished, and no file in it was changed, lost or cut short since."""
+        record = self.record()
+        return record is not None and next(self._changed(record), None) is None
+
     def record(self) -> Record | None:
         """What is known of it; None when it was never finished."""
         try:

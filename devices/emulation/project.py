@@ -22,6 +22,11 @@ _FILES = ("CMakeLists.txt", "pyproject.toml", "cross/toolchain.cmake", "cross/bu
 _BUILD_TIMEOUT_S = 600.0
 
 
+def version() -> str:
+    """edgeface's own, as installed here."""
+    return metadata.version("edgeface")
+
+
 def source_tree() -> Path | None:
     """The clone that this package is imported from (an editable install); None for an installed package."""
     tree = Path(__file__).resolve().parents[2]
@@ -65,8 +70,7 @@ def choose(wheel: Path | None) -> Own:
     tree = source_tree()
     if tree is not None:
         return Own(source_digest(tree), "building edgeface for aarch64", partial(_build, tree))
-    version = metadata.version("edgeface")
-    return Own(hashlib.sha256(version.encode()).hexdigest(), f"downloading edgeface {version}", _published)
+    return Own(hashlib.sha256(version().encode()).hexdigest(), f"downloading edgeface {version()}", _published)
 
 
 def _build(tree: Path, directory: Path) -> Path:
@@ -79,12 +83,11 @@ def _build(tree: Path, directory: Path) -> Path:
 
 
 def _published(directory: Path) -> Path:
-    version = metadata.version("edgeface")
     try:
-        wheels.download([f"edgeface=={version}"], directory, dependencies=False)
+        wheels.download([f"edgeface=={version()}"], directory, dependencies=False)
     except DeviceError as error:
         raise DeviceError(
-            f"no aarch64 wheel of edgeface {version} to download: give one with --wheel FILE "
+            f"no aarch64 wheel of edgeface {version()} to download: give one with --wheel FILE "
             f"(a clone makes it: python cross/build_wheel.py): {error}"
         ) from None
     return _only_wheel(directory)

@@ -169,7 +169,14 @@ class _Making:
         self.root.ensure(key, "the userland", make, self._progress)
 
     def ensure_project(self, wheel: Path | None) -> Part:
-        """edgeface itself, in a folder of its own for each state of its sources."""
+        """edgeface itself, in a folder of its own for each state of its sources.
+
+        Outside a clone a wheel that was given once serves until there is another version of edgeface.
+        """
+        if wheel is None and project.source_tree() is None:
+            given = self._newest_project(project.version())
+            if given is not None:
+                return given
         own = project.choose(wheel)
         part = Part(self._home / f"edgeface-{own.key[:16]}")
 
@@ -184,6 +191,15 @@ class _Making:
 
         part.ensure(_key(_FORMAT, own.key), "edgeface", make, self._progress)
         return part
+
+    def _newest_project(self, version: str) -> Part | None:
+        """The part of that version that was made last, if it is whole."""
+        for path in _by_age(self._home):
+            part = Part(path.with_suffix(""))
+            record = part.record()
+            if record is not None and any(name.startswith(f"edgeface-{version}-") for name in record.made_of):
+                return part if part.whole() else None
+        return None
 
     def ensure_site(self, own: Part) -> None:
         """The wheels that this edgeface says it needs."""
@@ -234,9 +250,13 @@ def _key(*content: object) -> str:
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
 
 
+def _by_age(home: Path) -> list[Path]:
+    """The records of edgeface itself, the newest first."""
+    return sorted(home.glob("edgeface-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
 def _forget_old_projects(home: Path, used: Part) -> None:
     """Keep the newest few, and any that a process which was started with it may import from still."""
-    records = sorted(home.glob("edgeface-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in records[_KEPT_PROJECTS:]:
+    for path in _by_age(home)[_KEPT_PROJECTS:]:
         if path.stem != used.directory.name and time.time() - path.stat().st_mtime > _KEPT_S:
             Part(path.with_suffix("")).remove()
