@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -15,6 +17,7 @@ import edgeface
 from edgeface.bundle import Bundle, Defaults, DenseStage, Level, PoseStage
 from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
+from edgeface.frames import Frame
 from edgeface.runtime.detector import Detector, map_names
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.engines.registry import Takes
@@ -278,6 +281,33 @@ def test_a_fixed_frame_gives_the_same_faces(tiny_bundle: Path, astronaut: NDArra
     sessions = open_sessions(tiny_bundle, loaded.bundle, 1)
     framed = Detector(loaded.bundle, sessions, size_px=(160, 160), score=loaded.score, nms_iou=loaded.nms_iou)
     np.testing.assert_array_equal(framed(astronaut).boxes, loaded(astronaut).boxes)
+
+
+def test_a_frame_gives_the_faces_of_its_picture(tiny_bundle: Path, astronaut: NDArray[np.uint8]) -> None:
+    loaded = edgeface.load(tiny_bundle, threads=1, size=160)
+    expected = loaded(astronaut)
+    assert len(expected)
+    for frame in (Frame(astronaut), Frame(np.ascontiguousarray(astronaut[:, :, ::-1]), "rgb")):
+        np.testing.assert_array_equal(loaded(frame).boxes, expected.boxes)
+    planes = cv2.cvtColor(astronaut, cv2.COLOR_BGR2YUV_I420)
+    u, v = planes[512:640].reshape(256, 256), planes[640:].reshape(256, 256)
+    nv12 = np.concatenate((planes[:512], np.dstack((u, v)).reshape(256, 512)))
+    for name in ("score8", "score32"):
+        ours, theirs = loaded.raw(Frame(nv12, "nv12"))[name], loaded.raw(astronaut)[name]
+        assert np.abs(ours - theirs).mean() < 0.05 * np.ptp(theirs)
+
+
+def test_pictures_in_turn_and_threads_at_once_do_not_disturb_each_other(tiny_bundle: Path) -> None:
+    loaded = edgeface.load(tiny_bundle, threads=1, size=96)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (height, 90, 3), dtype=np.uint8) for height in (40, 90, 120, 90) * 6]
+    alone = [edgeface.load(tiny_bundle, threads=1, size=96)(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(loaded, pictures))
+    for expected, *others in zip(alone, together, map(loaded, pictures), strict=True):
+        for faces in others:
+            np.testing.assert_array_equal(faces.boxes, expected.boxes)
+            np.testing.assert_array_equal(faces.scores, expected.scores)
 
 
 def test_ncnn_and_torch_find_the_same(tiny_bundle: Path, tiny_checkpoint: Path, astronaut: NDArray[np.uint8]) -> None:
