@@ -1,4 +1,4 @@
-"""A camera on the network, as far as tests need one: MJPEG over HTTP, with a password or without, that can be killed."""
+"""A camera on the network, as far as tests need one: MJPEG over HTTP, with a password or without; it can be killed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Camera(BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name it has there
+    def log_message(self, format: str, *args: object) -> None:  # the name it has there
         pass
 
 

@@ -17,7 +17,6 @@ from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sources import SourceSpec
 from edgeface.stream.supervision import Supervisor
 from edgeface.stream.tracking import Tracker
-
 from stream_fakes import Detector
 
 

@@ -16,7 +16,6 @@ from edgeface.errors import OptionError
 from edgeface.stream.sources import make_spec
 from edgeface.stream.sources.network import reason
 from edgeface.stream.supervision import Deadlines, Supervisor
-
 from mjpeg_server import PASSWORD, serving
 
 LONG_S = 60.0

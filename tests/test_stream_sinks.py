@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -
 
 
 def test_an_unknown_sink_is_answered_with_the_choices() -> None:
-    with pytest.raises(UnknownSinkError, match="no sink 'jsn'. Did you mean 'json'?"):
+    with pytest.raises(UnknownSinkError, match=r"no sink 'jsn'\. Did you mean 'json'\?"):
         open_sink("jsn", "-", CONTEXT)
     assert "json" in sink.names()
 

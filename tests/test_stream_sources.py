@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edgeface
+from detect_command import clip
 from edgeface.errors import (
     EdgefaceError,
     InputError,
@@ -30,8 +31,6 @@ from edgeface.stream.sources.demo import DemoScene, demo_scene, open_demo
 from edgeface.stream.sources.files import open_file, open_folder
 from edgeface.stream.sources.picamera2 import open_picamera2
 from edgeface.stream.sources.v4l2 import as_frame, check_device, open_camera
-
-from detect_command import clip
 
 
 def frames_of(opened: Source) -> list[Grab]:
@@ -290,7 +289,7 @@ def test_a_camera_that_stops_or_sends_rubbish_is_an_error_of_the_source() -> Non
 
 
 def test_a_device_that_is_not_there_or_no_camera_is_named(here: Path) -> None:
-    with pytest.raises(SourceError, match=r"/dev/video97: no such device: plug the camera in, or choose another \(there"):
+    with pytest.raises(SourceError, match=r"/dev/video97: no such device: plug the camera in, .* \(there"):
         check_device("/dev/video97")
     (here / "file").touch()
     with pytest.raises(SourceError, match="file: is no V4L2 device"):

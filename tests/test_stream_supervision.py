@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import stream_fakes  # noqa: F401  # registers its sources
 from edgeface.errors import InputError, OptionError, SourceError
 from edgeface.stream.process import PYTHON_VARIABLE
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sources import SourceSpec
 from edgeface.stream.supervision import Deadlines, Supervisor
-
-import stream_fakes  # noqa: F401  # registers its sources
 
 LONG_S = 60.0
 QUICK = Deadlines(stall_s=0.4, read_s=1.2, first_retry_s=0.1, last_retry_s=0.4)
@@ -53,7 +51,7 @@ def children() -> list[str]:
 def held() -> tuple[int, int, int]:
     """Open descriptors, threads, and mappings of capture memory."""
     maps = Path("/proc/self/maps").read_text().count("memfd:edgeface")
-    return len(os.listdir("/proc/self/fd")), threading.active_count(), maps
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), maps
 
 
 def test_only_the_newest_frame_is_given_out_and_the_others_are_counted() -> None:
@@ -162,7 +160,7 @@ def test_a_frame_without_pixels_is_an_error_of_the_source() -> None:
 
 def test_what_no_retry_can_mend_ends_the_source_with_its_error() -> None:
     with Supervisor(SourceSpec(kind="damaged", address="")) as supervisor:
-        with pytest.raises(InputError, match="clip.mp4: damaged"):
+        with pytest.raises(InputError, match=r"clip\.mp4: damaged"):
             supervisor.newest(LONG_S)
         assert supervisor.newest(0.01) is None
         assert supervisor.is_over
