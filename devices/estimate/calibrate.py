@@ -96,7 +96,7 @@ def _count(
         if executed is None:
             progress(f"{name}: counting on an emulated {cpu}, {number} of {len(names)}")
             executed = _execute(root, cpu, name, built)
-            write_bytes(kept, msgspec.json.encode(_Kept(executed.outcome, list(executed.regions))))
+            _keep(kept, executed)
         (region,) = costed(executed, core).regions
         counts.append(region.counts)
     return Counted(names, networks, counts)
@@ -122,6 +122,14 @@ def _kept(path: Path) -> Executed | None:
     except (OSError, msgspec.DecodeError):
         return None     # it is counted anew
     return Executed(kept.outcome, [Counter(region) for region in kept.regions])
+
+
+def _keep(path: Path, executed: Executed) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(path, error) from None
+    write_bytes(path, msgspec.json.encode(_Kept(executed.outcome, list(executed.regions))))
 
 
 def _execute(root: EmulatedRoot, cpu: str, name: str, built: Network) -> Executed:
