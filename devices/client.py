@@ -71,8 +71,8 @@ class Client:
     """One worker at the end of ``link``, until ``close`` or the end of a ``with`` block.
 
     Every method takes the seconds that it may last. An error of edgeface over there is raised here as the same class
-    with its line, which then begins with the board; any other as DeviceError. DeviceLostError is raised when the worker dies, stays silent or
-    speaks something else; it is then killed, and the client can be used no more.
+    with its line, which then begins with the board; any other as DeviceError. DeviceLostError is raised when the worker
+    dies, stays silent or speaks something else; it is then killed, and the client can be used no more.
 
     Starting raises DeviceUnreachableError when no worker starts, DeviceVersionError when it is of another version,
     and what ``link.python`` raises. ``arguments`` are those of the Python there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from edgeface.devices.ssh_failures import Reached, command_failure
 from edgeface.errors import DeviceLostError
 
 CONNECT_TIMEOUT_S = 10
+_LAST_WORDS_S = 2.0
 # ssh gives a silent connection up after so many unanswered questions, so a board that lost its power is noticed.
 _ALIVE_INTERVAL_S, _ALIVE_COUNT = 5, 3
 _OPTIONS = (
@@ -104,6 +106,8 @@ class SshHost:
         ssh = [_ssh(), *self._where(), *_OPTIONS]
         command = [
             _rsync(), "--recursive", "--perms", "--chmod=D755,F644", "--protect-args",
+            # The other ways lose what the board says when its disk is full.
+            "--stderr=client",
             f"--timeout={_ALIVE_INTERVAL_S * _ALIVE_COUNT}", "--rsh", " ".join(map(_quoted_for_rsync, ssh)),
             "--", source, target,
         ]  # fmt: skip
@@ -113,20 +117,27 @@ class SshHost:
         self, command: Sequence[str], name: str, stdin: bytes, timeout_s: float, watch: Progress
     ) -> list[str]:
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment())
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(), start_new_session=True
+        )
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         errors: list[bytes] = []
         threads = [
             threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True),
-            threading.Thread(target=lambda stream: errors.append(stream.read()), args=(process.stderr,), daemon=True),
+            threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True),
         ]
         expired = threading.Event()
 
         def end() -> None:
             expired.set()
-            process.kill()
+            kill()
+
+        def kill() -> None:
+            # With what it started: the ssh of an rsync would go on holding the pipes.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
         clock = threading.Timer(timeout_s, end)
         for thread in (*threads, clock):
@@ -138,14 +149,16 @@ class SshHost:
                 watch(lines[-1])
             process.wait()
         finally:
+            # What a program says at its end may still be on its way through its ssh.
+            threads[1].join(timeout=_LAST_WORDS_S if process.returncode is not None else 0)
             # Also after Ctrl-C: what runs on the board ends when its connection does.
-            process.kill()
+            kill()
             process.wait()
             clock.cancel()
             for thread in threads:
-                thread.join(timeout=5)
+                thread.join(timeout=_LAST_WORDS_S)
             process.stdout.close()
-        if expired.is_set():
+        if expired.is_set() and process.returncode:
             raise DeviceLostError(
                 f"{self.reached}: {name} was not done within {timeout_s:g} s: look there what keeps it, and try again"
             )

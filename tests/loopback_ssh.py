@@ -9,12 +9,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -52,6 +55,19 @@ class LoopbackSsh:
         self.port = self._start()
         self.trust(self.host_key)
         self.configure()
+
+    def reset(self) -> None:
+        """As it was in the beginning, with an empty home folder."""
+        for entry in self.home.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        self.behave()
+        self.trust(self.host_key)
+        self.configure()
+
+    def files(self) -> dict[str, bytes | None]:
+        """Everything in the home folder: the content of files, None for folders."""
+        entries = sorted(self.home.rglob("*"))
+        return {str(p.relative_to(self.home)): p.read_bytes() if p.is_file() else None for p in entries}
 
     def behave(self, *lines: str) -> None:
         """What the shell of the board does before every command, as lines of sh; nothing by default."""
@@ -132,11 +148,21 @@ class LoopbackSsh:
         self._process.kill()
         self._process.wait()
 
+    def cut_when(self, path: Path) -> threading.Thread:
+        """Cut every connection as soon as ``path`` exists; the thread that waits for it."""
+
+        def wait() -> None:
+            until = time.monotonic() + DEADLINE_S
+            while not path.exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            self.cut()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        return thread
+
     def board(self, **changes: Any) -> Any:
         """The Board of it, with this test's Python there."""
-        import sys
-
-        import msgspec
         from edgeface.devices import boards
 
         host = boards.find("host")
@@ -145,6 +171,13 @@ class LoopbackSsh:
             "python": sys.executable,
         }
         return msgspec.structs.replace(host, **(told | changes))
+
+    def describe(self, path: Path, *lines: str) -> Path:
+        """Write the TOML of a board that extends rpi4 and is reached here; ``lines`` instead of its python."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        words = ['extends = "rpi4"', 'address = "robot1"', f'ssh_config = "{self.config}"']
+        path.write_text("\n".join([*words, *(lines or [f'python = "{sys.executable}"']), ""]))
+        return path
 
 
 def _name_and_parent(process: Path) -> tuple[str, int]:

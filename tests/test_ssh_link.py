@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import shutil
-import threading
-import time
-from collections.abc import Iterator
+import venv
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from edgeface.devices.client import Client
+from edgeface.devices.links import Link, open_link
 from edgeface.devices.ssh import SshHost
+from numpy.typing import NDArray
 
+from edgeface import load
 from edgeface.errors import DeviceError, DeviceLostError, DeviceUnreachableError, InstallError
-from loopback_ssh import LoopbackSsh, loopback_ssh, make_key, public, silent_server
+from loopback_ssh import LoopbackSsh, make_key, public, silent_server
 
 TIMEOUT_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSsh]:
-    with loopback_ssh(tmp_path_factory.mktemp("ssh") / "lo op") as server:
-        yield server
-
-
-@pytest.fixture
-def ssh(server: LoopbackSsh) -> LoopbackSsh:
-    """The server, as it was in the beginning."""
-    server.behave()
-    server.trust(server.host_key)
-    server.configure()
-    return server
 
 
 @pytest.fixture
 def host(ssh: LoopbackSsh) -> SshHost:
     return SshHost(ssh.board())
+
+
+@pytest.fixture
+def link(ssh: LoopbackSsh) -> Link:
+    return open_link(ssh.board())
 
 
 def failure(host: SshHost, *words: str, timeout_s: float = TIMEOUT_S) -> DeviceError:
@@ -91,9 +87,6 @@ def test_a_wrong_host_key(host: SshHost, ssh: LoopbackSsh, tmp_path: Path) -> No
 
 
 def fingerprint(key: Path) -> str:
-    import base64
-    import hashlib
-
     digest = hashlib.sha256(base64.b64decode(public(key).split()[1])).digest()
     return base64.b64encode(digest).decode().rstrip("=")
 
@@ -159,19 +152,11 @@ def test_a_command_that_hangs(host: SshHost) -> None:
 
 
 def test_a_board_that_goes_away_in_the_middle(host: SshHost, ssh: LoopbackSsh) -> None:
-    cutter = threading.Thread(target=cut_when_seen, args=(ssh, ssh.home / "started"))
-    cutter.start()
+    cutter = ssh.cut_when(ssh.home / "started")
     error = failure(host, "sh", "-c", "touch started; exec sleep 100")
     cutter.join()
     assert isinstance(error, DeviceLostError)
     assert "the connection broke off" in str(error)
-
-
-def cut_when_seen(ssh: LoopbackSsh, path: Path) -> None:
-    until = time.monotonic() + TIMEOUT_S
-    while not path.exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    ssh.cut()
 
 
 def test_copying_a_folder_and_a_file(host: SshHost, ssh: LoopbackSsh, tmp_path: Path) -> None:
@@ -212,3 +197,102 @@ def test_a_machine_without_the_programs(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InstallError, match=f"{program} is not installed: .*sudo apt-get install {package}"):
         host.copy(tmp_path, "~/x", timeout_s=TIMEOUT_S)
+
+
+def test_a_link_puts_a_folder_in_the_place_of_another(link: Link, ssh: LoopbackSsh, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a").write_text("new")
+    (ssh.home / "there").mkdir()
+    (ssh.home / "there" / "old").write_text("old")
+    link.put(tmp_path / "new", "~/there", timeout_s=TIMEOUT_S)
+    link.put(tmp_path / "new" / "a", "~/deep/er/a", timeout_s=TIMEOUT_S)
+    assert ssh.files() == {
+        "deep": None, "deep/er": None, "deep/er/a": b"new", "there": None, "there/a": b"new",
+    }
+
+
+@pytest.mark.parametrize("behaviour", ["ulimit -f 20", "PATH=/nowhere"])
+def test_a_put_that_fails_leaves_what_was_there(
+    link: Link, ssh: LoopbackSsh, tmp_path: Path, behaviour: str
+) -> None:
+    (tmp_path / "big").write_bytes(bytes(100_000))
+    (ssh.home / "there").write_text("old")
+    ssh.behave(behaviour)
+    with pytest.raises(DeviceError):
+        link.put(tmp_path / "big", "~/there", timeout_s=TIMEOUT_S)
+    assert ssh.files() == {"there": b"old"}
+
+
+def test_nothing_to_put(link: Link, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="nothing: no such file or folder"):
+        link.put(tmp_path / "nothing", "~/there", timeout_s=TIMEOUT_S)
+
+
+def test_a_link_gets_a_file_whole_or_not_at_all(link: Link, ssh: LoopbackSsh, tmp_path: Path) -> None:
+    (ssh.home / "a b").write_bytes(b"x" * 1000)
+    link.get("~/a b", tmp_path / "copy", timeout_s=TIMEOUT_S)
+    assert (tmp_path / "copy").read_bytes() == b"x" * 1000
+    with pytest.raises(DeviceError, match="No such file"):
+        link.get("~/nothing", tmp_path / "copy", timeout_s=TIMEOUT_S)
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+    assert (tmp_path / "copy").read_bytes() == b"x" * 1000
+
+
+def test_a_worker_over_ssh_computes_what_is_computed_here(link: Link, astronaut: NDArray[np.uint8]) -> None:
+    here = load("mos_s", threads=1)(astronaut)
+    with Client(link) as client:
+        assert client.where == "robot (board at robot1)"
+        found = client.detect(client.load("mos_s", threads=1), astronaut)
+    assert len(found) == 1
+    np.testing.assert_array_equal(found.boxes, here.boxes)
+    np.testing.assert_array_equal(found.scores, here.scores)
+
+
+def test_a_worker_that_its_board_kills_with_the_connection(
+    link: Link, ssh: LoopbackSsh, astronaut: NDArray[np.uint8]
+) -> None:
+    with Client(link) as client:
+        loaded = client.load("mos_s")
+        ssh.cut()
+        error = checked(raised(DeviceLostError, client.detect, loaded, astronaut))
+        assert "the connection broke off" in str(error)
+        # It is lost for good, and says so at once.
+        assert "its worker has ended" in str(raised(DeviceLostError, client.health))
+
+
+def raised(kind: type[DeviceError], call: Callable[..., object], *arguments: object) -> DeviceError:
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def test_a_worker_that_hangs_is_named_within_the_deadline(link: Link, ssh: LoopbackSsh) -> None:
+    ssh.behave("case $SSH_ORIGINAL_COMMAND in *worker) exec sleep 100;; esac")
+    with pytest.raises(DeviceUnreachableError, match=r"robot \(board at robot1\): .*did not start within 2 s"):
+        Client(link, start_timeout_s=2.0)
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        (None, "edgeface is not installed there: edgeface devices setup robot"),
+        ("/no/python", "there is no /no/python: install it there"),
+        ("~/empty/bin/python", "~/empty/bin/python there has no edgeface: edgeface devices setup robot"),
+    ],
+)
+def test_no_worker_to_start(ssh: LoopbackSsh, python: str | None, said: str) -> None:
+    venv.create(ssh.home / "empty", with_pip=False, symlinks=True)
+    error = checked(raised(DeviceUnreachableError, lambda: Client(open_link(ssh.board(python=python)))))
+    assert said in str(error)
+
+
+def test_a_worker_is_not_started_behind_a_wrong_host_key(link: Link, ssh: LoopbackSsh, tmp_path: Path) -> None:
+    ssh.trust(make_key(tmp_path / "other"))
+    error = checked(raised(DeviceUnreachableError, lambda: Client(link)))
+    assert f'ssh-keygen -f "{ssh.known_hosts}" -R "[127.0.0.1]:{ssh.port}"' in str(error)
+
+
+def test_a_shell_that_speaks_before_the_worker(link: Link, ssh: LoopbackSsh) -> None:
+    ssh.behave("echo Welcome to robot1, have a nice day")
+    with pytest.raises(DeviceUnreachableError, match="something else than a worker answers"):
+        Client(link)
