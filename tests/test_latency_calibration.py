@@ -13,7 +13,7 @@ from edgeface.devices import boards
 from edgeface.devices.estimate import calibrate as calibrating
 from edgeface.devices.estimate import calibration as shipped
 from edgeface.devices.estimate import published as tables
-from edgeface.devices.estimate.calibrate import Counted, calibrate, fit_core, fit_threads
+from edgeface.devices.estimate.calibrate import CountedNetworks, calibrate, fit_core, fit_threads
 from edgeface.devices.estimate.calibration import Calibration, CoreFit
 from edgeface.devices.estimate.costing import Counts
 from edgeface.devices.estimate.fit import left_out, mean_error, no_less_than_zero, one_factor
@@ -126,7 +126,7 @@ def test_what_is_shipped_follows_from_its_own_cycles_and_the_published_times() -
         names = [each.name for each in fit.networks]
         assert sorted(names) == network.names()
         networks = [network.get(name)() for name in names]
-        counted = Counted(names, networks, [Counts(cycles=each.cycles) for each in fit.networks])
+        counted = CountedNetworks(names, networks, [Counts(cycles=each.cycles) for each in fit.networks])
         column = table.single(fit.core)
         again = fit_core(column, table.times_ms(column), counted)
         assert again.factor == pytest.approx(fit.factor)
@@ -196,7 +196,7 @@ def test_the_command_fails_where_estimates_are_too_far_off(monkeypatch: pytest.M
 def test_a_fit_needs_two_networks() -> None:
     table = published(BOARD)
     column = table.single("cortex-a72")
-    counted = Counted(["blazeface"], [network.get("blazeface")()], [Counts(cycles=1e6)])
+    counted = CountedNetworks(["blazeface"], [network.get("blazeface")()], [Counts(cycles=1e6)])
     with pytest.raises(OptionError, match="a fit needs 2 networks"):
         fit_core(column, table.times_ms(column), counted)
 
@@ -211,7 +211,7 @@ def test_other_models_are_judged_in_the_same_way() -> None:
         name: 1.5 * each.cycles / (1000 * column.mhz) + 0.1 * each.store_bytes / 1e6
         for name, each in zip(names, counts, strict=True)
     }
-    fit: CoreFit = fit_core(column, times_ms, Counted(names, networks, counts))
+    fit: CoreFit = fit_core(column, times_ms, CountedNetworks(names, networks, counts))
     assert fit.others["cycles and megabytes stored"] == pytest.approx(0, abs=1e-9)
     assert fit.mean_error > 0.2
     assert set(fit.others) >= {"cycles and megabytes of weights", "a factor a precision"}

@@ -42,7 +42,7 @@ _PRECISION = "fp16"
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedNetworks:
     """What each network costs on one core, in the order of ``names``."""
 
     names: Sequence[str]
@@ -86,7 +86,7 @@ def _chosen(table: Published, names: Sequence[str] | None) -> list[str]:
 
 def _count(
     root: EmulatedRoot, core: str, names: Sequence[str], versions: Mapping[str, str], progress: Progress
-) -> Counted:
+) -> CountedNetworks:
     networks = [network.get(name)() for name in names]
     cpu = processor_for(core)
     counts = []
@@ -99,7 +99,7 @@ def _count(
             _keep(kept, executed)
         (region,) = costed(executed, core).regions
         counts.append(region.counts)
-    return Counted(names, networks, counts)
+    return CountedNetworks(names, networks, counts)
 
 
 def _key(built: Network, versions: Mapping[str, str]) -> str:
@@ -142,7 +142,7 @@ def _execute(root: EmulatedRoot, cpu: str, name: str, built: Network) -> Execute
         raise refused(tempfile.gettempdir(), error) from None
 
 
-def fit_core(column: Column, times_ms: Mapping[str, float], counted: Counted) -> CoreFit:
+def fit_core(column: Column, times_ms: Mapping[str, float], counted: CountedNetworks) -> CoreFit:
     """One factor for a core, from the published ``times_ms`` by network; and how other models would do.
 
     Raises OptionError for fewer than two networks.
@@ -164,7 +164,7 @@ def fit_core(column: Column, times_ms: Mapping[str, float], counted: Counted) ->
     )
 
 
-def _others(cycles_ms: Values, times_ms: Values, counted: Counted) -> dict[str, float]:
+def _others(cycles_ms: Values, times_ms: Values, counted: CountedNetworks) -> dict[str, float]:
     """The mean errors of what could be fitted instead of one factor."""
 
     def with_term(values: Sequence[float]) -> float:
