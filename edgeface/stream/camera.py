@@ -50,6 +50,7 @@ class Options:
     detect_every: int = 1
     max_frames: int | None = None
     seconds: float | None = None
+    patience_s: float | None = None
     give_up_s: float | None = None
     sinks: tuple[tuple[str, str], ...] = ()
     show: bool = False
@@ -145,7 +146,7 @@ def _prepared(options: Options) -> _Ready:
         detector.size_px if isinstance(detector.size_px, int) else max(detector.size_px),
         smallest_px=detector.bundle.dense.multiple,
     )
-    supervisor = Supervisor(spec, Deadlines(give_up_s=options.give_up_s))
+    supervisor = Supervisor(spec, Deadlines.patient(options.patience_s, options.give_up_s))
     loop = Loop(
         supervisor, detector, tracker=None if tracking is None else Tracker(tracking),
         detect_every=options.detect_every, controls=controls,

@@ -27,6 +27,7 @@ class SourceSection(_Section):
     pixel_format: str | None = None
     loop: bool = False
     every_frame: bool = False
+    patience_s: Positive | None = None
     give_up_s: Positive | None = None
 
 

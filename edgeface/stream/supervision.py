@@ -44,6 +44,13 @@ class Deadlines:
     last_retry_s: float = 30.0
     give_up_s: float | None = None
 
+    @classmethod
+    def patient(cls, read_s: float | None, give_up_s: float | None) -> Deadlines:
+        """The usual ones, with ``read_s`` where it is given: with less than a second nothing counts as stalled."""
+        if read_s is None:
+            return cls(give_up_s=give_up_s)
+        return cls(read_s=read_s, stall_s=min(cls.stall_s, read_s), give_up_s=give_up_s)
+
     def __post_init__(self) -> None:
         if not (0 < self.stall_s <= self.read_s and self.open_s > 0 and 0 < self.first_retry_s <= self.last_retry_s):
             raise OptionError(

@@ -13,9 +13,10 @@ from edgeface.stream.sources import Grab, SourceSpec, check_options, live_frame,
 if TYPE_CHECKING:
     import cv2
 
-# A little less than the supervisor's deadlines (supervision.py), so that FFmpeg's own word comes first.
+# A little less than the supervisor's deadline (supervision.py), so that FFmpeg's own word comes first.
 OPEN_TIMEOUT_MS = 8_000
-READ_TIMEOUT_MS = 2_400
+# For reading the supervisor's patience counts, which users can choose; this is for a connection that nobody minds.
+READ_TIMEOUT_MS = 120_000
 # TCP, since a lost packet is a grey picture otherwise; no buffer of FFmpeg's own, since only the newest frame counts.
 _FFMPEG_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 # FFmpeg tells of a refusal by HTTP as a warning.
