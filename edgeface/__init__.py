@@ -13,6 +13,7 @@ from edgeface import errors
 
 if TYPE_CHECKING:
     from edgeface.faces import Faces
+    from edgeface.frames import Frame
     from edgeface.runtime.detector import Detector
     from edgeface.runtime.loading import load
 
@@ -24,11 +25,12 @@ _root = Path(__file__).parent.parent
 if (_root / "pyproject.toml").is_file() and not (_root / "edgeface" / "convert").exists():
     __path__.append(str(_root))
 
-__all__ = ["Detector", "Faces", "__version__", "errors", "load", "stream"]
+__all__ = ["Detector", "Faces", "Frame", "__version__", "errors", "load", "stream"]
 
 _HOMES = {
     "Detector": "edgeface.runtime.detector",
     "Faces": "edgeface.faces",
+    "Frame": "edgeface.frames",
     "load": "edgeface.runtime.loading",
 }
 
