@@ -96,6 +96,14 @@ def test_every_source_is_built() -> None:
     assert all(f"/{source.name}" in listed for source in SOURCES.glob("*.c"))
 
 
+@pytest.mark.skipif(CHOICE in os.environ, reason=f"{CHOICE} is set")
+def test_where_there_is_a_compiler_the_kernels_were_built() -> None:
+    """An installation whose build failed is pure Python; here that must not pass for one without a compiler."""
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        pytest.skip("no C compiler: sudo apt install gcc")
+    assert kernels.status().used, kernels.status().text
+
+
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "tests"])
 def test_a_built_library_is_found_from_everywhere(folder: Path) -> None:
     if found_library() is None:
