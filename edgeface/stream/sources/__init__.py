@@ -148,7 +148,7 @@ def make_spec(
     )
 
 
-def live_frame(pixels: NDArray[np.uint8], format: Format, shown: str) -> Frame:  # noqa: A002  # as in Frame
+def live_frame(pixels: NDArray[np.uint8], format: Format, shown: str) -> Frame:
     """A camera's pixels as a Frame; raises SourceError where they are none, since the next ones may be."""
     from edgeface.frames import Frame
 

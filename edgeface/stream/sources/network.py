@@ -32,7 +32,7 @@ _REASONS = (
     (rb"No route to host|Network is unreachable", "the network does not lead there: check the address and the network"),
     (rb"Failed to resolve hostname|Name or service not known", "no such host: check its name"),
     (rb"timed out|Immediate exit requested", "no answer in time: check the address, and that the camera is on"),
-    (rb"Invalid data found|Failed reading RTSP|Invalid response", "what answers there sends no video: check port and path"),
+    (rb"Invalid data found|Failed reading RTSP", "what answers there sends no video: check port and path"),
 )
 
 
