@@ -51,7 +51,7 @@ def score_tracks(truth: Sequence[Labelled], found: Sequence[Labelled], match_iou
     last: dict[int, int] = {}
     matched = switches = 0
     for labelled, tracked in zip(truth, found, strict=True):
-        overlap = iou(labelled.boxes.astype(np.float64), tracked.boxes.astype(np.float64))
+        overlap = iou(labelled.boxes, tracked.boxes)
         near = np.nonzero(overlap >= match_iou)
         together[np.searchsorted(persons, labelled.ids[near[0]]), np.searchsorted(tracks, tracked.ids[near[1]])] += 1
         for person, track in _pairs(labelled, tracked, overlap, last, match_iou):
@@ -76,7 +76,7 @@ def _pairs(
     labelled: Labelled, tracked: Labelled, overlap: NDArray[np.floating], last: dict[int, int], match_iou: float
 ) -> list[tuple[int, int]]:
     """(person, track) of one picture. As in CLEAR MOT a person keeps its track as long as that overlaps enough."""
-    cost = 1.0 - overlap
+    cost = 1.0 - overlap.astype(np.float64)
     before = np.array([last.get(int(person), 0) for person in labelled.ids])
     cost[(before[:, None] == tracked.ids[None, :]) & (overlap >= match_iou)] = 0.0
     rows, columns = assign(cost, 1.0 - match_iou)

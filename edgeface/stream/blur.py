@@ -16,7 +16,7 @@ def blurred(image: NDArray[np.uint8], boxes: NDArray[np.floating]) -> NDArray[np
     Each block is the mean of what it covers; what a box reaches over the picture's edge is left out. Means, not a blur
     that could be reckoned back.
     """
-    out = image.copy()
+    out: NDArray[np.uint8] = image.copy()
     height, width = image.shape[:2]
     for x1, y1, x2, y2 in boxes.astype(np.float64):
         over_x, over_y = _MARGIN * (x2 - x1), _MARGIN * (y2 - y1)

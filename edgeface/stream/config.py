@@ -15,11 +15,9 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    pass
+class SourceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The section [source]."""
 
-
-class SourceSection(_Section):
     source: str | None = None
     width: Count | None = None
     height: Count | None = None
@@ -31,7 +29,9 @@ class SourceSection(_Section):
     give_up_s: Positive | None = None
 
 
-class DetectorSection(_Section):
+class DetectorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The section [detector]."""
+
     model: str | None = None
     engine: str | None = None
     size: Count | None = None
@@ -41,12 +41,16 @@ class DetectorSection(_Section):
     adapt_ms: Positive | None = None
 
 
-class TrackingSection(_Section):
+class TrackingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The section [tracking]."""
+
     track: bool = True
     detect_every: Count = 1
 
 
-class PageSection(_Section):
+class PageSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The section [page]."""
+
     show: bool = False
     metrics: bool = False
     bind: str | None = None
@@ -55,7 +59,9 @@ class PageSection(_Section):
     viewers: Count | None = None
 
 
-class OutputSection(_Section):
+class OutputSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The section [output]."""
+
     json: str | None = None
     mqtt: str | None = None
     video: str | None = None
@@ -64,7 +70,7 @@ class OutputSection(_Section):
     blur: bool = False
 
 
-class CameraConfig(_Section):
+class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The file as a whole. A setting has the name of its option, ``-`` as ``_``, with its unit where it has one."""
 
     source: SourceSection = SourceSection()

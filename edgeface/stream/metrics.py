@@ -53,7 +53,7 @@ class Metrics:
         )
         for state in get_args(State):
             self._states.labels(state).set(0)
-        self.registry.register(_MachineCollector(machine))  # type: ignore[arg-type]
+        self.registry.register(_MachineCollector(machine))
 
     def put(self, shot: Shot, result: Result) -> None:
         self._frames.inc()
