@@ -156,7 +156,8 @@ def best_boxes_reference(
     if not np.isfinite(boxes).all():
         raise FloatingPointError("a box is not finite")
     best = nms_reference(boxes, kept.logits, iou_threshold)
-    return best, boxes[best] / np.array([*scale, *scale], np.float32)
+    scaled: Floats = boxes[best] / np.array([*scale, *scale], np.float32)
+    return best, scaled
 
 
 def decode_boxes_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:

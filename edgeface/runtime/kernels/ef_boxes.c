@@ -2,7 +2,7 @@
 #include "ef_exp.h"
 #include "ef_maps.h"
 
-enum { EF_NOT_FINITE = -3, BOX = 4, POINTS = 10 };
+enum { EF_NOT_FINITE = -3, BOX = 4, POINTS = 10, BLOCK = 16 };
 
 EF_API int32_t ef_nms(
     int32_t n, const float *boxes, const float *scores, float iou_threshold, float *columns, int32_t *order,
@@ -186,10 +186,18 @@ int32_t ef_pose_degrees(
             for (int32_t b = 1; b < bins; b++)
                 most = bin[(int64_t)b * n] > most ? bin[(int64_t)b * n] : most;
             float total = 0.0f, weighted = 0.0f;
-            for (int32_t b = 0; b < bins; b++) {
-                float weight = ef_exp(bin[(int64_t)b * n] - most);
-                total += weight;
-                weighted += weight * (float)b;
+            for (int32_t start = 0; start < bins; start += BLOCK) {
+                /* The exponentials side by side, in vectors; the sums one after the other, because order counts. */
+                float weights[BLOCK];
+                int32_t count = ef_min(BLOCK, bins - start);
+                for (int32_t b = 0; b < BLOCK; b++)
+                    weights[b] = b < count ? bin[(int64_t)(start + b) * n] - most : 0.0f;
+                for (int32_t b = 0; b < BLOCK; b++)
+                    weights[b] = ef_exp(weights[b]);
+                for (int32_t b = 0; b < count; b++) {
+                    total += weights[b];
+                    weighted += weights[b] * (float)(start + b);
+                }
             }
             degrees[3 * (int64_t)i + angle] = weighted / total * bin_deg + first_centre_deg;
         }

@@ -20,21 +20,30 @@ int32_t ef_gather_patches(
 {
     if (patch < 1 || points < 0)
         return EF_REFUSED;
-    int32_t before = patch / 2;
-    for (int32_t i = 0; i < points; i++)
+    int64_t length = (int64_t)patch * points;
+    for (int32_t i = 0; i < points; i++) {
         if (row[i] < 0 || row[i] >= map->height || column[i] < 0 || column[i] >= map->width)
             return EF_REFUSED;
-    int64_t length = (int64_t)patch * points;
-    for (int32_t c = 0; c < map->channels; c++)
-        for (int32_t dy = 0; dy < patch; dy++) {
-            float *to = out + ((int64_t)c * patch + dy) * length;
-            for (int32_t i = 0; i < points; i++) {
-                int64_t y = row[i] - before + dy, x = column[i] - before;
-                int inside = y >= 0 && y < map->height;
-                for (int32_t dx = 0; dx < patch; dx++, x++)
-                    *to++ = inside && x >= 0 && x < map->width ? ef_value(map, ef_place(map, c, y, x)) : 0.0f;
+        int64_t top = row[i] - patch / 2, left = column[i] - patch / 2;
+        /* The part of the patch that is on the map. */
+        int64_t y0 = top < 0 ? -top : 0, y1 = map->height - top < patch ? map->height - top : patch;
+        int64_t x0 = left < 0 ? -left : 0, x1 = map->width - left < patch ? map->width - left : patch;
+        for (int32_t c = 0; c < map->channels; c++) {
+            float *to = out + c * patch * length + (int64_t)i * patch;
+            for (int64_t y = 0; y < patch; y++, to += length) {
+                int64_t end = y >= y0 && y < y1 ? x1 : 0, x = 0;
+                for (; x < x0 && x < end; x++)
+                    to[x] = 0.0f;
+                if (x < end) {
+                    int64_t at = ef_place(map, c, top + y, left + x);
+                    for (; x < end; x++, at += map->step_x)
+                        to[x] = ef_value(map, at);
+                }
+                for (; x < patch; x++)
+                    to[x] = 0.0f;
             }
         }
+    }
     return EF_DONE;
 }
 
