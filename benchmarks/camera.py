@@ -2,8 +2,9 @@
 
     python benchmarks/camera.py rate clip.mp4                    # one viewer, then ten: frames a second, latency, drops
     python benchmarks/camera.py soak clip.mp4 --minutes 60       # memory, file handles and threads over time
+    python benchmarks/camera.py unplug photo.jpg                 # a stream's server killed and stopped, again and again
 
-Both run the real command in a process of its own and look at it from outside: /proc, the JSON lines, and viewers that
+All run the real command in a process of its own and look at it from outside: /proc, the JSON lines, and viewers that
 speak to the page's WebSocket as a browser does.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +30,28 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 START_S = 60.0
+_SERVER = """
+import cv2, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+jpeg = cv2.imencode(".jpg", cv2.resize(cv2.imread(sys.argv[1]), (640, 480)))[1].tobytes()
+
+class Camera(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"--frame\\r\\nContent-Type: image/jpeg\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(jpeg))
+            self.wfile.write(jpeg + b"\\r\\n")
+            time.sleep(0.04)
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+Server(("127.0.0.1", int(sys.argv[2])), Camera).serve_forever()
+"""
 
 
 @dataclass
@@ -171,6 +195,66 @@ def soak(video: str, minutes: float, size: int, report: Path | None) -> None:
         click.echo(f"{name:<10} at 1 min {values[0]:8.1f}  end {values[-1]:8.1f}  least {min(values):8.1f}  "
                    f"most {max(values):8.1f}")
     click.echo(f"pictures seen: {samples[-1]['pictures']:.0f} in {samples[-1]['seconds'] / 60:.1f} minutes")
+
+
+@main.command()
+@click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--times", default=20, show_default=True)
+def unplug(picture: Path, times: int) -> None:
+    """How soon frames come again after an MJPEG server was killed and started anew, or stopped and let go on."""
+    back_s: dict[str, list[float]] = {"killed": [], "hung": []}
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        lines = Path(folder) / "lines.jsonl"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = free.getsockname()[1]
+        server = _serve(picture, address)
+        process, _ = stack.enter_context(
+            camera(f"http://127.0.0.1:{address}/", "--size", "320", "--threads", "1", "--json", str(lines))
+        )
+        _next_frame(lines, time.time())
+        before = measured(process.pid)
+        for number in range(times):
+            kind = "killed" if number % 2 == 0 else "hung"
+            if kind == "killed":
+                server.kill()
+                server.wait()
+                time.sleep(1.5)
+                server = _serve(picture, address)
+            else:
+                server.send_signal(signal.SIGSTOP)
+                time.sleep(4.0)     # longer than the read deadline, so that the capture process is killed
+                server.send_signal(signal.SIGCONT)
+            there = time.time()
+            back_s[kind].append(_next_frame(lines, there) - there)
+        after = measured(process.pid)
+        server.kill()
+        server.wait()
+    for kind, times_s in back_s.items():
+        click.echo(f"{kind:<7} {len(times_s):>3} times: back after {np.median(times_s):.2f} s (median), "
+                   f"{max(times_s):.2f} s at most")
+    for name, value in after.items():
+        click.echo(f"{name:<10} before {before[name]:.1f}  after {value:.1f}")
+
+
+def _serve(picture: Path, port: int) -> subprocess.Popen[bytes]:
+    """An MJPEG server of one picture, 25 times a second, in a process of its own."""
+    return subprocess.Popen([sys.executable, "-c", _SERVER, str(picture), str(port)], stderr=subprocess.DEVNULL)
+
+
+def _next_frame(lines: Path, since: float) -> float:
+    """When the first frame after ``since`` (seconds since 1970) was taken."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        for line in reversed(lines.read_text().splitlines() if lines.exists() else []):
+            record = json.loads(line)
+            if record["type"] == "frame" and record["time"] > since:
+                first = [r for r in map(json.loads, lines.read_text().splitlines())
+                         if r["type"] == "frame" and r["time"] > since]
+                return float(first[0]["time"])
+            if record["time"] <= since:
+                break
+        time.sleep(0.05)
+    raise click.ClickException(f"no frame within {START_S:g} s")
 
 
 if __name__ == "__main__":
