@@ -105,7 +105,7 @@ def _serve(read_exactly: ReadExactly, outgoing: BinaryIO) -> int:
                 reply, pieces = Reply(request.id, error=Failure(type(error).__name__, str(error))), {}
             except Exception as error:
                 traceback.print_exc()
-                last = traceback.format_exception_only(error)[-1].strip()
+                last = " ".join(traceback.format_exception_only(error)[-1].split())
                 reply, pieces = Reply(request.id, error=Failure("DeviceError", f"{request.operation}: {last}")), {}
             _send(outgoing, reply, pieces)
 

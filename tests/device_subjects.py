@@ -34,6 +34,11 @@ class Device:
     devices: Devices
 
     @property
+    def client(self) -> Client:
+        """For what it knows; requests go through ``ask``, which keeps them apart."""
+        return self.devices.clients[self.name]
+
+    @property
     def link(self) -> str:
         return self.devices.board.link
 
