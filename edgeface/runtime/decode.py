@@ -156,8 +156,8 @@ def best_boxes_reference(
     if not np.isfinite(boxes).all():
         raise FloatingPointError("a box is not finite")
     best = nms_reference(boxes, kept.logits, iou_threshold)
-    scaled: Floats = boxes[best] / np.array([*scale, *scale], np.float32)
-    return best, scaled
+    per_side: Floats = np.array([*scale, *scale], np.float32)
+    return best, boxes[best] / per_side
 
 
 def decode_boxes_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid) -> Floats:
