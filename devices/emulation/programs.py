@@ -43,8 +43,9 @@ def run(
     next_step: str,
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
+    successes: Sequence[int] = (0,),
 ) -> str:
-    """The standard output of a program that ends in time and with 0; its standard input is empty.
+    """The standard output of a program that ends in time and with one of ``successes``; its standard input is empty.
 
     ``what`` it does begins the line of an error, as in "Debian's packages cannot be downloaded", and ``next_step``
     ends it. Raises DeviceError, InstallError when the program is not there, and OutputError when the disk is full.
@@ -64,7 +65,7 @@ def run(
     except OSError as error:
         raise InstallError(f"{what}: {argv[0]}: {error.strerror}: {next_step}") from None
     output = done.stdout.decode("utf-8", "replace")
-    if done.returncode == 0:
+    if done.returncode in successes:
         return output
     said = done.stderr.decode("utf-8", "replace")
     if "No space left on device" in said + output:

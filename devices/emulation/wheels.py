@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from email.parser import HeaderParser
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgeface.devices.emulation.programs import run
@@ -108,10 +109,7 @@ def _pip(*arguments: str | Path, what: str, timeout_s: float, next_step: str) ->
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0"}
     for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "PYTHONPATH"):
         environment.pop(name, None)
-    try:
-        run([sys.executable, "-m", "pip", "--quiet", *arguments], what=what, timeout_s=timeout_s,
-            next_step=next_step, environment=environment)
-    except DeviceError as error:
-        if "No module named pip" in str(error):
-            raise InstallError(f"{what}: this Python has no pip: {sys.executable} -m ensurepip") from None
-        raise
+    if find_spec("pip") is None:
+        raise InstallError(f"{what}: this Python has no pip: {sys.executable} -m ensurepip")
+    run([sys.executable, "-m", "pip", "--quiet", *arguments], what=what, timeout_s=timeout_s, next_step=next_step,
+        environment=environment)
