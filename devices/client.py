@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -44,6 +44,8 @@ _SHELL_SIGNAL = 128
 _NO_MODULE = "No module named"
 # What a worker says last is enough for a message; more would hide it.
 _SHOWN_LINES = 4
+
+Wanted = TypeVar("Wanted")
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ class Client:
         options = {"number": loaded.number, "format": frame.format}
         return self.request(operation, options, {"pixels": frame.pixels}, timeout_s=timeout_s)
 
-    def _converted(self, result: Any, kind: type[Any]) -> Any:
+    def _converted(self, result: Any, kind: type[Wanted]) -> Wanted:
         try:
             return msgspec.convert(result, kind)
         except msgspec.ValidationError as error:

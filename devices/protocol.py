@@ -113,11 +113,11 @@ def pack(header: Hello | Request | Reply, arrays: Arrays | None = None) -> list[
     Raises FrameError for one that is larger than the other side would take.
     """
     content = msgspec.json.encode(header)
-    pieces = []
+    pieces: list[memoryview] = []
     for array in (arrays or {}).values():
         plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         # Not cast("B"): a memoryview of an array without elements cannot be cast.
-        pieces.append(memoryview(plain.reshape(-1).view(np.uint8)))
+        pieces.append(plain.reshape(-1).view(np.uint8).data)
     payload_bytes = sum(piece.nbytes for piece in pieces)
     _check_lengths(len(content), payload_bytes)
     return [memoryview(PREFIX.pack(MAGIC, len(content), payload_bytes)), memoryview(content), *pieces]
@@ -139,7 +139,7 @@ def unpack(read_exactly: ReadExactly, kind: type[Header]) -> tuple[Header, dict[
         header = msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(f"a header that is no {kind.__name__}: {error}") from None
-    infos = [] if isinstance(header, Hello) else header.arrays
+    infos: list[ArrayInfo] = [] if isinstance(header, Hello) else header.arrays
     if sum(info.size_bytes for info in infos) != payload_bytes:
         raise FrameError(f"its arrays need {sum(i.size_bytes for i in infos)} bytes, and {payload_bytes} are announced")
     arrays = {}

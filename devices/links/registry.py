@@ -34,9 +34,14 @@ class Link(Protocol):
     to keep to, empty where it may use all.
     """
 
-    board: Board
-    core: str
-    affinity: Sequence[int]
+    @property
+    def board(self) -> Board: ...
+
+    @property
+    def core(self) -> str: ...
+
+    @property
+    def affinity(self) -> Sequence[int]: ...
 
     def describe(self) -> str:
         """Where it leads, in words: "emulated cortex-a72", "board at pi@robot1", "this machine"."""
