@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from edgeface.devices import boards
+from edgeface.devices.emulation.identity import identity_files, write_identity
 from edgeface.devices.emulation.root import EmulatedRoot
 from edgeface.devices.estimate.costing import Counts, cost, find_tools
 from edgeface.devices.estimate.counting import Region, count_regions
@@ -71,7 +73,8 @@ def execute(root: EmulatedRoot, cpu: str, jobs: Sequence[Job], *, timeout_s: flo
             given, left = Path(scratch) / "jobs.json", Path(scratch) / "outcome.json"
             write_bytes(given, msgspec.json.encode(list(jobs)))
             regions = count_regions(
-                root, cpu, ["-m", "edgeface.devices.estimate.subject", given, left],
+                alone(root, cpu, Path(scratch) / "root"), cpu,
+                ["-m", "edgeface.devices.estimate.subject", given, left],
                 what=f"counting on an emulated {cpu} failed", timeout_s=timeout_s,
             )
             outcome = msgspec.json.decode(left.read_bytes(), type=Outcome)
@@ -82,6 +85,28 @@ def execute(root: EmulatedRoot, cpu: str, jobs: Sequence[Job], *, timeout_s: flo
             f"{len(outcome.places)} regions were marked and {len(regions)} counted: the estimate means nothing"
         )
     return Executed(outcome, regions)
+
+
+def alone(root: EmulatedRoot, cpu: str, folder: Path) -> EmulatedRoot:
+    """``root`` as if its board had the cores of ``cpu`` alone; made in ``folder``, which is not there yet, of links.
+
+    Where the board has no such cores it is left as it is. Raises OSError.
+
+    QEMU does not hide on which of the host's processors a thread runs, and by the kind of processor that has the same
+    number on the board XNNPACK chooses its kernels: of a net on an RK3399's A72 it would run those for the A53.
+    """
+    board = boards.find(root.board)
+    found = [cluster for cluster in board.clusters if cluster.core == cpu]
+    if not found:
+        return root
+    cluster = msgspec.structs.replace(found[0], cpus=list(range(found[0].cores)))
+    identity = identity_files(msgspec.structs.replace(board, clusters=[cluster]))
+    folder.mkdir()
+    for path in root.directory.iterdir():
+        if path.name not in {Path(name).parts[0] for name in identity}:
+            (folder / path.name).symlink_to(path)
+    write_identity(identity, folder)
+    return replace(root, directory=folder)
 
 
 def costed(executed: Executed, core: str) -> Finished:
