@@ -64,7 +64,7 @@ def open_onnx(
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3
-    # On x86 without VNNI the sums of int8 products saturate at 16 bits otherwise: wrong numbers, not just other rounding.
+    # On x86 without VNNI sums of int8 products saturate at 16 bits otherwise: wrong numbers, not just other rounding.
     settings.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
