@@ -237,7 +237,9 @@ def test_shots_keep_their_pixels_when_later_ones_come() -> None:
 
 def test_deadlines_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(OptionError, match="stalled before it is given up"):
-        Deadlines(stall_s=3.0, read_s=2.0)
+        Deadlines(stall_s=3.0)
     assert Deadlines.patient(None, None) == Deadlines()
+    with pytest.raises(OptionError, match="more than 0 seconds"):
+        Deadlines(open_s=0.0)
     assert Deadlines.patient(0.5, 9.0) == Deadlines(stall_s=0.5, read_s=0.5, give_up_s=9.0)
     assert Deadlines.patient(20.0, None) == Deadlines(read_s=20.0)

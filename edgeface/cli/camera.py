@@ -184,7 +184,7 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="End after so many frames.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), metavar="N", help="End after so long.")
 @click.option("--patience", "patience_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-              help="How long a source may give no frame before it is started anew.  [default: 2.5]")
+              help="How long a source may give no frame before it is started anew.  [default: 2]")
 @click.option("--give-up", "give_up_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
               help="End when the source is offline for so long.  [default: never]")
 def command(

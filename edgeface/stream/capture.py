@@ -31,6 +31,7 @@ from edgeface.stream.wire import (
     Open,
     Opened,
     Slot,
+    Started,
     Taken,
     ToProcess,
     decode,
@@ -154,6 +155,7 @@ def run(connection: socket.socket, counter: Counter, slots: Sequence[Slot]) -> N
         # Found by name and not by the registry: it may be registered in a module of the user's own.
         module = importlib.import_module(first.module)
         opener: Opener = getattr(module, first.opener, None) or source.get(first.spec.kind)
+        supervisor.send(Started())
         opened = opener(first.spec)
         supervisor.send(Opened(opened.fps))
         while not stopping.is_set():

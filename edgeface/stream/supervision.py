@@ -16,7 +16,7 @@ from edgeface.errors import EdgefaceError, OptionError, SourceError
 from edgeface.stream.process import CaptureProcess
 from edgeface.stream.shots import Shot, State, Status
 from edgeface.stream.sources import SourceSpec
-from edgeface.stream.wire import Ended, Failed, FromProcess, Noted, Opened, Taken
+from edgeface.stream.wire import Ended, Failed, FromProcess, Noted, Opened, Started, Taken
 
 _TICK_S = 0.1
 _CLOSE_S = 3.0
@@ -31,15 +31,17 @@ _log = logging.getLogger("edgeface.stream")
 class Deadlines:
     """How long a source may take, in seconds, before something is done about it. Raises OptionError.
 
-    ``open_s``: to open. ``stall_s`` without a frame: it counts as stalled; ``read_s``: its process is killed, even when
-    the driver blocks for ever. Both grow for a source that announces less than three frames in that time. Retries come
-    after ``first_retry_s``, then twice as long each time up to ``last_retry_s``; a frame starts the count anew.
-    ``give_up_s`` without a working process ends it all with a SourceError; None goes on for ever.
+    ``start_s``: for a process to start, which takes a busy board seconds; ``open_s``: to open the source. ``stall_s``
+    without a frame: it counts as stalled; ``read_s``: its process is killed, even when the driver blocks for ever. Both
+    grow for a source that announces less than three frames in that time. Retries come after ``first_retry_s``, then
+    twice as long each time up to ``last_retry_s``; a frame starts the count anew. ``give_up_s`` without a working
+    process ends it all with a SourceError; None goes on for ever.
     """
 
+    start_s: float = 30.0
     open_s: float = 10.0
     stall_s: float = 1.0
-    read_s: float = 2.5
+    read_s: float = 2.0
     first_retry_s: float = 1.0
     last_retry_s: float = 30.0
     give_up_s: float | None = None
@@ -52,7 +54,8 @@ class Deadlines:
         return cls(read_s=read_s, stall_s=min(cls.stall_s, read_s), give_up_s=give_up_s)
 
     def __post_init__(self) -> None:
-        if not (0 < self.stall_s <= self.read_s and self.open_s > 0 and 0 < self.first_retry_s <= self.last_retry_s):
+        shortest_s = min(self.start_s, self.open_s, self.stall_s, self.first_retry_s)
+        if shortest_s <= 0 or self.stall_s > self.read_s or self.first_retry_s > self.last_retry_s:
             raise OptionError(
                 "deadlines of a source must be more than 0 seconds, and it counts as stalled before it is given up"
             )
@@ -64,6 +67,15 @@ class _Lost:
 
     reason: str
     hangs: bool = False
+
+
+@dataclass
+class _Clock:
+    """CLOCK_MONOTONIC when a process was launched, said that it runs, and said that its source is open; 0: not yet."""
+
+    launched_s: float
+    started_s: float = 0.0
+    opened_s: float = 0.0
 
 
 class Supervisor:
@@ -191,14 +203,16 @@ class Supervisor:
     def _watch(self, process: CaptureProcess) -> _Lost | None:
         poll = select.poll()
         poll.register(process.connection, select.POLLIN)
-        started_s, opened_s = monotonic(), 0.0
+        clock = _Clock(monotonic())
         while not self._stopping.is_set():
             if poll.poll(_TICK_S * 1e3):
                 message = process.receive()
                 if message is None:
                     return _Lost(f"{self.spec.shown}: {process.last_words()}")
-                if isinstance(message, Opened):
-                    opened_s, self._fps = monotonic(), message.fps
+                if isinstance(message, Started):
+                    clock.started_s = monotonic()
+                elif isinstance(message, Opened):
+                    clock.opened_s, self._fps = monotonic(), message.fps
                 elif isinstance(message, Failed):
                     error = _as_error(message)
                     if not isinstance(error, SourceError):
@@ -209,7 +223,7 @@ class Supervisor:
                     return None
                 else:
                     self._take(process, message)
-            lost = self._overdue(process, started_s, opened_s)
+            lost = self._overdue(process, clock)
             if lost is not None:
                 return lost
         return None
@@ -228,18 +242,22 @@ class Supervisor:
                 self._is_wanted = False
                 self._changed.notify_all()
 
-    def _overdue(self, process: CaptureProcess, started_s: float, opened_s: float) -> _Lost | None:
+    def _overdue(self, process: CaptureProcess, clock: _Clock) -> _Lost | None:
         """Set the state by how long nothing came; what is lost when that was too long."""
         now_s, limits, shown = monotonic(), self._deadlines, self.spec.shown
-        if not opened_s:
-            if now_s - started_s > limits.open_s:
+        if not clock.started_s:
+            if now_s - clock.launched_s > limits.start_s:
+                return _Lost(f"{shown}: its process does not start within {limits.start_s:g} s", hangs=True)
+            return None
+        if not clock.opened_s:
+            if now_s - clock.started_s > limits.open_s:
                 return _Lost(f"{shown}: does not open within {limits.open_s:g} s", hangs=True)
             return None
         if self.spec.every_frame and not self._is_wanted:
             # It waits for us, not we for it.
             return None
         least_s = _PERIODS / self._fps if self._fps else 0.0
-        silent_s = now_s - max(process.last_frame_s, opened_s)
+        silent_s = now_s - max(process.last_frame_s, clock.opened_s)
         if silent_s > max(limits.read_s, least_s):
             return _Lost(f"{shown}: no frame for {silent_s:.1f} s", hangs=True)
         if silent_s > max(limits.stall_s, least_s):

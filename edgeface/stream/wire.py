@@ -36,6 +36,10 @@ class Next(msgspec.Struct, frozen=True, tag=True):
     """To the process: the frame handed out before is copied; hand out the newest that was not, now or when it comes."""
 
 
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """Python runs and is about to open the source."""
+
+
 class Opened(msgspec.Struct, frozen=True, tag=True):
     """The source is open and announces this rate."""
 
@@ -75,7 +79,7 @@ class Noted(msgspec.Struct, frozen=True, tag=True):
 
 
 ToProcess = Open | Next
-FromProcess = Opened | Taken | Ended | Failed | Noted
+FromProcess = Started | Opened | Taken | Ended | Failed | Noted
 
 
 class Slot:
