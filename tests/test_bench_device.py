@@ -16,6 +16,7 @@ from edgeface.devices.estimate import estimates
 from edgeface.devices.estimate.costing import find_tools
 from edgeface.devices.estimate.estimates import BundleEstimate, EstimateReport, LayerEstimate, StageEstimate
 from edgeface.devices.estimate.plots import layer_bars
+from edgeface.devices.links import open_link
 from edgeface.devices.links.local import LocalLink
 from edgeface.devices.timing import time_on_board
 
@@ -26,6 +27,7 @@ from edgeface.cli.bench import text_lines
 from edgeface.cli.bench_estimate import estimate_lines
 from edgeface.errors import InstallError, OptionError
 from edgeface.runtime.benchmark import Condition, Pictures, synthetic_scene
+from loopback_ssh import LoopbackSsh
 
 # A first run makes the emulated root.
 ROOT_TIMEOUT_S = 1500
@@ -117,6 +119,18 @@ def test_a_worker_times_bundles_that_are_brought_to_it(tiny_bundle: Path) -> Non
         assert 0 < measured.network_ms.min <= measured.total_ms.max <= parts * 1.001
     assert len(report.conditions) == 2
     assert next(text_lines(report)).startswith("Time on the board: host, this machine")
+
+
+def test_a_board_by_ssh_times_a_bundle_and_keeps_nothing_of_it(ssh: LoopbackSsh) -> None:
+    board = ssh.board()
+    report = time_on_board(
+        open_link(board), ["mos_s"], Pictures("a scene", [synthetic_scene()]), threads=1, size_px=(160, 128), rounds=2,
+        engine="tflite",
+    )
+    assert report.cpu.startswith(f"{board.name}, board at ")
+    (measured,) = report.bundles
+    assert (measured.given, measured.engine, measured.samples) == ("mos_s", "tflite", 2)
+    assert not [path for path in ssh.home.rglob("*") if path.name == "bundle.json"]
 
 
 def test_a_board_is_given_no_checkpoint(tiny_checkpoint: Path) -> None:

@@ -184,17 +184,14 @@ class _Layer:
 def _counted(
     root: EmulatedRoot, directory: Path, bundle: Bundle, question: Question
 ) -> tuple[Finished, list[_Layer]]:
-    """What came of the jobs, of which 0 and 1 are the stages, and the layers."""
+    """What came of the jobs, of which the first is the stages, and the layers."""
     defaults = bundle.defaults
     try:
         with tempfile.TemporaryDirectory(prefix="edgeface-estimate-") as scratch:
             picture, operators = Path(scratch) / "picture.npy", Path(scratch) / "operators"
             np.save(picture, question.picture)
             common = (str(directory.resolve()), str(picture), question.size_px)
-            jobs: list[Job] = [
-                StagesJob(*common, defaults.score, defaults.nms_iou),
-                StagesJob(*common, defaults.score, defaults.nms_iou, kernels=True),
-            ]
+            jobs: list[Job] = [StagesJob(*common, defaults.score, defaults.nms_iou)]
             names: dict[str, tuple[str, str]] = {}
             if bundle.engine == "ncnn":
                 jobs.append(LayersJob(*common))
@@ -204,7 +201,7 @@ def _counted(
             finished = run_jobs(root, question.core, jobs)
     except OSError as error:
         raise refused(tempfile.gettempdir(), error) from None
-    layers = [each for each in finished.regions if each.place.job == 2]
+    layers = [each for each in finished.regions if each.place.job == 1]
     if bundle.engine == "ncnn":
         return finished, _less_handing_over(layers)
     return finished, _less_invoking(layers, names)
@@ -248,7 +245,9 @@ def _bundle_estimate(
     given: str, bundle: Bundle, finished: Finished, layers: Sequence[_Layer], factors: Calibration,
     question: Question,
 ) -> BundleEstimate:
-    whole, kernels = _by_stage(finished.regions, 0), _by_stage(finished.regions, 1)
+    stages_of = [each for each in finished.regions if each.place.job == 0]
+    whole = _by_stage(each for each in stages_of if not each.place.part)
+    kernels = _by_stage(each for each in stages_of if each.place.part)
 
     def ms(counts: Counts, threads: int = 1) -> float:
         return round(factors.milliseconds(question.core, counts.cycles, threads=threads), 4)
@@ -280,9 +279,8 @@ def _bundle_estimate(
     )
 
 
-def _by_stage(counted: Iterable[Counted], job: int) -> dict[str, Counts]:
+def _by_stage(counted: Iterable[Counted]) -> dict[str, Counts]:
     sums: dict[str, Counts] = defaultdict(Counts)
     for each in counted:
-        if each.place.job == job:
-            sums[each.place.stage] += each.counts
+        sums[each.place.stage] += each.counts
     return dict(sums)

@@ -41,15 +41,16 @@ class NetJob(msgspec.Struct, frozen=True, tag="net"):
 
 
 class StagesJob(msgspec.Struct, frozen=True, tag="stages"):
-    """A bundle on a picture, an .npy of uint8 (H, W, 3) BGR: a region whenever a stage is entered, or with ``kernels``
-    one a call of a C kernel and none else. ``size_px`` is the input's longest side or (width, height)."""
+    """A bundle on a picture, an .npy of uint8 (H, W, 3) BGR, at ``size_px``, the longest side or (width, height).
+
+    A region whenever a stage is entered; then, in a run of its own on the same maps, one a call of a C kernel, whose
+    ``part`` is the kernel's name."""
 
     directory: str
     picture: str
     size_px: int | tuple[int, int]
     score: float
     nms_iou: float
-    kernels: bool = False
 
 
 class LayersJob(msgspec.Struct, frozen=True, tag="layers"):

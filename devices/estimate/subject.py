@@ -1,7 +1,7 @@
 """What runs inside an emulated root to be counted: ``python -m edgeface.devices.estimate.subject JOBS OUTCOME``.
 
 JOBS is a JSON file with a list of jobs, and OUTCOME the JSON file that their Outcome becomes. What a job marks has been
-loaded and has run before.
+loaded, and has run before where that makes a difference.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from edgeface.bundle import DenseStage, read_bundle
 from edgeface.errors import InstallError
 from edgeface.runtime import engines
-from edgeface.runtime.detector import Detector, map_names, net_input
-from edgeface.runtime.engines import Options, Run, Session
+from edgeface.runtime.detector import Detector, net_input
+from edgeface.runtime.engines import Options, RawMap, Run, Session
 from edgeface.runtime.engines.ncnn_files import WEIGHTED, Layer, parse_param
 from edgeface.runtime.kernels import library, status
 from edgeface.runtime.loading import open_sessions
@@ -56,86 +56,102 @@ class _Marks:
 
 
 class _Walk:
-    """Knows which stage of a detector runs, from whom its sessions are called by."""
+    """Knows which stage of a detector runs, from whom its sessions are called by.
 
-    def __init__(self, job: int, enter: Callable[[Place], None]) -> None:
+    With ``replays`` its sessions compute nothing: their runs give what those of an earlier walk gave, in their order.
+    """
+
+    def __init__(self, job: int, enter: Callable[[Place], None], replays: _Walk | None = None) -> None:
         self._job, self._enter = job, enter
+        self._replayed = None if replays is None else iter(replays.runs)
         self.stage = ""
+        self.runs: list[_WalkedRun] = []
 
     def go(self, stage: str) -> None:
         self.stage = stage
         self._enter(Place(self._job, stage))
 
+    def run(self, session: Session, stage: str, x: NDArray[Any]) -> Run:
+        if self._replayed is not None:
+            self.go("decoding")
+            return next(self._replayed)
+        self.go(stage)
+        run = _WalkedRun(session.run(x), stage, self)
+        self.go("decoding")
+        self.runs.append(run)
+        return run
+
 
 class _WalkedRun:
+    """Gives each map as the engine does, once; from then on it is known."""
+
     def __init__(self, run: Run, stage: str, walk: _Walk) -> None:
         self._run, self._stage, self._walk = run, stage, walk
+        self._known: dict[tuple[str, str], Any] = {}
 
     def output(self, name: str) -> NDArray[np.float32]:
-        self._walk.go(self._stage)
-        out = self._run.output(name)
-        self._walk.go("decoding")
+        out: NDArray[np.float32] = self._once("output", name)
         return out
 
-    def raw(self, name: str) -> Any:
-        self._walk.go(self._stage)
-        out = self._run.raw(name)
-        self._walk.go("decoding")
+    def raw(self, name: str) -> RawMap:
+        out: RawMap = self._once("raw", name)
         return out
+
+    def _once(self, how: str, name: str) -> Any:
+        if (how, name) not in self._known:
+            self._walk.go(self._stage)
+            self._known[how, name] = getattr(self._run, how)(name)
+            self._walk.go("decoding")
+        return self._known[how, name]
 
 
 class _WalkedSession:
-    """A session that tells a walk when it is at work."""
+    """A session that tells the walk of the moment when it is at work."""
 
     def __init__(self, session: Session, stage: str, walk: _Walk) -> None:
-        self._session, self._stage, self._walk = session, stage, walk
+        self._session, self._stage, self.walk = session, stage, walk
         self.outputs, self.takes = session.outputs, session.takes
 
-    def run(self, x: NDArray[Any]) -> _WalkedRun:
-        self._walk.go(self._stage)
-        run = _WalkedRun(self._session.run(x), self._stage, self._walk)
-        self._walk.go("decoding")
-        return run
+    def run(self, x: NDArray[Any]) -> Run:
+        return self.walk.run(self._session, self._stage, x)
 
 
 def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
     directory, picture = Path(job.directory), np.load(job.picture)
     bundle = read_bundle(directory)
-    first = True
+    is_open = False
 
     def enter(place: Place) -> None:
-        nonlocal first
-        if not first:
+        nonlocal is_open
+        if is_open:
             marks.end()
-        first = False
+        is_open = True
         marks.begin(place)
 
     def ignore(_place: Place) -> None:
         pass
 
-    sessions = open_sessions(directory, bundle, 1)
+    first = _Walk(number, ignore)
+    sessions = [
+        [_WalkedSession(session, stage, first) for session in opened]
+        for stage, opened in zip(("network", "pose"), open_sessions(directory, bundle, 1), strict=False)
+    ]
+    detector = Detector(bundle, sessions, size_px=job.size_px, score=job.score, nms_iou=job.nms_iou)
 
-    def detect(walk: _Walk, times: int) -> int:
-        walked: list[list[Session]] = [
-            [_WalkedSession(session, stage, walk) for session in opened]
-            for stage, opened in zip(("network", "pose"), sessions, strict=False)
-        ]
-        detector = Detector(bundle, walked, size_px=job.size_px, score=job.score, nms_iou=job.nms_iou)
-        found = 0
-        for _ in range(times):
-            walk.go("preprocessing")
-            found = len(detector(picture))
-        return found
+    def detect(walk: _Walk) -> int:
+        for session in (session for opened in sessions for session in opened):
+            session.walk = walk
+        walk.go("preprocessing")
+        return len(detector(picture))
 
-    quiet = _Walk(number, ignore)
-    marks.faces[number] = detect(quiet, _WARM_UP_RUNS)
+    marks.faces[number] = detect(first)
+    detect(_Walk(number, ignore, replays=first))
     gc.collect()
-    if job.kernels:
-        with _kernels_marked(number, quiet, marks):
-            detect(quiet, 1)
-    else:
-        detect(_Walk(number, enter), 1)
-        marks.end()
+    detect(_Walk(number, enter))
+    marks.end()
+    again = _Walk(number, ignore, replays=first)
+    with _kernels_marked(number, again, marks):
+        detect(again)
 
 
 @contextmanager
@@ -187,9 +203,6 @@ def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
     session = open_ncnn_traced(directory, stage.files, stage.input, Options(1, bundle.precision))
     x = net_input(session, stage, np.load(job.picture), job.size_px).x
     layers = [layer for layer in parse_param((directory / stage.files[0]).read_text("ascii")) if layer.kind != "Input"]
-    started = session.run(x)
-    for name in map_names(stage):
-        started.compute(name)
     started = session.run(x)
     gc.collect()
     for layer in layers:
