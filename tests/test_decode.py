@@ -21,6 +21,7 @@ from edgeface.runtime.decode import (
     sigmoid,
 )
 from edgeface.runtime.engines import RawMap
+from edgeface.runtime.exponential import exp
 
 LEVEL = Level(8, [16.0, 32.0], "score", "box", "landmarks")
 PYRAMID = Pyramid.of(DenseStage([], "data", 0.0, 1.0, 32, [LEVEL], (0.1, 0.2)))
@@ -80,6 +81,32 @@ def test_logit_and_sigmoid_are_inverse_and_never_overflow() -> None:
     assert ends[[0, 2, 3, 4]].tolist() == [0, 0.5, 1, 1]
     assert 0 < ends[1] < 1e-30
     assert (logit(0.0), logit(1.0)) == (-math.inf, math.inf)
+
+
+def test_exp_and_sigmoid_are_within_a_few_units_in_the_last_place() -> None:
+    x = np.linspace(-87, 88.7, 400_001).astype(np.float32)
+    exact = np.exp(x.astype(np.float64))
+    for found, true, units in ((exp(x), exact, 1.0), (sigmoid(x), exact / (1 + exact), 2.5)):
+        assert found.dtype == np.float32
+        assert (np.abs(found - true) <= units * np.spacing(true.astype(np.float32))).all()
+
+
+def test_exp_at_its_ends() -> None:
+    x = np.array([-np.inf, -200, -104, -103, 0, 88.73, 89, 1e30, np.inf, np.nan], np.float32)
+    with np.errstate(all="raise"):
+        found = exp(x)
+    np.testing.assert_array_equal(found, [0, 0, 0, 2.0**-149, 1, np.inf, np.inf, np.inf, np.inf, np.nan])
+    assert exp(np.zeros((0, 3), np.float32)).shape == (0, 3)
+
+
+def test_raw_maps_are_float32_or_int8_with_a_scale() -> None:
+    shape = (1, 2, 2)
+    for values, scale in (
+        (np.zeros(shape, np.int8), None), (np.zeros(shape, np.float32), 0.5), (np.zeros((2, 2), np.float32), None),
+        (np.zeros(shape, np.float64), None),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="not a raw map"):
+            RawMap(values, scale)  # type: ignore[arg-type]
 
 
 def test_a_box_without_offsets_is_its_anchor() -> None:

@@ -18,6 +18,7 @@ from edgeface.bundle import Bundle, Defaults, DenseStage, Level, PoseStage
 from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
+from edgeface.runtime import align, decode, nms, preprocess, roi
 from edgeface.runtime.detector import Detector, map_names
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.engines.registry import Takes
@@ -334,6 +335,19 @@ def test_ncnn_and_torch_find_the_same(tiny_bundle: Path, tiny_checkpoint: Path, 
     np.testing.assert_allclose(faces.scores[same], expected.scores[nearest][same], atol=0.005)
     np.testing.assert_allclose(faces.landmarks[same], expected.landmarks[nearest][same], atol=0.1)
     np.testing.assert_allclose(faces.pose[same], expected.pose[nearest][same], atol=0.1)
+
+
+def test_without_the_c_kernels_the_faces_are_the_same(
+    tiny_bundle: Path, astronaut: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = edgeface.load(tiny_bundle, threads=1, size=320, score=0.5, nms=0.9)
+    faces = loaded(astronaut)
+    for module in (align, decode, nms, preprocess, roi):
+        monkeypatch.setattr(module, "library", lambda: None)
+    again = loaded(astronaut)
+    assert len(faces) > 20
+    for name in ("boxes", "scores", "landmarks", "pose"):
+        np.testing.assert_array_equal(getattr(faces, name), getattr(again, name), err_msg=name)
 
 
 def test_detecting_twice_gives_the_same(tiny_bundle: Path, astronaut: NDArray[np.uint8]) -> None:

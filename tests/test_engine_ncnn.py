@@ -114,6 +114,23 @@ def test_an_output_outlives_its_run_and_its_session(tmp_path: Path) -> None:
     assert len(others) == 5
 
 
+@pytest.mark.parametrize("shape", [(3, 64, 64), (3, 5, 7)])     # the second has gaps between its channels
+def test_a_raw_output_is_a_view_that_outlives_its_run_and_its_session(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    write_net(tmp_path)
+    x = picture(*shape)
+    run = open_net(tmp_path).run(x)
+    first = run.raw("features")
+    assert first.scale is None
+    assert not first.values.flags.owndata
+    del run
+    gc.collect()
+    others = [open_net(tmp_path).run(x + 1).output(name) for name in ("features", "box") for _ in range(5)]
+    np.testing.assert_allclose(first.values, expected(x)["features"], atol=1e-4)
+    assert first.real().flags.c_contiguous
+    np.testing.assert_array_equal(first.real(), first.values)
+    assert len(others) == 10
+
+
 def test_runs_do_not_disturb_each_other(session: Session) -> None:
     x, y = picture(3, 8, 8), picture(3, 8, 12) + 1
     first, second = session.run(x), session.run(y)

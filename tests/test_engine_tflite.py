@@ -104,6 +104,21 @@ def test_outputs_and_runs_do_not_disturb_each_other(tmp_path: Path, precision: s
     np.testing.assert_array_equal(fresh.output("box"), runs[0].output("box"))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_raw_output_is_the_net_s_own_with_its_scale(tmp_path: Path, precision: str) -> None:
+    session = open_net(tmp_path, CONTENT[precision])
+    run = session.run(given(session, picture(16, 8)))
+    raw, out = run.raw("features"), run.output("features")
+    assert raw.values.shape == out.shape == (8, 16, 8)
+    assert raw.values.transpose(1, 2, 0).flags.c_contiguous     # it lies (H, W, C), as TFLite has it
+    assert (raw.values.dtype, raw.scale is None) == ((np.int8, False) if precision == "int8" else (np.float32, True))
+    np.testing.assert_array_equal(raw.real(), out)
+    if raw.scale is not None:
+        np.testing.assert_array_equal(raw.values * np.float32(raw.scale), out)
+    out[...] = 1e9
+    np.testing.assert_array_equal(run.output("features"), raw.real())
+
+
 def test_an_output_outlives_its_run_and_its_session(tmp_path: Path) -> None:
     out = open_net(tmp_path).run(planes(picture(64, 64))).output("features")
     gc.collect()
