@@ -72,7 +72,7 @@ def differences(board: Board, machine: Machine) -> Iterator[str]:
 def _cluster(said: Cluster, found: Cluster) -> Iterator[str]:
     if said.core != found.core:
         # Everything else then differs as well.
-        yield f"is a {found.core}, described is a {said.core}"
+        yield f"is {found.core}, described is {said.core}"
         return
     if said.midr is not None and found.midr is not None and said.midr != found.midr:
         yield (

@@ -54,7 +54,7 @@ def _changed_key(board: Reached, said: str) -> str:
 
 
 def _unknown_key(board: Reached, _said: str) -> str:
-    return f"its host key is not known here: run '{board.ssh}' once and compare the fingerprint with the board's own"
+    return f"its host key is not known here: compare the fingerprint with the board's own, and accept it: {board.ssh}"
 
 
 def _denied(board: Reached, said: str) -> str:
@@ -102,14 +102,15 @@ _CASES = (
             r"client_loop: send disconnect|Connection to \S+ timed out|connection unexpectedly closed"
         ),
         DeviceLostError,
-        lambda board, _: f"the connection broke off, as when a board restarts: try again when '{board.ssh}' works",
+        lambda board, _: f"the connection broke off, as when a board restarts: try again when this works: {board.ssh}",
     ),
 )
 
 _ARCHITECTURE = re.compile(r"Exec format error|cannot execute binary file|wrong ELF class|invalid ELF header")
 _ABSENT = re.compile(r"rsync: (command )?not found|remote command not found", re.I)
 _CHATTY = re.compile(r"is your shell clean\?")
-_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
+_FULL = re.compile(r"No space left on device")
+_LIMITED = re.compile(r"Disk quota exceeded|File too large")
 # All of these forms: a shell's, Python's, and rsync's.
 _FORBIDDEN = re.compile(r"(?:Permission denied|Read-only file system)(?: \(\d+\))?$", re.M)
 
@@ -120,7 +121,7 @@ def ssh_failure(board: Reached, returncode: int, stderr: str) -> DeviceError | N
         for case in _CASES:
             if case.pattern.search(stderr):
                 return case.error(f"{board}: {case.advice(board, stderr)}")
-        return DeviceUnreachableError(f"{board}: {_last(stderr)}: try '{board.ssh}'")
+        return DeviceUnreachableError(f"{board}: {_last(stderr)}: see what this says: {board.ssh}")
     return None
 
 
@@ -145,6 +146,8 @@ def command_failure(board: Reached, command: str, returncode: int, stderr: str) 
     # First, because an rsync that finds the disk full also breaks the connection off.
     if _FULL.search(stderr):
         return DeviceError(f"{board}: its disk is full: free some space there; nothing was changed")
+    if _LIMITED.search(stderr):
+        return DeviceError(f"{board}: its user may not write as much: raise the quota or limit; nothing was changed")
     failed = way_failure(board, command, returncode, stderr)
     if failed is not None:
         return failed

@@ -214,7 +214,7 @@ def test_a_file_that_is_too_large_for_the_board(
     link: Link, ssh: LoopbackSsh, occupied: dict[str, bytes | None], astronaut: NDArray[np.uint8]
 ) -> None:
     ssh.behave("ulimit -f 100")
-    with pytest.raises(DeviceError, match="robot at robot1: its disk is full"):
+    with pytest.raises(DeviceError, match="robot at robot1: its user may not write as much"):
         deploy(link, NAME, astronaut)
     assert settled(ssh, occupied)
 

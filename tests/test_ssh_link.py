@@ -174,7 +174,7 @@ def test_copying_a_folder_and_a_file(host: SshHost, ssh: LoopbackSsh, tmp_path: 
 @pytest.mark.parametrize(
     ("behaviour", "said"),
     [
-        ("ulimit -f 20", "its disk is full: free some space there"),
+        ("ulimit -f 20", "its user may not write as much: raise the quota or limit"),
         ("PATH=/nowhere", "there is no rsync: sudo apt install rsync there"),
         ("echo Welcome", "its shell prints something at every start"),
     ],
