@@ -14,9 +14,12 @@ import edgeface
 from device_subjects import SHIPPED, SIZE_PX, TIMEOUT_S, Device, Image
 from edgeface.faces import Faces
 
-# By engine and precision: how far the scores of one face may be apart, and how little its boxes may overlap. Float32
-# differs by rounding. ncnn's int8 by a level here and there: on ARM its depthwise layers round once more than on x86.
-_TOLERANCE = {"mos_s-fp16-ncnn": (1e-3, 0.99), "mos_s-int8-ncnn": (0.05, 0.9), "mos_s-int8-tflite": (0.05, 0.9)}
+# Fifty pictures, emulated, where other work may keep this machine busy.
+pytestmark = pytest.mark.timeout(1200)
+
+# How far the scores of one face may be apart, and how little its boxes may overlap, a face of 12 px among them. Float32
+# differs by rounding; ncnn's int8 as test_nets_on_device.py says; TFLite's by a level at most.
+_TOLERANCE = {"mos_s-fp16-ncnn": (1e-3, 0.99), "mos_s-int8-ncnn": (0.05, 0.7), "mos_s-int8-tflite": (0.02, 0.95)}
 # The processors of one board agree to the last bit, which a few pictures show; the first one sees all of them.
 _FEW = 10
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
+import pytest
 from edgeface.devices.client import Client
 from edgeface.devices.machine import Machine
 from numpy.typing import NDArray
@@ -14,12 +16,19 @@ from device_subjects import SIZE_PX, TIMEOUT_S, Device, Image, Subject
 from edgeface.bundle import Bundle, PoseStage
 from edgeface.runtime.loading import open_sessions
 
+# An emulated net takes a second or two, and more where other work keeps this machine busy.
+pytestmark = pytest.mark.timeout(900)
+
 Arrays = dict[str, NDArray[Any]]
 
 _FLOAT = 1e-4
 # Processors with float16 arithmetic use it for an fp16 bundle.
 _HALF = 0.1
-_PICTURES = 6
+# ncnn's own ARM code for 3 x 3 depthwise int8 layers multiplies and then adds the bias, each rounded; on x86 the
+# compiler fuses the two. A few values in ten thousand fall on another level there, and move others: 28 dB at the worst
+# output of three pictures. All other int8 layers are equal to the last bit.
+_SQNR_DB = 25.0
+_PICTURES = 4
 _PATCHES = 3
 
 
@@ -66,8 +75,18 @@ def test_the_nets_of_a_face(device: Device, subject: Subject, pictures: list[Ima
 def _compare(bundle: Bundle, machine: Machine, files: list[str], there: Arrays, here: Arrays) -> None:
     assert there.keys() == here.keys()
     for name, wanted in here.items():
-        off = float(np.abs(there[name] - wanted).max())
-        assert off <= _tolerance(bundle, machine, files, name), f"{name}: off by {off:.2g}"
+        off = np.abs(there[name] - wanted)
+        if _rounds_twice(bundle, machine) and files == bundle.dense.files:
+            noise_db = 10 * np.log10(np.square(wanted).sum() / np.square(off).sum())
+            assert noise_db >= _SQNR_DB, f"{name}: {noise_db:.1f} dB"
+        else:
+            assert off.max() <= _tolerance(bundle, machine, files, name), f"{name}: off by {off.max():.2g}"
+
+
+def _rounds_twice(bundle: Bundle, machine: Machine) -> bool:
+    """Whether ncnn's int8 depthwise layers round otherwise there than on x86."""
+    both = {machine.architecture, platform.machine()}
+    return (bundle.engine, bundle.precision) == ("ncnn", "int8") and both == {"aarch64", "x86_64"}
 
 
 def _tolerance(bundle: Bundle, machine: Machine, files: list[str], name: str) -> float:

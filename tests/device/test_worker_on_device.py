@@ -12,6 +12,7 @@ from device_subjects import SHIPPED, SIZE_PX, TIMEOUT_S, Device
 from edgeface.errors import BundleHashError, DeviceLostError, UnknownModelError
 from edgeface.runtime import catalog
 from edgeface.runtime.benchmark import synthetic_scene
+from edgeface.runtime.kernels import status
 
 # The word of /proc/cpuinfo for a feature, and an instruction that needs it, as LLVM's assembler encodes it.
 _NEWER = {
@@ -50,8 +51,6 @@ def test_it_is_what_the_board_is(device: Device) -> None:
 
 
 def test_the_c_kernels_are_used(device: Device) -> None:
-    from edgeface.runtime.kernels import status
-
     if device.link == "local" and not status().used:
         pytest.skip(status().text)
     assert device.client.hello.kernels.startswith("C kernels from"), device.client.hello.kernels
