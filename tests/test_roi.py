@@ -111,6 +111,16 @@ def test_a_region_of_whole_cells_is_those_cells() -> None:
     np.testing.assert_array_equal(regions[0], features[:, 1:4, 2:5])
 
 
+def test_samples_up_to_one_cell_outside_take_the_border_s_value() -> None:
+    features = RawMap(np.arange(12, dtype=np.float32).reshape(1, 4, 3) + 1)
+    middles = np.array([-0.75, -0.5, 0.5, 4.0, 4.5, 4.75], np.float32)     # a cell's value is at its index + 1/2
+    rows = np.stack((np.full(6, 1), middles - 1, np.full(6, 2), middles + 1), axis=1).astype(np.float32)
+    columns, shift = rows[:, [1, 0, 3, 2]], np.array([1, 0, 1, 0], np.float32)
+    assert roi_align(features, rows, 1, 1.0, 1).ravel().tolist() == [0, 2, 2, 11, 11, 0]
+    assert roi_align(features, columns, 1, 1.0, 1).ravel().tolist() == [0, 4, 4, 0, 0, 0]
+    assert roi_align(features, columns - shift, 1, 1.0, 1).ravel().tolist() == [0, 0, 4, 6, 6, 0]
+
+
 def test_a_region_far_outside_is_zero_and_one_that_is_not_finite_too() -> None:
     features = RawMap(np.ones((1, 4, 4), np.float32))
     boxes = np.array([[100, 100, 120, 120], [np.nan, 0, 4, 4], [-np.inf, 0, np.inf, 4]], np.float32)
