@@ -21,13 +21,15 @@ _FASTER = frozenset(("fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"
 
 class Probe(msgspec.Struct, frozen=True):
     """One look at a board: how it is reached, what its worker said of itself, what the machine is and how it is now;
-    ``warnings`` name the key of the description that is wrong."""
+    ``warnings`` name the key of the description that is wrong. Of an ``emulated`` board the processors are its own, and
+    memory, sensors and load those of this machine."""
 
     device: str
     where: str
     worker: Hello
     machine: Machine
     health: Health
+    emulated: bool
     warnings: list[str]
 
 
@@ -35,18 +37,34 @@ def probe(link: Link) -> Probe:
     """Ask the board at the end of ``link``. Raises DeviceError and its branches when it cannot be asked."""
     with Client(link) as client:
         machine, health, worker = client.machine(), client.health(), client.hello
+    emulated = link.board.link == "emulated"
+    differing = _processors(link.board, machine) if emulated else differences(link.board, machine)
     return Probe(
         device=link.board.name,
         where=link.describe(),
         worker=worker,
         machine=machine,
         health=health,
-        warnings=[*differences(link.board, machine), *_engine(link.board, worker)],
+        emulated=emulated,
+        warnings=[*differing, *_engine(link.board, worker)],
     )
 
 
 def differences(board: Board, machine: Machine) -> Iterator[str]:
     """Where the description of ``board`` is wrong for ``machine``, a line each, beginning with the key."""
+    yield from _processors(board, machine)
+    if not _MEMORY_SHARE * board.memory_mb <= machine.memory_mb <= board.memory_mb:
+        yield f"memory_mb: it has {machine.memory_mb} MB, described are {board.memory_mb}"
+    if board.thermal_zones and not set(board.thermal_zones) & set(machine.thermal_zones):
+        zones = ", ".join(machine.thermal_zones) or "none"
+        yield f"thermal_zones: {', '.join(board.thermal_zones)}: none of them is there; there are: {zones}"
+    there = {cpu for cluster in machine.clusters for cpu in cluster.cpus}
+    barred = sorted(set(board.affinity) & there - set(machine.usable))
+    if barred:
+        yield f"affinity: CPU {ranges(barred)} cannot be used by this user: it is off, or kept for something else"
+
+
+def _processors(board: Board, machine: Machine) -> Iterator[str]:
     said, found = dict(board.by_cpu()), {cpu: c for c in machine.clusters for cpu in c.cpus}
     absent, more = sorted(said.keys() - found.keys()), sorted(found.keys() - said.keys())
     if absent:
@@ -59,14 +77,6 @@ def differences(board: Board, machine: Machine) -> Iterator[str]:
             grouped.setdefault(text, []).append(cpu)
     for text, cpus in grouped.items():
         yield f"clusters: CPU {ranges(cpus)} {text}"
-    if not _MEMORY_SHARE * board.memory_mb <= machine.memory_mb <= board.memory_mb:
-        yield f"memory_mb: it has {machine.memory_mb} MB, described are {board.memory_mb}"
-    if board.thermal_zones and not set(board.thermal_zones) & set(machine.thermal_zones):
-        there = ", ".join(machine.thermal_zones) or "none"
-        yield f"thermal_zones: {', '.join(board.thermal_zones)}: none of them is there; there are: {there}"
-    barred = sorted(set(board.affinity) & found.keys() - set(machine.usable))
-    if barred:
-        yield f"affinity: CPU {ranges(barred)} cannot be used by this user: it is off, or kept for something else"
 
 
 def _cluster(said: Cluster, found: Cluster) -> Iterator[str]:

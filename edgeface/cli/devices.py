@@ -209,13 +209,15 @@ def _found(found: Probe) -> Iterator[tuple[str, str]]:
     machine = found.machine
     yield "name", found.device
     yield "reached", found.where
-    yield "board", machine.model
+    if not found.emulated:
+        yield "board", machine.model
     yield "system", f"Linux {machine.kernel}, {machine.architecture}"
     yield from _software(found.worker)
     yield from _clusters(machine.clusters)
+    if found.emulated:
+        yield "memory", "of this machine, as is the health: --json has them"
+        return
     yield "memory", f"{machine.memory_mb} MB"
-    if found.where.startswith("emulated"):
-        yield "health", "of this machine, not of a board"
     yield from _health(found.health)
 
 
