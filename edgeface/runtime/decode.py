@@ -105,7 +105,7 @@ def sigmoid(logits: Floats) -> Floats:
 
 
 def keep_anchors(scores: Sequence[RawMap], threshold_logit: float, limit: int) -> Anchors:
-    """The anchors whose logit reaches the threshold, of one map (A, H, W) a level; at most the ``limit`` best of them.
+    """The anchors whose logit reaches the threshold, of one map (A, H, W) a level; at most the ``limit`` (1 up) best.
 
     They come by level, then by index (row * W + column) * A + anchor; of equal logits the first ones stay. The
     threshold counts as float32. Raises FloatingPointError when any score is not a number.
