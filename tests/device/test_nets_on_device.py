@@ -77,8 +77,8 @@ def _compare(bundle: Bundle, machine: Machine, files: list[str], there: Arrays, 
     for name, wanted in here.items():
         off = np.abs(there[name] - wanted)
         if _rounds_twice(bundle, machine) and files == bundle.dense.files:
-            noise_db = 10 * np.log10(np.square(wanted).sum() / np.square(off).sum())
-            assert noise_db >= _SQNR_DB, f"{name}: {noise_db:.1f} dB"
+            share = float(np.square(off).sum() / np.square(wanted).sum())
+            assert share <= 10 ** (-_SQNR_DB / 10), f"{name}: {share:.2g} of its power is noise"
         else:
             assert off.max() <= _tolerance(bundle, machine, files, name), f"{name}: off by {off.max():.2g}"
 
