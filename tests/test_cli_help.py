@@ -78,7 +78,7 @@ def test_completion_prints_a_script(shell: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("edgeface de", ["detect", "demo"]),
+        ("edgeface de", ["detect", "demo", "deploy", "devices"]),
         ("edgeface detect --max", ["--max-megapixels"]),
         ("edgeface models v", ["verify"]),
     ],
