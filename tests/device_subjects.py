@@ -59,9 +59,14 @@ class Subject:
         """Loaded on the board; one that does not come with the package is copied there first."""
         there = self.name
         if self.name not in SHIPPED:
-            there = f"~/.cache/edgeface/tests/{self.directory.name}"
+            there = folder_there(client, self.directory.name)
             client.link.put(self.directory, there, timeout_s=TIMEOUT_S)
         return client.load(there, threads=1, size_px=SIZE_PX, timeout_s=TIMEOUT_S, **options)
+
+
+def folder_there(client: Client, name: str) -> str:
+    """A folder on the board for that worker alone: emulated processors share the folders of this machine."""
+    return f"~/.cache/edgeface/tests/{client.link.core.replace(' ', '-')}-{name}"
 
 
 def dev_pictures() -> list[Image]:

@@ -8,7 +8,7 @@ from edgeface.devices.client import Client, Timed
 from numpy.typing import NDArray
 
 import edgeface
-from device_subjects import SHIPPED, SIZE_PX, TIMEOUT_S, Device
+from device_subjects import SHIPPED, SIZE_PX, TIMEOUT_S, Device, folder_there
 from edgeface.errors import BundleHashError, DeviceLostError, UnknownModelError
 from edgeface.runtime import catalog
 from edgeface.runtime.benchmark import synthetic_scene
@@ -65,7 +65,7 @@ def test_a_damaged_bundle_is_refused_there(device: Device, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("damaged") / "bundle"
 
     def run(client: Client) -> None:
-        there = "~/.cache/edgeface/tests/damaged"
+        there = folder_there(client, "damaged")
         client.link.put(folder, there, timeout_s=TIMEOUT_S)
         client.load(there, timeout_s=TIMEOUT_S)
 
