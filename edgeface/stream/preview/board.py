@@ -6,6 +6,7 @@ import asyncio
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any
@@ -80,7 +81,7 @@ class Board:
     def put(self, shot: Shot, result: Result) -> None:
         """Take the newest result; an older one that nobody has taken up is replaced."""
         with self._lock:
-            self._moments.append(monotonic())
+            self._recent_moments().append(monotonic())
             self._latest, self._has_picture = (shot, result), True
             self._is_shown = False
             self._lock.notify()
@@ -112,10 +113,8 @@ class Board:
     def state(self) -> dict[str, Any]:
         """What holds whatever the picture: source, rate, settings, machine, viewers, and the time here."""
         with self._lock:
-            now = monotonic()
-            while self._moments and self._moments[0] < now - RATE_WINDOW_S:
-                self._moments.popleft()
-            rate = (len(self._moments) - 1) / (now - self._moments[0]) if len(self._moments) > 1 else 0.0
+            moments = self._recent_moments()
+            rate = (len(moments) - 1) / (monotonic() - moments[0]) if len(moments) > 1 else 0.0
             status = self._status
         settings = None if self._controls is None else self._controls.settings._asdict()
         return {
@@ -131,6 +130,14 @@ class Board:
             self._lock.notify()
         self._wake()
         self._thread.join(1.0)
+
+    def _recent_moments(self) -> deque[float]:
+        """When results came, without those that no longer count; with the lock held. Nobody may be looking for days.
+        """
+        oldest_s = monotonic() - RATE_WINDOW_S
+        while self._moments and self._moments[0] < oldest_s:
+            self._moments.popleft()
+        return self._moments
 
     def _compress(self) -> None:
         while True:
@@ -162,9 +169,9 @@ class Board:
         return content
 
     def _wake(self) -> None:
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._ring)
+        if self._loop is not None:
+            with suppress(RuntimeError):    # the server is closed, and its event loop with it
+                self._loop.call_soon_threadsafe(self._ring)
 
     def _ring(self) -> None:
         assert self._arrived is not None
