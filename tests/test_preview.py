@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import cv2
@@ -20,6 +21,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from edgeface.errors import OptionError, OutputError
 from edgeface.stream.controls import Controls
+from edgeface.stream.preview import board as board_module
+from edgeface.stream.preview import page
+from edgeface.stream.preview import server as server_module
 from edgeface.stream.preview.access import choose_token, is_loopback
 from edgeface.stream.preview.board import Board
 from edgeface.stream.preview.page import Page
@@ -150,9 +154,90 @@ def test_nonsense_ends_the_connection_and_nothing_else(nonsense: str, picture: N
 def test_one_viewer_too_many_is_told_so() -> None:
     with serving(most_viewers=1) as (board, server, _), live(server):
         until(lambda: board.viewers == 1)
-        with pytest.raises((ConnectionClosed, InvalidStatus)), live(server) as second:
+        with live(server) as second, pytest.raises(ConnectionClosed) as closed:
             second.recv(DEADLINE_S)
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, "1 viewers are the most")
         assert board.viewers == 1
+
+
+def test_asking_again_and_again_brings_no_more_than_two_at_a_time(picture: NDArray[np.uint8]) -> None:
+    with serving() as (board, server, _), live(server) as viewer:
+        for _ in range(50):
+            viewer.send('{"more": 2}')
+        viewer.send('{"more": -5}')
+        viewer.send('{"size_px": 0}')
+        while isinstance(viewer.recv(DEADLINE_S), bytes):
+            pass        # the answer to the wrong size comes after all that was asked for before it was read
+        got = 0
+        for number in range(6):
+            board.put(shot(picture, number), result([]))
+            with suppress(TimeoutError):
+                viewer.recv(0.3)
+                got += 1
+        assert got <= 2
+
+
+def test_a_viewer_that_takes_nothing_is_let_go(picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_SEND_S", 0.2)
+    noise = np.random.default_rng(1).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
+    with serving() as (board, server, _), socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.sendall(
+            f"GET /live HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        until(lambda: board.viewers == 1)
+        asked = b'{"more": 2}'
+        deadline = time.monotonic() + DEADLINE_S
+        number = 0
+        with suppress(OSError):
+            while board.viewers:
+                assert time.monotonic() < deadline
+                line.sendall(bytes([0x81, 0x80 | len(asked), 0, 0, 0, 0]) + asked)      # a masked frame of text
+                board.put(shot(noise, number), result([]))
+                number += 1
+                time.sleep(0.05)
+        until(lambda: board.viewers == 0)
+
+
+def test_a_connection_on_which_nothing_is_asked_for_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_IDLE_S", 0.2)
+    with serving() as (_, server, _), ExitStack() as stack:
+        for said in (b"", b"GET / HT", b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"):
+            line = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), DEADLINE_S))
+            line.sendall(said)
+            with suppress(ConnectionResetError):
+                while line.recv(4096):
+                    pass
+        with live(server) as viewer:        # what is a WebSocket by now may be silent
+            time.sleep(0.6)
+            viewer.send('{"size_px": 0}')
+            assert "error" in str(viewer.recv(DEADLINE_S))
+
+
+def test_times_of_results_are_not_kept_while_nobody_looks(
+    picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "RATE_WINDOW_S", 0.05)
+    board = Board(SOURCE, None)
+    for number in range(5):
+        board.put(shot(picture, number), result([]))
+    time.sleep(0.06)
+    board.put(shot(picture, 5), result([]))
+    assert len(board._moments) == 1
+    board.close()
+
+
+def test_a_number_that_is_none_is_null(picture: NDArray[np.uint8]) -> None:
+    with serving() as (board, server, _):
+        lost = result([BOX])
+        assert lost.faces.landmarks is not None
+        lost.faces.landmarks[0, 2] = np.nan
+        board.put(shot(picture, 0), lost)
+        code, _, body = get(server, "/faces.json")
+        assert code == 200
+        assert json.loads(body)["faces"][0]["landmarks"][2] == [None, None]
 
 
 def test_viewers_that_leave_are_forgotten(picture: NDArray[np.uint8]) -> None:
@@ -182,8 +267,10 @@ def test_the_right_token_becomes_a_cookie_and_leaves_the_address() -> None:
         assert (code, headers["location"]) == (303, "/")
         cookie = headers["set-cookie"]
         assert "HttpOnly" in cookie
-        assert "samesite=strict" in cookie.lower()
+        assert "samesite=lax" in cookie.lower()
         kept = cookie.split(";")[0]
+        assert str(server.port) in kept     # another camera on this machine does not take its place
+        assert get(server, "/", Cookie=f'other={{"a": 1}}; {kept}')[0] == 200
         assert get(server, "/", Cookie=kept)[0] == 200
         assert get(server, "/faces.json", Cookie=kept)[0] == 200
         with live(server, Cookie=kept):
@@ -200,7 +287,11 @@ def test_a_program_may_send_the_token_as_a_bearer() -> None:
 def test_another_sites_name_and_another_sites_page_are_refused() -> None:
     with serving() as (_, server, _):
         assert get(server, "/", Host="evil.example")[0] == 403
-        assert get(server, "/", Origin="http://evil.example")[0] == 403
+        for origin in ("http://evil.example", "null", "http://[", f"http://127.0.0.1:{server.port + 1}"):
+            assert get(server, "/", Origin=origin)[0] == 403
+        assert get(server, "/", Host="[")[0] == 403
+        assert get(server, "/", Host=f"[::1]:{server.port}")[0] == 200
+        assert get(server, "/", Host=f"{socket.gethostname()}.local:{server.port}")[0] == 200
         assert get(server, "/", Host=f"localhost:{server.port}")[0] == 200
         assert get(server, "/", Host=f"127.0.0.1:{server.port}", Origin=f"http://127.0.0.1:{server.port}")[0] == 200
         with pytest.raises((InvalidStatus, ConnectionClosed)), live(server, Origin="http://evil.example") as viewer:

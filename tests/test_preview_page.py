@@ -259,3 +259,16 @@ def test_with_the_token_in_the_address_the_page_lives_and_with_a_wrong_one_it_do
         shown_frame(page)
     finally:
         stage.close()
+
+
+def test_the_address_with_the_token_works_as_a_link_on_another_site(page: Page) -> None:
+    stage = Stage(TOKEN)
+    try:
+        link = f'<a href="{stage.url}?token={TOKEN}">the camera</a>'
+        page.route("http://chat.example/", lambda route: route.fulfill(body=link, content_type="text/html"))
+        page.goto("http://chat.example/")
+        page.click("a")
+        shown_frame(page)
+        assert page.url == stage.url
+    finally:
+        stage.close()

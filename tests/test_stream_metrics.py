@@ -94,9 +94,21 @@ def test_where_others_can_reach_it_there_is_a_token() -> None:
     try:
         assert web.asks_token
         assert "?token=" in web.url
+        assert "0.0.0.0" not in web.url     # nobody can go there
         assert get(web, "/metrics")[0] == 401
         assert get(web, "/health")[0] == 401
         assert get(web, "/metrics?" + web.url.split("?")[1])[0] == 200
+    finally:
+        web.close()
+
+
+def test_a_token_of_ones_own_is_asked_for_and_not_printed() -> None:
+    web = Web(WebOptions(token="a-token-of-good-length", port=0), SinkContext(SOURCE), Machine())
+    try:
+        assert web.asks_token
+        assert web.url == f"http://127.0.0.1:{web.port}/"
+        assert get(web, "/metrics")[0] == 401
+        assert get(web, "/metrics?token=a-token-of-good-length")[0] == 200
     finally:
         web.close()
 

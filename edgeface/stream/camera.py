@@ -71,7 +71,9 @@ def check(options: Options) -> str:
     """
     ready = _prepared(options)
     if options.show or options.metrics:
-        _web_options(options)
+        from edgeface.stream.preview.access import choose_token
+
+        choose_token(_web_options(options).bind, options.token)
     for name, target in options.sinks:
         _check_target(name, target)
     outlets = [name for name, _ in options.sinks]
@@ -189,15 +191,13 @@ def _opened(
 
 
 def _web_options(options: Options) -> WebOptions:
-    from edgeface.stream.preview.access import choose_token
     from edgeface.stream.preview.web import DEFAULT_BIND, DEFAULT_PORT, MOST_VIEWERS, WebOptions
 
-    bind = DEFAULT_BIND if options.bind is None else options.bind
     return WebOptions(
         page=options.show,
-        bind=bind,
+        bind=DEFAULT_BIND if options.bind is None else options.bind,
         port=DEFAULT_PORT if options.port is None else options.port,
-        token=choose_token(bind, options.token),
+        token=options.token,
         most_viewers=MOST_VIEWERS if options.viewers is None else options.viewers,
         hide_faces=options.blur,
     )

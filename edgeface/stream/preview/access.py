@@ -10,9 +10,9 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from collections.abc import Collection
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -79,9 +79,11 @@ class Guard:
         if not self._is_allowed(host):
             return PlainTextResponse(_FORBIDDEN, 403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return PlainTextResponse(_FORBIDDEN, 403)
-        if self._token is None or self._matches(_cookie(headers.get("cookie", ""))):
+        # By port: browsers do not keep the cookies of two cameras on one machine apart.
+        cookie = f"{COOKIE}_{scope['server'][1]}"
+        if self._token is None or self._matches(cookie_parser(headers.get("cookie", "")).get(cookie, "")):
             return None
         # What programs send that cannot keep a cookie, such as Prometheus.
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
@@ -94,7 +96,9 @@ class Guard:
             return None
         # To the address without the token, so that it does not stay in the browser's history and in referrers.
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
+        # Not "strict", with which the address fails where it is a link on another site, a chat's or a router's. Other
+        # sites can make a browser ask for the page, but nothing changes by that, and they do not see the answer.
+        answer.set_cookie(cookie, self._token, httponly=True, samesite="lax")
         return answer
 
     def _is_allowed(self, host: str) -> bool:
@@ -114,11 +118,3 @@ def _name_of(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
-
-
-def _cookie(header: str) -> str:
-    try:
-        morsel = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if morsel is None else morsel.value

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -24,7 +25,8 @@ MOST_CREDITS = 2
 _SEND_S = 10.0              # a viewer that takes no byte for so long is gone
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
+    "Content-Security-Policy":
+        "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -48,53 +50,87 @@ class Page:
         ]
 
     async def _faces(self, _request: Request) -> Response:
-        return JSONResponse(self._board.record(), headers=_HEADERS)
+        # As in the JSON lines, which know null where a number is none.
+        return Response(msgspec.json.encode(self._board.record()), media_type="application/json", headers=_HEADERS)
 
     async def _live(self, viewer: WebSocket) -> None:
-        if self._board.viewers >= self._most_viewers:
-            await viewer.close(_TRY_LATER, f"{self._most_viewers} viewers are the most")
-            return
-        self._board.viewers += 1
-        credits = asyncio.Semaphore(0)
-        sending: asyncio.Task[None] | None = None
-        try:
+        with suppress(WebSocketDisconnect, RuntimeError, OSError):      # it went away, in the middle of a word or not
+            # Even one too many: of a refusal before that the browser tells the page nothing.
             await viewer.accept()
-            sending = asyncio.create_task(self._send(viewer, credits))
-            await self._listen(viewer, credits, sending)
-        except (WebSocketDisconnect, RuntimeError, OSError):
-            pass        # the viewer went away, in the middle of a word or not
-        finally:
-            self._board.viewers -= 1
-            if sending is not None:
-                sending.cancel()
+            if self._board.viewers >= self._most_viewers:
+                await viewer.close(_TRY_LATER, f"{self._most_viewers} viewers are the most")
+                return
+            self._board.viewers += 1
+            try:
+                await self._look(viewer)
+            finally:
+                self._board.viewers -= 1
 
-    async def _send(self, viewer: WebSocket, credits: asyncio.Semaphore) -> None:
-        """Pictures as long as the viewer asks for them, the newest at each time."""
+    async def _look(self, viewer: WebSocket) -> None:
+        """Send and listen until one of them ends; raises what that raised."""
+        wanted = _Wanted()
+        tasks = [asyncio.create_task(self._send(viewer, wanted)), asyncio.create_task(self._listen(viewer, wanted))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _send(self, viewer: WebSocket, wanted: _Wanted) -> None:
+        """Pictures as long as the viewer asks for them, the newest at each time; ends when it does not take them."""
         shown = 0
         while True:
-            await credits.acquire()
+            await wanted.some()
             picture = await self._board.newer(shown)
             if picture is None:
                 await viewer.close()
                 return
+            wanted.take()
             shown = picture.number
-            await asyncio.wait_for(viewer.send_bytes(picture.message), _SEND_S)
+            try:
+                await asyncio.wait_for(viewer.send_bytes(picture.message), _SEND_S)
+            except asyncio.TimeoutError:
+                return
 
-    async def _listen(self, viewer: WebSocket, credits: asyncio.Semaphore, sending: asyncio.Task[None]) -> None:
+    async def _listen(self, viewer: WebSocket, wanted: _Wanted) -> None:
         """What the viewer says: ``{"more": n}`` asks for n pictures, ``{"score": s}`` and ``{"size_px": n}`` set."""
-        while not sending.done():
+        while True:
             try:
                 wish = msgspec.json.decode(await viewer.receive_text(), type=_Wish)
             except (msgspec.DecodeError, KeyError):
                 await viewer.close(1003, "not a message of this page")
                 return
-            for _ in range(min(wish.more, MOST_CREDITS)):
-                credits.release()
+            wanted.add(wish.more)
             if self._controls is not None and (wish.score is not None or wish.size_px is not None):
                 try:
                     self._controls.set(score=wish.score, size_px=wish.size_px)
                 except OptionError as error:
                     await viewer.send_text(msgspec.json.encode({"error": str(error)}).decode())
+
+
+class _Wanted:
+    """How many pictures a viewer waits for: MOST_CREDITS at most, however often it asks."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._some = asyncio.Event()
+
+    def add(self, more: int) -> None:
+        self._count = min(MOST_CREDITS, self._count + max(0, more))
+        if self._count:
+            self._some.set()
+
+    async def some(self) -> None:
+        """Wait until there is one."""
+        await self._some.wait()
+
+    def take(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self._some.clear()
 
 
 class _Wish(msgspec.Struct, forbid_unknown_fields=True):

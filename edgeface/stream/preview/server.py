@@ -13,14 +13,21 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeface.errors import OutputError
 from edgeface.stream.preview.access import Guard
 
-START_S = 10.0
+# On a busy board, where uvicorn is loaded first.
+START_S = 30.0
 CLOSE_S = 1.0
 LONGEST_MESSAGE = 4096      # bytes that a viewer may send at a time
 _MOST_CONNECTIONS = 128
+# A connection on which nothing is asked for, or not to the end, is let go of after one to two times as long, so that
+# nobody can hold all of them.
+_IDLE_S = 10.0
+# Of a peer that vanished without a word, or takes nothing.
+_DEAD_S = 30
 
 
 class Server:
@@ -48,11 +55,14 @@ class Server:
                 on_start(asyncio.get_running_loop())
             yield
 
-        guard = Middleware(Guard, hosts={"localhost", bind, socket.gethostname()}, token=token)
+        name = socket.gethostname()
+        guard = Middleware(Guard, hosts={"localhost", bind, name, f"{name}.local"}, token=token)
         config = uvicorn.Config(
-            Starlette(routes=routes, middleware=[guard], lifespan=lifespan), log_config=None, access_log=False,
-            lifespan="on", ws="websockets-sansio", ws_max_size=LONGEST_MESSAGE, timeout_graceful_shutdown=1,
-            limit_concurrency=_MOST_CONNECTIONS,
+            Starlette(routes=routes, middleware=[guard], lifespan=lifespan), log_config=None, log_level="error",
+            access_log=False, lifespan="on", http=_Protocol, ws="websockets-sansio", ws_max_size=LONGEST_MESSAGE,
+            # JPEGs do not get smaller, and deflating each for each viewer takes the detector's time.
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=1, limit_concurrency=_MOST_CONNECTIONS,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="edgeface-web", daemon=True)
@@ -76,6 +86,26 @@ class Server:
             asyncio.run(self._server.serve(sockets=[self._socket]))
 
 
+class _Protocol(H11Protocol):
+    """HTTP that looks at every connection now and then, and ends it where nothing was asked for since the last look."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself
+        super().connection_made(transport)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self.loop.call_later(_IDLE_S, self._look, self.cycle)
+
+    def _look(self, before: object) -> None:
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:    # a WebSocket by now
+            return
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.cycle is before:
+            self.transport.abort()
+        else:
+            self._look_again()
+
+
 def _listening(bind: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0][0]
@@ -84,6 +114,10 @@ def _listening(bind: str, port: int) -> socket.socket:
         raise OutputError(f"{bind}: cannot be served at: {error.strerror or error}: choose another --bind") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # What is accepted has these too.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_S)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_S * 1000)
         listening.bind((bind, port))
         listening.listen(64)
     except OSError as error:

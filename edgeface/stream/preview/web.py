@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.routing import BaseRoute
@@ -20,12 +23,15 @@ from edgeface.stream.sinks import SinkContext
 DEFAULT_BIND = "127.0.0.1"
 DEFAULT_PORT = 8485
 MOST_VIEWERS = 16
+# With the other connections of their browsers these are as many as the server takes.
+LARGEST_VIEWERS = 64
 
 
 @dataclass(frozen=True)
 class WebOptions:
     """``page``: whether there is one, or the figures alone; ``bind`` and ``port``: where; ``token``: what every request
-    must show, see ``access.choose_token``; ``hide_faces`` blurs them in every picture."""
+    must show, None for what ``access.choose_token`` says; ``most_viewers``, up to LARGEST_VIEWERS; ``hide_faces`` blurs
+    them in every picture."""
 
     page: bool = True
     bind: str = DEFAULT_BIND
@@ -36,15 +42,17 @@ class WebOptions:
 
 
 class Web:
-    """Serves the page and the figures. ``url`` is where, with the token; ``asks_token``: whether there is one.
+    """Serves the page and the figures. ``url`` is where, with the token where it was made here; ``asks_token``: whether
+    there is one.
 
     Raises OutputError when the port cannot be had, and OptionError for a token that cannot work.
     """
 
     def __init__(self, options: WebOptions, context: SinkContext, machine: Machine) -> None:
-        if not 0 <= options.port <= 65535 or options.most_viewers < 1:
+        if not 0 <= options.port <= 65535 or not 1 <= options.most_viewers <= LARGEST_VIEWERS:
             raise OptionError(
-                f"port {options.port} for {options.most_viewers} viewers cannot work: choose 0 to 65535, and 1 or more"
+                f"port {options.port} for {options.most_viewers} viewers cannot work: choose 0 to 65535, and 1 to "
+                f"{LARGEST_VIEWERS}"
             )
         # Again, whoever made the options: never without one where others can reach it.
         token = choose_token(options.bind, options.token)
@@ -64,10 +72,14 @@ class Web:
             if self._board is not None:
                 self._board.close()
             raise
-        host = f"[{options.bind}]" if ":" in options.bind else options.bind
+        host = _reached_at(options.bind)
+        host = f"[{host}]" if ":" in host else host
         path = "/" if options.page else "/metrics"
         self.port = self._server.port
-        self.url = f"http://{host}:{self.port}{path}" + (f"?token={token}" if token else "")
+        self.url = f"http://{host}:{self.port}{path}"
+        # One that the user chose is a secret that the log need not have.
+        if token is not None and options.token is None:
+            self.url += f"?token={token}"
 
     def put(self, shot: Shot, result: Result) -> None:
         self._metrics.put(shot, result)
@@ -83,3 +95,16 @@ class Web:
         if self._board is not None:
             self._board.close()
         self._server.close()
+
+
+def _reached_at(bind: str) -> str:
+    """The address to type elsewhere: for all addresses of this machine, the one that it has in its network."""
+    with suppress(ValueError):
+        if bind and not ipaddress.ip_address(bind).is_unspecified:
+            return bind
+        # Nothing is sent: the system only looks up the way to an address that nobody has (RFC 5737).
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        return socket.gethostname()
+    return bind

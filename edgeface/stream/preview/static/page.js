@@ -13,6 +13,7 @@ const overlay = at("overlay");
 const parts = { boxes: true, points: true, pose: true, numbers: true, attributes: true };
 
 let socket = null;
+let turn = Promise.resolve(); // one picture after the other: decoders do not finish in order
 let failures = 0;
 let frame = null;
 let state = null;
@@ -24,10 +25,17 @@ function connect() {
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     failures = 0;
+    clockOffsetS = null;
     notice("");
     socket.send(JSON.stringify({ more: ON_THE_WAY }));
   };
-  socket.onmessage = (event) => (typeof event.data === "string" ? said(event.data) : arrived(event.data));
+  socket.onmessage = (event) => {
+    if (typeof event.data === "string") {
+      said(event.data);
+    } else {
+      turn = turn.then(() => arrived(event.data)).catch(console.error);
+    }
+  };
   socket.onclose = (event) => {
     badge("disconnected", "disconnected");
     notice(event.code === 1013 ? `Not shown: ${event.reason}.` : "No connection to edgeface. Trying again …");
