@@ -21,6 +21,7 @@ from edgeface.runtime.detector import Timing
 from edgeface.stream.sources import Grab, SourceSpec, live_frame, source
 
 PERIOD_S = 0.02
+START_NS = time.monotonic_ns()
 
 
 def numbered(number: int, width_px: int = 64, height_px: int = 48) -> NDArray[np.uint8]:
@@ -50,6 +51,23 @@ def open_counting(spec: SourceSpec) -> Fake:
     """Frames 0, 1, 2 ...: as many as the address says, or for ever."""
     numbers = range(int(spec.address)) if spec.address else itertools.count()
     return Fake((Frame(numbered(n)) for n in numbers), 0.0 if spec.every_frame else PERIOD_S)
+
+
+@source("unsteady")
+def open_unsteady(spec: SourceSpec) -> Fake:
+    """As many frames as the address says, each stamped 10 ms before the one before."""
+
+    class Unsteady(Fake):
+        def read(self) -> Grab | None:
+            grab = super().read()
+            if grab is None:
+                return None
+            self.late_ns += 10_000_000
+            return Grab(grab.frame, START_NS - self.late_ns)
+
+        late_ns = 0
+
+    return Unsteady((Frame(numbered(n)) for n in range(int(spec.address))), 0.0)
 
 
 @source("hanging")

@@ -140,3 +140,11 @@ def test_a_folder_that_cannot_be_is_one_line_and_one_that_goes_away_loses_what_i
     sink.close()
     assert sink.lost == 1
     assert not folder.exists()
+
+
+def test_a_pose_that_is_no_number_does_not_stay_the_best(astronaut: NDArray[np.uint8], faces: Faces) -> None:
+    best = BestShots()
+    best.add(shot(astronaut, 0), result(replace(faces, pose=np.full((1, 3), np.nan, np.float32))))
+    best.add(shot(astronaut, 1), result(faces))
+    (kept,) = best.take_all()
+    assert kept.frame == 1

@@ -272,3 +272,19 @@ def test_the_address_with_the_token_works_as_a_link_on_another_site(page: Page) 
         assert page.url == stage.url
     finally:
         stage.close()
+
+
+def test_numbers_that_are_none_are_left_out_of_the_drawing(page: Page, stage: Stage) -> None:
+    page.goto(stage.url)
+    shown_frame(page)
+    stage.pause()
+    lost = result([BOX])
+    assert lost.faces.landmarks is not None
+    assert lost.faces.pose is not None
+    lost.faces.landmarks[:] = np.nan
+    lost.faces.pose[:] = np.nan
+    stage.board.put(shot(np.zeros((HEIGHT, WIDTH, 3), np.uint8), 9999), lost)
+    wait_until(page, "document.body.dataset.frame === '9999'")
+    for part in ("points", "pose"):
+        only(page, part)
+        assert drawn(page) is None, part

@@ -64,3 +64,12 @@ def test_faces_do_not_mix_and_forgotten_ones_begin_anew() -> None:
 def test_a_cut_off_that_is_not_over_zero_is_refused() -> None:
     with pytest.raises(OptionError, match="smoothing: "):
         SmoothingOptions(rest_hz=0.0)
+
+
+def test_a_value_that_is_no_number_passes_and_is_forgotten() -> None:
+    smooth = Smoother(SmoothingOptions())
+    none = np.zeros((5, 2))
+    for i, noise in enumerate((none + np.nan, none, none + np.nan, none)):
+        smoothed = smooth(one_face(0.0, noise, 0.0), np.array([1]), i / RATE)
+        assert smoothed.landmarks is not None
+        assert np.isfinite(smoothed.landmarks).all() == (i % 2 == 1)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgeface.errors import InputError, OptionError
+from edgeface.faces import Faces
+from edgeface.frames import Frame
+from edgeface.runtime.detector import Timing
 from edgeface.stream.controls import Controls
 from edgeface.stream.loop import MOST_FAILURES, Limits, Loop, run, tracking_options
 from edgeface.stream.results import UNTRACKED, Result
@@ -194,3 +198,30 @@ def test_results_belong_to_their_shots() -> None:
     for before, (shot, result) in enumerate(sink.results):
         assert result.faces.boxes[0, 0] == shot.number % 256 == np.unique(shot.image)
         assert result.dropped == shot.number - before
+
+
+def test_a_driver_whose_stamps_go_back_does_not_end_the_run() -> None:
+    sink = Kept()
+    with Supervisor(SourceSpec(kind="unsteady", address="6", every_frame=True)) as supervisor:
+        totals = run(Loop(supervisor, Detector(), tracker=Tracker()), [sink], threading.Event())
+    assert totals.frames == 6
+    taken_ns = [shot.taken_monotonic_ns for shot, _ in sink.results]
+    assert taken_ns == sorted(taken_ns, reverse=True)
+    assert {track for _, result in sink.results for track in result.faces.tracks.tolist()} == {1}
+
+
+def test_what_the_tracker_does_not_show_is_hidden_all_the_same() -> None:
+    class Unsure(Detector):
+        def timed(self, image: Frame) -> tuple[Faces, Timing]:
+            faces, timing = super().timed(image)
+            return replace(faces, scores=np.full(len(faces), 0.5, np.float32)), timing
+
+    sink = Kept()
+    with every_frame(3) as supervisor:
+        run(Loop(supervisor, Unsure(), tracker=Tracker()), [sink], threading.Event())
+    for number, (_, result) in enumerate(sink.results):
+        assert len(result.faces) == 0
+        assert result.boxes_to_hide.tolist() == [[number, 10, number + 20, 30]]
+    with every_frame(4) as supervisor:
+        run(Loop(supervisor, Detector(), tracker=Tracker(), detect_every=2), [sink], threading.Event())
+    assert all(len(result.boxes_to_hide) > len(result.faces) for _, result in sink.results[3:])

@@ -190,3 +190,13 @@ def test_time_that_goes_back_is_refused() -> None:
 def test_options_that_contradict_each_other_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match="tracking: "):
         TrackerOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_landmarks_that_are_no_numbers_do_not_cost_a_face_its_number() -> None:
+    tracker = Tracker()
+    for i in range(6):
+        faces = faces_at((100 + 2 * i, 100))
+        assert faces.landmarks is not None
+        if i in (2, 3):
+            faces.landmarks[0, 1] = np.nan
+        assert tracker.update(faces, i / RATE).ids.tolist() == [1]

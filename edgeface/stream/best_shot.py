@@ -80,6 +80,8 @@ class BestShots:
                 continue
             shares["sharpness"] = sharpness_share(crop)
             quality = _mean(shares.values())
+            if not math.isfinite(quality):      # nothing compares with it: it would stay the best for good
+                continue
             if known is None or quality > known.quality:
                 self._best[track] = BestShot(
                     track, crop, quality, shares, records[i], shot.source, shot.number, shot.taken_unix_ns

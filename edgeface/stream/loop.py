@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from edgeface.errors import OptionError
 from edgeface.faces import Faces
 from edgeface.stream.controls import Controls
@@ -92,6 +94,7 @@ class Loop:
         self._since_detection = 0
         self._failures = 0
         self._last_error: Exception | None = None
+        self._time_s = 0.0
         self.failed = 0
 
     def results(
@@ -135,14 +138,17 @@ class Loop:
                 # The next frame is looked at instead.
                 self._since_detection = 0
                 return None
-        tracked = self._track(found, shot, stages_ms)
-        if tracked is not None:
-            faces, ended = TrackedFaces.of(tracked.faces, tracked.ids, tracked.seen), tracked.ended
-        else:
+        if self._tracker is None:
             assert found is not None    # without a tracker every frame is looked at
-            faces, ended = TrackedFaces.of(found), ()
+            faces, ended, others = TrackedFaces.of(found), (), found.boxes[:0]
+        else:
+            tracked = self._track(self._tracker, found, shot, stages_ms)
+            faces, ended = TrackedFaces.of(tracked.faces, tracked.ids, tracked.seen), tracked.ended
+            others = self._tracker.boxes()
+            if found is not None:
+                others = np.concatenate([others, found.boxes])
         latency_ms = (time.monotonic_ns() - shot.taken_monotonic_ns) / 1e6
-        return Result(faces, is_look, ended, stages_ms, latency_ms, shot.status.dropped, self.failed)
+        return Result(faces, is_look, ended, stages_ms, latency_ms, shot.status.dropped, self.failed, others)
 
     def _detect(self, shot: Shot, stages_ms: dict[str, float]) -> Faces | None:
         try:
@@ -160,12 +166,11 @@ class Loop:
         stages_ms.update(preprocess=timing.preprocess_ms, network=timing.network_ms, decode=timing.decode_ms)
         return faces
 
-    def _track(self, found: Faces | None, shot: Shot, stages_ms: dict[str, float]) -> Tracked | None:
-        if self._tracker is None:
-            return None
+    def _track(self, tracker: Tracker, found: Faces | None, shot: Shot, stages_ms: dict[str, float]) -> Tracked:
         start_ns = perf_counter_ns()
-        time_s = shot.taken_monotonic_ns / 1e9
-        tracked = self._tracker.predict(time_s) if found is None else self._tracker.update(found, time_s)
+        # Not every driver's stamps rise.
+        self._time_s = max(self._time_s, shot.taken_monotonic_ns / 1e9)
+        tracked = tracker.predict(self._time_s) if found is None else tracker.update(found, self._time_s)
         stages_ms["track"] = (perf_counter_ns() - start_ns) / 1e6
         return tracked
 

@@ -53,7 +53,8 @@ class Result:
     of tracks that were given up since the last result, each once. ``stages_ms`` is wall time by stage, in order:
     ``preprocess``, ``network`` and ``decode`` of the detector, then ``track``; a stage that did not run is not there.
     ``latency_ms`` is from the moment that the shot was taken to its result. ``dropped`` counts the frames never looked
-    at so far, ``failed`` those that the detector failed on.
+    at so far, ``failed`` those that the detector failed on. ``others``, (M, 4) x1 y1 x2 y2 in pixels, is where more
+    faces may be: weak detections, and tracks that are not shown yet or not any more.
     """
 
     faces: TrackedFaces
@@ -63,6 +64,13 @@ class Result:
     latency_ms: float
     dropped: int
     failed: int
+    others: NDArray[np.floating] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+
+    @property
+    def boxes_to_hide(self) -> NDArray[np.floating]:
+        """Wherever a face may be, (N + M, 4) x1 y1 x2 y2 in pixels: more than are shown, since one that is hidden for
+        nothing harms nobody."""
+        return np.concatenate([self.faces.boxes, self.others])
 
 
 def frame_record(shot: Shot, result: Result) -> dict[str, Any]:

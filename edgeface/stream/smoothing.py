@@ -68,7 +68,8 @@ class Smoother:
         self._filters: dict[tuple[str, int], OneEuroFilter] = {}
 
     def __call__(self, faces: Faces, ids: NDArray[np.int64], time_s: float) -> Faces:
-        """``faces`` with landmarks and pose smoothed for their numbers ``ids``, int64 (N,)."""
+        """``faces`` with landmarks and pose smoothed for their numbers ``ids``, int64 (N,), or passed on as they are where
+        they are not finite."""
         landmarks, pose = faces.landmarks, faces.pose
         if landmarks is not None:
             sides = np.maximum(faces.boxes[:, 2:] - faces.boxes[:, :2], 1.0)
@@ -90,6 +91,10 @@ class Smoother:
         for i, number in enumerate(ids.tolist()):
             unit = float(units[i])
             value = values[i].astype(np.float64)
+            if not np.isfinite(value).all():
+                # It would stay in the filter for good.
+                out[i] = value
+                continue
             known = self._filters.get((name, number))
             if known is None:
                 known = self._filters[name, number] = OneEuroFilter(self._options, value, time_s)

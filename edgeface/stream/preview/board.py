@@ -163,7 +163,7 @@ class Board:
             self._wake()
 
     def _jpeg(self, shot: Shot, result: Result) -> bytes:
-        image = blurred(shot.image, result.faces.boxes) if self._hide_faces else shot.image
+        image = blurred(shot.image, result.boxes_to_hide) if self._hide_faces else shot.image
         _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._jpeg_quality])
         content: bytes = jpeg.tobytes()
         return content

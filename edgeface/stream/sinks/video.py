@@ -40,7 +40,7 @@ class VideoFile:
     def put(self, shot: Shot, result: Result) -> None:
         if self._writer is None:
             return
-        image = blurred(shot.image, result.faces.boxes) if self._hide_faces else shot.image
+        image = blurred(shot.image, result.boxes_to_hide) if self._hide_faces else shot.image
         drawn = draw_faces(image, result.faces)
         if self._size is None:
             self._size = shot.width, shot.height

@@ -33,7 +33,7 @@ class Window:
         self._hide_faces = context.hide_faces
 
     def put(self, shot: Shot, result: Result) -> None:
-        image = blurred(shot.image, result.faces.boxes) if self._hide_faces else shot.image
+        image = blurred(shot.image, result.boxes_to_hide) if self._hide_faces else shot.image
         try:
             cv2.imshow(self._title, draw_faces(image, result.faces))
             cv2.waitKey(1)

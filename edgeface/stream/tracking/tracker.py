@@ -114,6 +114,11 @@ class Tracker:
         self._advance(time_s)
         return self._shown(self._drop(time_s), time_s)
 
+    def boxes(self) -> NDArray[np.float64]:
+        """Where all tracks are at that moment, also those that are not shown yet or not any more: (T, 4) x1 y1 x2 y2 in
+        pixels."""
+        return self._motion.boxes()
+
     def finish(self) -> tuple[int, ...]:
         """End all tracks; the numbers of those that had been shown."""
         ended = tuple(track.id for track in self._tracks if track.id)
@@ -158,7 +163,8 @@ class Tracker:
             if track.landmarks is not None:
                 before = layout(track.landmarks[None], track.box[None])
                 added[i] = _LANDMARK_WEIGHT * np.abs(now - before).mean(axis=(1, 2))
-        return np.minimum(added, _LANDMARK_LIMIT)
+        # Landmarks that are no numbers say nothing for a pair and rule nothing out.
+        return np.nan_to_num(np.minimum(added, _LANDMARK_LIMIT), nan=_LANDMARK_LIMIT)
 
     def _see(self, rows: Indices, faces: Faces, found: Indices, time_s: float) -> None:
         """Correct the tracks ``rows`` by the faces ``found``, pair by pair."""

@@ -36,13 +36,13 @@ export function paint(pen, frame, parts, scale, density) {
     }
     if (parts.points && face.landmarks) {
       const radius = Math.max(1.5 * density, (x2 - x1) * 0.02);
-      for (const [x, y] of face.landmarks) {
+      for (const [x, y] of face.landmarks.filter(isKnown)) {
         pen.beginPath();
         pen.arc(x * scale, y * scale, radius, 0, 2 * Math.PI);
         pen.fill();
       }
     }
-    if (parts.pose && frame.axes) {
+    if (parts.pose && frame.axes && frame.axes[i].every(isKnown)) {
       drawAxes(pen, face, frame.axes[i], scale, density);
     }
     label(pen, face, parts, x1, y1, y2, density, colour);
@@ -52,7 +52,7 @@ export function paint(pen, frame, parts, scale, density) {
 // From the nose tip: red to the image's right along the eyes, green down the face, blue where the head looks.
 function drawAxes(pen, face, ends, scale, density) {
   const [x1, y1, x2, y2] = face.box;
-  const nose = face.landmarks ? face.landmarks[2] : [(x1 + x2) / 2, (y1 + y2) / 2];
+  const nose = face.landmarks && isKnown(face.landmarks[2]) ? face.landmarks[2] : [(x1 + x2) / 2, (y1 + y2) / 2];
   const length = (x2 - x1) * 0.5;
   pen.lineWidth = 2.5 * density;
   ends.forEach(([dx, dy], i) => {
@@ -64,6 +64,11 @@ function drawAxes(pen, face, ends, scale, density) {
   });
 }
 
+// JSON has null where a number is none.
+function isKnown([x, y]) {
+  return x !== null && y !== null;
+}
+
 function label(pen, face, parts, x1, y1, y2, density, colour) {
   const words = [];
   if (parts.numbers) {
@@ -71,7 +76,7 @@ function label(pen, face, parts, x1, y1, y2, density, colour) {
   }
   if (parts.attributes) {
     for (const [name, value] of Object.entries(face.attributes)) {
-      words.push(`${name} ${Number(value).toFixed(2)}`);
+      words.push(`${name} ${typeof value === "number" ? value.toFixed(2) : value}`);
     }
   }
   if (!words.length) {
