@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -215,3 +216,13 @@ def test_threads_below_one_are_refused(tiny_bundle: Path, threads: int) -> None:
 
 def test_default_threads_are_within_what_the_process_may_use() -> None:
     assert 1 <= default_threads() <= MAX_DEFAULT_THREADS
+
+
+@pytest.mark.parametrize(("processors", "all_of_them", "all_but_one"), [(1, 1, 1), (2, 2, 1), (4, 4, 3), (6, 4, 4)])
+def test_a_stream_leaves_a_processor_to_others(
+    processors: int, all_of_them: int, all_but_one: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeface.stream.loop import stream_threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(processors)))
+    assert (default_threads(), stream_threads()) == (all_of_them, all_but_one)

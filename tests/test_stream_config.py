@@ -49,6 +49,29 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     assert done.stdout == "demo by mos_s-int8-ncnn at 160 pixels, not tracked, to json, page\n"
 
 
+def test_what_the_file_switches_on_the_command_line_can_switch_off(tmp_path: Path) -> None:
+    path = written(tmp_path, '[source]\nsource = "demo"\n[page]\nshow = true\n[output]\nblur = true\n')
+    assert check("--config", str(path)).stdout.endswith("to page\n")
+    assert check("--config", str(path), "--no-show").stdout.endswith("to standard output\n")
+    done = check("--config", str(path), "--best-shots", str(tmp_path))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert check("--config", str(path), "--best-shots", str(tmp_path), "--no-blur").exit_code == 0
+
+
+def test_the_source_of_the_command_line_goes_before_that_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[source]\nsource = "no-such.mp4"\n')
+    for arguments in (["demo"], ["--source", "demo"]):
+        assert check("--config", str(path), *arguments).stdout.startswith("demo by ")
+
+
+def test_a_token_in_the_environment_waits_for_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEFACE_TOKEN", "a-token-of-good-length")
+    assert check("demo").exit_code == 0
+    assert check("demo", "--token", "a-token-of-good-length").exit_code == 2
+    monkeypatch.setenv("EDGEFACE_TOKEN", "short")
+    assert "the token must be" in check("demo", "--show").stderr
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -86,6 +109,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         (["demo", "--detect-every", "3", "--no-track"], 2, "frames are left out only where tracking fills in"),
         (["demo", "--model", "mos_z"], 2, "no model 'mos_z'"),
         (["no-such.mp4"], 3, "no such file"),
+        (["demo", "--source", "rtsp://a:b@c/"], 2, "two sources, demo and rtsp://***@c/: give one"),
+        (["demo", "--video", "x.avi"], 2, "name it so"),
+        (["demo", "--blur", "--best-shots", "best"], 2, "choose one of them"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(arguments: list[str], code: int, says: str) -> None:

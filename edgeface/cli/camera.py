@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgeface.cli.detect import DEFAULT_MODEL, complete_model
 from edgeface.cli.results import STDOUT, complain, say
@@ -133,7 +134,8 @@ def _configured(context: click.Context, _option: click.Parameter, value: Path | 
 
 def _announce(web: Web, is_stdout_taken: bool) -> None:
     what = "watch" if web.url.partition("?")[0].endswith("/") else "figures"
-    (complain if is_stdout_taken else say)(f"{what} at {web.url}")
+    hint = ", with your token: ?token=..." if web.asks_token and "?token=" not in web.url else ""
+    (complain if is_stdout_taken else say)(f"{what} at {web.url}{hint}")
 
 
 @click.command(short_help="Find faces in what a camera sees.")
@@ -149,21 +151,23 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--score", type=click.FloatRange(0, 1), help="The least score of a face; of one that is tracked already, "
               "a lower one will do.")
 @click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
-@click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all, at most 4]")
+@click.option("--threads", type=click.IntRange(min=1),
+              help="Processors to use for the network.  [default: all but one, at most 4]")
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
 @click.option("--width", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")
 @click.option("--height", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), metavar="N",
               help="Frames a second: of a camera, or to play a file or folder at.")
 @click.option("--pixel-format", metavar="NAME", help="Of a V4L2 camera: yuyv, nv12, mjpeg, grey or bgr.")
-@click.option("--loop", is_flag=True, help="Play a file or folder again and again.")
-@click.option("--every-frame", is_flag=True,
+@click.option("--loop/--no-loop", default=False, help="Play a file or folder again and again.")
+@click.option("--every-frame/--no-every-frame", default=False,
               help="Of a file, a folder or the demo: leave out no frame, as fast as they are looked at.")
 @click.option("--track/--no-track", default=True, show_default=True, help="Number the faces and keep the numbers.")
 @click.option("--detect-every", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Look for faces in every Nth frame; tracking fills in for the others.")
-@click.option("--show", is_flag=True, help="Serve a page with the live picture; the address is printed.")
-@click.option("--metrics", is_flag=True, help="Serve /metrics for Prometheus and /health; --show does as well.")
+@click.option("--show/--no-show", default=False, help="Serve a page with the live picture; the address is printed.")
+@click.option("--metrics/--no-metrics", default=False,
+              help="Serve /metrics for Prometheus and /health; --show does as well.")
 @click.option("--bind", metavar="ADDRESS", help="Where to serve them: 0.0.0.0 for all of the network, with a token.  "
               "[default: 127.0.0.1, this machine alone]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Its port; 0 takes a free one.  [default: 8485]")
@@ -175,10 +179,11 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--mqtt", metavar="ADDRESS",
               help="Publish every result: mqtt://[USER@]HOST[:PORT][/PREFIX]; password in EDGEFACE_MQTT_PASSWORD.")
 @click.option("--video", metavar="FILE", help="Record an MP4 with what was found drawn into it.")
-@click.option("--window", is_flag=True, help="Show a window, where this machine has a display and OpenCV has windows.")
+@click.option("--window/--no-window", default=False,
+              help="Show a window, where this machine has a display and OpenCV has windows.")
 @click.option("--best-shots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Keep the best face of every track, upright at 112 x 112 pixels; on the law see docs/camera.md.")
-@click.option("--blur", is_flag=True, help="Hide the faces in every picture that leaves the process.")
+@click.option("--blur/--no-blur", default=False, help="Hide the faces in every picture that leaves the process.")
 @click.option("--adapt", "adapt_ms", type=click.FloatRange(0, min_open=True), metavar="MS",
               help="Hold the time from capture to result by a smaller input, when heat or load slow the machine down.")
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="End after so many frames.")
@@ -187,7 +192,9 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               help="How long a source may give no frame before it is started anew.  [default: 2]")
 @click.option("--give-up", "give_up_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
               help="End when the source is offline for so long.  [default: never]")
+@click.pass_context
 def command(
+    context: click.Context,
     source_argument: str | None,
     config: Path | None,
     check_only: bool,
@@ -207,6 +214,13 @@ def command(
     unplugged, hangs or is not reachable is tried again, after 1 second first and every 30 in the end; standard error
     says so, and the JSON lines do. A file ends the run when it ends.
     """
+    given = context.get_parameter_source
+    if source_argument is not None and given("source") is ParameterSource.COMMANDLINE:
+        from edgeface.stream.sources import redacted
+
+        raise OptionError(f"two sources, {redacted(source_argument)} and {redacted(source or '')}: give one")
+    if given("token") is ParameterSource.ENVIRONMENT and not (settings["show"] or settings["metrics"]):
+        settings["token"] = None    # it waits there for runs that have a page
     wanted = {"json": json, "mqtt": mqtt, "video": video, "window": "" if window else None}
     options = Options(
         source=source_argument or source or "",

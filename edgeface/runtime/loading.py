@@ -15,9 +15,9 @@ from edgeface.runtime.engines import Options, Session
 MAX_DEFAULT_THREADS = 4
 
 
-def default_threads() -> int:
-    """The processors that this process may use, at most 4: beyond that small nets gain nothing."""
-    return max(1, min(MAX_DEFAULT_THREADS, len(os.sched_getaffinity(0))))
+def default_threads(spared: int = 0) -> int:
+    """The processors that this process may use, less ``spared``, from 1 to 4: beyond that small nets gain nothing."""
+    return max(1, min(MAX_DEFAULT_THREADS, len(os.sched_getaffinity(0)) - spared))
 
 
 def open_sessions(

@@ -124,7 +124,7 @@ class _Ready:
 def _prepared(options: Options) -> _Ready:
     from edgeface.runtime.loading import load
     from edgeface.stream.controls import Controls
-    from edgeface.stream.loop import Loop, tracking_options
+    from edgeface.stream.loop import Loop, stream_threads, tracking_options
     from edgeface.stream.sources import make_spec
     from edgeface.stream.supervision import Deadlines, Supervisor
     from edgeface.stream.tracking import Tracker
@@ -136,11 +136,14 @@ def _prepared(options: Options) -> _Ready:
     is_served = options.show or options.metrics
     if not is_served and (options.bind, options.port, options.token, options.viewers) != (None,) * 4:
         raise OptionError("--bind, --port, --token and --viewers are the page's: add --show, or --metrics")
+    if options.blur and options.best_shots is not None:
+        raise OptionError("--blur hides faces and --best-shots stores them: choose one of them")
     tracking = tracking_options(options.score) if options.track else None
     if options.best_shots is not None and tracking is None:
         raise OptionError("--best-shots keeps a face a track: leave --no-track out")
     detector = load(
-        options.model, engine=options.engine, threads=options.threads, size=options.size, nms=options.nms,
+        options.model, engine=options.engine, size=options.size, nms=options.nms,
+        threads=stream_threads() if options.threads is None else options.threads,
         score=options.score if tracking is None else tracking.low_score,
     )
     controls = Controls(
@@ -209,5 +212,10 @@ def _check_target(name: str, target: str) -> None:
         from edgeface.stream.sinks.mqtt import Address
 
         Address.parse(target)
-    elif name != "window" and target != "-" and not os.access(Path(target).absolute().parent, os.W_OK):
+        return
+    if name == "video":
+        from edgeface.stream.sinks.video import video_path
+
+        video_path(target)
+    if name != "window" and target != "-" and not os.access(Path(target).absolute().parent, os.W_OK):
         raise OutputError(f"{target}: its folder is not there or cannot be written: choose another place")

@@ -68,8 +68,8 @@ class Smoother:
         self._filters: dict[tuple[str, int], OneEuroFilter] = {}
 
     def __call__(self, faces: Faces, ids: NDArray[np.int64], time_s: float) -> Faces:
-        """``faces`` with landmarks and pose smoothed for their numbers ``ids``, int64 (N,), or passed on as they are where
-        they are not finite."""
+        """``faces`` with landmarks and pose smoothed for their numbers ``ids``, int64 (N,), or passed on where they are
+        not finite."""
         landmarks, pose = faces.landmarks, faces.pose
         if landmarks is not None:
             sides = np.maximum(faces.boxes[:, 2:] - faces.boxes[:, :2], 1.0)

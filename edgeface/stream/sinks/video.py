@@ -74,11 +74,16 @@ class VideoFile:
         self._stack.__exit__(type(error), error, None)
 
 
-@sink("video")
-def open_video(target: str, context: SinkContext) -> Queued:
-    """An MP4 at ``target``. Raises OptionError for another suffix and OutputError."""
+def video_path(target: str) -> Path:
+    """The file that ``target`` names; raises OptionError for a suffix that it cannot have."""
     path = Path(target)
     if path.suffix.lower() != _SUFFIX:
         raise OptionError(f"{target}: videos are written as {_SUFFIX}: name it so")
-    video = VideoFile(path, context.fps or _DEFAULT_FPS, hide_faces=context.hide_faces)
+    return path
+
+
+@sink("video")
+def open_video(target: str, context: SinkContext) -> Queued:
+    """An MP4 at ``target``. Raises OptionError for another suffix and OutputError."""
+    video = VideoFile(video_path(target), context.fps or _DEFAULT_FPS, hide_faces=context.hide_faces)
     return Queued(video, "video", capacity=_CAPACITY, lossless=context.lossless)
