@@ -19,6 +19,7 @@ from edgeface.errors import EngineError, MissingExtraError
 
 NOTHING = "nothing"
 _NO_TENSOR = -1
+_WEIGHTS = "DEQUANTIZE"
 _PADDED = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
@@ -47,8 +48,11 @@ def write_operators(path: Path, x: NDArray[Any], directory: Path) -> list[Operat
         code = model.operatorCodes[operator.opcodeIndex]
         return kinds[code.builtinCode], code.version
 
+    def is_constant(number: int) -> bool:
+        return model.buffers[graph.tensors[number].buffer].data is not None
+
     operators = []
-    for number, group in enumerate(_groups(graph, kind_of)):
+    for number, group in enumerate(_groups(graph, lambda operator: kind_of(operator)[0], is_constant)):
         network = Network()
         tensors: dict[int, Tensor] = {}
         for operator in group:
@@ -63,7 +67,8 @@ def write_operators(path: Path, x: NDArray[Any], directory: Path) -> list[Operat
         inner = {int(i) for operator in group for i in operator.outputs}
         given = {t: values[i] for i, t in tensors.items() if t.data is None and i not in inner}
         name = graph.tensors[group[-1].outputs[0]].name.decode()
-        operators.append(Operator(name, " + ".join(kind_of(operator)[0] for operator in group), f"{number:04}"))
+        kind = " + ".join(kind for kind, _ in map(kind_of, group) if kind != _WEIGHTS)
+        operators.append(Operator(name, kind, f"{number:04}"))
         _write(directory, operators[-1].file, network, given, list(made.values()))
     network = Network()
     x_in, x_out = (network.tensor(name, (1, 1, 1, 1), np.float32) for name in ("in", "out"))
@@ -72,20 +77,29 @@ def write_operators(path: Path, x: NDArray[Any], directory: Path) -> list[Operat
     return operators
 
 
-def _groups(graph: Any, kind_of: Callable[[Any], tuple[str, int]]) -> Iterator[list[Any]]:
-    """The operators, a convolution with the padding that is made for it alone: XNNPACK computes the two as one."""
+def _groups(
+    graph: Any, kind_of: Callable[[Any], str], is_constant: Callable[[int], bool]
+) -> Iterator[list[Any]]:
+    """The operators, a convolution with the padding that is made for it alone, which XNNPACK computes with it, and what
+    reads float16 weights with what makes them float32, which XNNPACK does once, when it is made."""
     readers = Counter(int(i) for operator in graph.operators for i in operator.inputs)
     readers.update(map(int, graph.outputs))
     pending: dict[int, Any] = {}
+    weights: dict[int, Any] = {}
     for operator in graph.operators:
-        kind, first = kind_of(operator)[0], int(operator.inputs[0])
-        if kind == "PAD" and readers[int(operator.outputs[0])] == 1:
-            pending[int(operator.outputs[0])] = operator
-        elif first in pending:
+        kind, first, made = kind_of(operator), int(operator.inputs[0]), int(operator.outputs[0])
+        if kind == _WEIGHTS and is_constant(first):
+            weights[made] = operator
+            continue
+        if kind == "PAD" and readers[made] == 1:
+            pending[made] = operator
+            continue
+        whole = [*(weights[int(i)] for i in operator.inputs if int(i) in weights), operator]
+        if first in pending:
             padding = pending.pop(first)
-            yield from [[padding, operator]] if kind in _PADDED else [[padding], [operator]]
+            yield from [[padding, *whole]] if kind in _PADDED else [[padding], whole]
         else:
-            yield [operator]
+            yield whole
 
 
 def _tensor(
