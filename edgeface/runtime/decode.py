@@ -207,9 +207,12 @@ def decode_landmarks_reference(
 
 def by_level(kept: Anchors, levels: int, shape: tuple[int, ...], values: Callable[[int, Anchors], Floats]) -> Floats:
     """``values(i, anchors of level i)`` put together in the order of ``kept``; levels without anchors are not asked."""
+    level = kept.level
+    if len(kept) and (level == level[0]).all():
+        return values(int(level[0]), kept)
     out = np.empty((len(kept), *shape), np.float32)
     for i in range(levels):
-        here = np.nonzero(kept.level == i)[0]
+        here = np.nonzero(level == i)[0]
         if len(here):
             out[here] = values(i, kept[here])
     return out
