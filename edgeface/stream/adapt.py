@@ -35,13 +35,16 @@ class Adapter:
         self._wanted_px = controls.settings.size_px
         self._set_px = self._wanted_px
         self._latencies_ms: deque[float] = deque(maxlen=_LOOKS)
-        self._well_since_s: float | None = None
+        self._holds_since_s: float | None = None
+        self._roomy_since_s: float | None = None
         self._patience_s = _PATIENCE
+        self._is_trying = False     # it was raised, and is not known to hold yet
 
     def put(self, shot: Shot, result: Result) -> None:
         size_px = self._controls.settings.size_px
         if size_px != self._set_px:     # somebody has chosen another one: that is the new wish
             self._wanted_px = self._set_px = size_px
+            self._patience_s, self._is_trying = _PATIENCE, False
             self._restart()
         self._latencies_ms.append(result.latency_ms)
         if len(self._latencies_ms) < _LOOKS:
@@ -49,18 +52,24 @@ class Adapter:
         now_s = shot.taken_monotonic_ns / 1e9
         median_ms = statistics.median(self._latencies_ms)
         if median_ms > self._target_ms:
-            if self._well_since_s is not None and self._set_px < self._wanted_px:
+            if self._is_trying:
                 self._patience_s = min(2 * self._patience_s, _LONGEST_PATIENCE)
+                self._is_trying = False
             self._set(self._smaller(size_px), f"capture to result takes {median_ms:.0f} ms")
             return
-        # The larger one costs 1 / _STEP squared as much.
-        has_room = median_ms < self._target_ms * _STEP**2
-        if not has_room or size_px >= self._wanted_px:
-            self._well_since_s = None if not has_room else self._well_since_s
+        if self._holds_since_s is None:
+            self._holds_since_s = now_s
+        elif now_s - self._holds_since_s >= _PATIENCE:
+            self._is_trying = False
+        larger_px = min(self._wanted_px, self._larger(size_px))
+        # The cost goes with the number of pixels.
+        if larger_px <= size_px or median_ms * (larger_px / size_px) ** 2 >= self._target_ms:
+            self._roomy_since_s = None
             return
-        self._well_since_s = now_s if self._well_since_s is None else self._well_since_s
-        if now_s - self._well_since_s >= self._patience_s:
-            self._set(min(self._wanted_px, self._larger(size_px)), f"there is room again at {median_ms:.0f} ms")
+        self._roomy_since_s = now_s if self._roomy_since_s is None else self._roomy_since_s
+        if now_s - self._roomy_since_s >= self._patience_s:
+            self._set(larger_px, f"there is room again at {median_ms:.0f} ms")
+            self._is_trying = True
 
     def status(self, status: Status) -> None:
         """Nothing depends on it."""
@@ -78,7 +87,7 @@ class Adapter:
 
     def _restart(self) -> None:
         self._latencies_ms.clear()
-        self._well_since_s = None
+        self._holds_since_s = self._roomy_since_s = None
 
     def _smaller(self, size_px: int) -> int:
         smallest_px = max(_SMALLEST_PX, self._controls.smallest_px)
