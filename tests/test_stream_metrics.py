@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from edgeface.devices.health import Health, Zone
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeface.stream.machine import Machine, Warmth
@@ -111,6 +112,16 @@ def test_a_token_of_ones_own_is_asked_for_and_not_printed() -> None:
         assert get(web, "/metrics?token=a-token-of-good-length")[0] == 200
     finally:
         web.close()
+
+
+def test_zones_of_one_kind_are_told_apart() -> None:
+    class Twin(Machine):
+        def look(self) -> Warmth:
+            return Warmth(Health([Zone("cpu", 60.0), Zone("gpu", 50.0), Zone("cpu", 70.0)], [], []), "")
+
+    found = samples(generate_latest(Metrics(SOURCE, Twin()).registry).decode())
+    celsius = {dict(labels)["zone"]: value for (name, labels), value in found.items() if "celsius" in name}
+    assert celsius == {"cpu": 60.0, "gpu": 50.0, "cpu-2": 70.0}
 
 
 def test_two_runs_in_one_process_do_not_share_figures() -> None:

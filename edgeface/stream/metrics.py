@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter as Counted
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic, time
@@ -123,8 +124,12 @@ class _MachineCollector:
     def collect(self) -> Iterator[GaugeMetricFamily]:
         warmth = self._machine.look()
         celsius = GaugeMetricFamily("edgeface_temperature_celsius", "Of each thermal zone", labels=["zone"])
+        kinds: Counted[str] = Counted()
         for zone in warmth.health.zones:
-            celsius.add_metric([zone.kind], zone.celsius)
+            kinds[zone.kind] += 1
+            # Prometheus refuses all figures where two have one name, and boards have several zones of a kind.
+            name = zone.kind if kinds[zone.kind] == 1 else f"{zone.kind}-{kinds[zone.kind]}"
+            celsius.add_metric([name], zone.celsius)
         yield celsius
         yield GaugeMetricFamily(
             "edgeface_throttled", "1 while the machine runs slower than it could", float(bool(warmth.throttled))
