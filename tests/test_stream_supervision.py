@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -113,6 +115,26 @@ def test_a_source_that_does_not_open_is_killed() -> None:
     reasons = {status.reason for status in supervisor.changes()}
     assert reasons == {"starting", "hanging-open: does not open within 0.5 s"}
     assert children() == []
+
+
+def test_what_loads_slowly_does_not_take_the_time_for_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_library.py").write_text("import time; time.sleep(3)")
+    (tmp_path / "slow_source.py").write_text(textwrap.dedent('''
+        import stream_fakes
+        from edgeface.stream.sources import source
+        LIBRARIES = ("slow_library", "no_such_library")
+        @source("slow-loading")
+        def open_slow(spec):
+            import slow_library
+            return stream_fakes.open_counting(spec)
+    '''))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("slow_source")
+    with Supervisor(SourceSpec(kind="slow-loading", address=""), Deadlines(open_s=2.0)) as supervisor:
+        next_shot(supervisor)
+        assert supervisor.status.starts == 1
 
 
 def test_a_process_that_dies_is_replaced_and_its_last_words_kept_without_the_password() -> None:

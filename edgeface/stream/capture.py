@@ -155,6 +155,9 @@ def run(connection: socket.socket, counter: Counter, slots: Sequence[Slot]) -> N
         # Found by name and not by the registry: it may be registered in a module of the user's own.
         module = importlib.import_module(first.module)
         opener: Opener = getattr(module, first.opener, None) or source.get(first.spec.kind)
+        for library in getattr(module, "LIBRARIES", ()):
+            with suppress(ImportError):     # the opener says what is missing
+                importlib.import_module(library)
         supervisor.send(Started())
         opened = opener(first.spec)
         supervisor.send(Opened(opened.fps))

@@ -3,7 +3,8 @@
 A source is written in three steps: a class with ``fps``, ``read`` and ``close`` (the protocol ``Source``), an opener at
 the top of an importable module that makes one from a SourceSpec and is registered under the source's name, and an
 import of the module here. Openers run in the capture process (``edgeface.stream.capture``), which imports their module
-by name; so importing it is cheap, and what it needs is imported by the opener.
+by name; so importing it is cheap, and what it needs is imported by the opener. The names of what takes long to load are
+in the module's LIBRARIES: that is loaded before, since the time for opening is for the source and not for a slow disk.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeface.stream.sources import Grab, SourceSpec, check_options, source
 from edgeface.stream.sources.files import Pace
 
+LIBRARIES = ("cv2", "skimage.data")
 DEFAULT_SIZE_PX = (640, 480)
 DEFAULT_FPS = 25.0
 # Their photograph's scale in a frame 480 pixels high, and the least that they shrink to.

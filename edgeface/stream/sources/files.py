@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LIBRARIES = ("cv2", "edgeface.videos", "edgeface.images")
 FOLDER_FPS = 1.0
 # A player that fell behind by more starts counting anew instead of racing to catch up.
 _MOST_BEHIND_S = 0.5

@@ -13,6 +13,8 @@ from edgeface.stream.sources import Grab, SourceSpec, check_options, live_frame,
 if TYPE_CHECKING:
     import cv2
 
+LIBRARIES = ("cv2",)
+
 # A little less than the supervisor's deadline (supervision.py), so that FFmpeg's own word comes first.
 OPEN_TIMEOUT_MS = 8_000
 # For reading the supervisor's patience counts, which users can choose; this is for a connection that nobody minds.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LIBRARIES = ("picamera2",)
 DEFAULT_SIZE_PX = (640, 480)
 # What libcamera calls RGB888 lies in memory as B, G, R.
 _BGR = "RGB888"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from edgeface.frames import Frame
 
+LIBRARIES = ("cv2",)
+
 # What --pixel-format takes, and V4L2's four letters for it.
 PIXEL_FORMATS = {"yuyv": "YUYV", "nv12": "NV12", "mjpeg": "MJPG", "grey": "GREY", "bgr": "BGR3"}
 
