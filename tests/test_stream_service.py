@@ -102,6 +102,34 @@ def test_options_that_cannot_work_write_nothing(tmp_path: Path, monkeypatch: pyt
     assert install("--user", "--run-as", "robot", "--source", "demo").exit_code == 2
 
 
+def test_files_are_looked_for_where_the_service_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, elsewhere = tmp_path / "robot", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "camera.toml").write_text('[source]\nsource = "demo"\n')
+    monkeypatch.chdir(elsewhere)
+    options = ("--print", "--config", "camera.toml")
+    assert install(*options).exit_code == 2
+    done = install(*options, "--folder", folder)
+    assert done.exit_code == 0
+    assert settings(done.stdout)["WorkingDirectory"] == [str(folder)]
+    assert Path.cwd() == elsewhere
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (("--source", "demo", "--show", "--token", "a-token-of-good-length"), "EDGEFACE_TOKEN=... into"),
+    (("--source", "rtsp://me:secret@camera/1"), "a file for --config"),
+    (("--source", "http://camera/live?user=me&pwd=secret"), "a file for --config"),
+    (("--source", "demo", "--mqtt", "mqtt://me:secret@broker"), "a file for --config"),
+])
+def test_what_others_must_not_read_is_not_written_into_the_unit(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = install("--print", "--folder", tmp_path, *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "secret" not in done.stderr
+    assert install("--print", "--folder", tmp_path, "--source", "demo", "--mqtt", "mqtt://me@broker").exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../x", "é"])
 def test_names_that_are_no_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be named"):

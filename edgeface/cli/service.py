@@ -7,11 +7,16 @@ import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from edgeface.cli.results import say
 from edgeface.errors import OptionError
+
+if TYPE_CHECKING:
+    from edgeface.stream.service import Service
 
 DEFAULT_NAME = "edgeface-camera"
 
@@ -34,18 +39,18 @@ def install(
 ) -> None:
     """Write a unit that runs 'edgeface camera' with the options given, such as --source 0 --show.
 
-    The options are checked first, as the service will check them at every start. The service is not started: the
-    command that does is printed.
+    The options are checked first, in the service's folder, as the service will check them at every start. The service
+    is not started: the command that does is printed.
     """
     from edgeface.atomic import write_bytes
     from edgeface.stream.service import SYSTEM_UNITS, Service
 
     if own and run_as is not None:
         raise OptionError("--user and --run-as exclude each other: a service of your own has your rights")
-    _check(arguments)
     where = (folder or Path.cwd()).absolute()
     user = None if own else run_as or os.environ.get("SUDO_USER") or getpass.getuser()
     service = Service(name, [sys.executable, "-m", "edgeface"], arguments, where, user)
+    _check(arguments, service)
     if only_print:
         click.echo(service.unit(), nl=False)
         return
@@ -61,14 +66,35 @@ def install(
     say(f"Its log: journalctl {'--user ' if own else ''}-u {name} -f. Secrets go into {service.secrets}, mode 0600.")
 
 
-def _check(arguments: tuple[str, ...]) -> None:
-    """Have ``edgeface camera --check`` look at the options; raises what it raises."""
+def _check(arguments: tuple[str, ...], service: Service) -> None:
+    """Have ``edgeface camera --check`` look at the options; raises what it raises, and OptionError for secrets, which
+    everybody on the machine can read in a unit."""
     from edgeface.cli.camera import command as camera
 
-    context = camera.make_context("edgeface camera", [*arguments, "--check"])
-    # Standard output is the unit's, where that is printed.
-    with context, redirect_stdout(sys.stderr):
-        camera.invoke(context)
+    before = Path.cwd()
+    os.chdir(service.folder)
+    try:
+        context = camera.make_context("edgeface camera", [*arguments, "--check"])
+        # Standard output is the unit's, where that is printed.
+        with context, redirect_stdout(sys.stderr):
+            camera.invoke(context)
+    finally:
+        os.chdir(before)
+    if context.get_parameter_source("token") is ParameterSource.COMMANDLINE:
+        raise OptionError(f"everybody here can read a unit: put EDGEFACE_TOKEN=... into {service.secrets}, not --token")
+    if any(map(_has_secret, arguments)):
+        raise OptionError(
+            "everybody here can read a unit: put the address with its password into a file for --config, mode 0600"
+        )
+
+
+def _has_secret(word: str) -> bool:
+    """Whether it is an address with a password, or a key in its query; a name alone is none."""
+    from edgeface.stream.sources import redacted
+
+    login = word.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    without_login = word.replace(f"{login}@", "", 1)
+    return ":" in login or redacted(without_login) != without_login
 
 
 def _own_units() -> Path:

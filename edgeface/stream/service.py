@@ -17,8 +17,9 @@ _UNIT = """\
 Description=edgeface camera ({name})
 Wants=network-online.target
 After=network-online.target
-# A camera that stays away ends in a restart a minute by the watchdog; a mistake in the settings ends here.
-StartLimitIntervalSec=60
+# A camera that stays away ends in a restart a minute by the watchdog; a mistake in the settings, which is found within
+# seconds even on a slow board, ends here.
+StartLimitIntervalSec=120
 StartLimitBurst=5
 
 [Service]
