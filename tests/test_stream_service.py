@@ -122,7 +122,7 @@ def test_files_are_looked_for_where_the_service_will(tmp_path: Path, monkeypatch
     (("--source", "http://camera/live?user=me&pwd=secret"), "a file for --config"),
     (("--source", "demo", "--mqtt", "mqtt://me:secret@broker"), "a file for --config"),
 ])
-def test_what_others_must_not_read_is_not_written_into_the_unit(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_what_others_must_not_read_is_not_in_the_unit(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
     done = install("--print", "--folder", tmp_path, *options)
     assert (done.exit_code, done.stdout) == (2, "")
     assert says in done.stderr
