@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,19 @@ def test_every_result_is_a_frame_with_its_faces_drawn(tmp_path: Path) -> None:
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 10.0
     edge, ground = frames[0][65, 38:43].astype(int), frames[0][120, 150].astype(int)
     assert np.abs(edge - ground).max() > 40
+
+
+def test_live_results_are_shown_as_long_as_they_lasted(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    sink = VideoFile(path, 10.0, in_time=True)
+    # Every 0.2 s, two at once, a gap of half a second, and one of an hour, of which 2 s stay.
+    taken_s = [0.0, 0.2, 0.4, 0.41, 0.9, 3600.9, 3601.0]
+    for number, second in enumerate(taken_s):
+        taken = replace(shot(grey(2 * number), number), taken_monotonic_ns=round((1000 + second) * 1e9))
+        sink.put(taken, result([]))
+    sink.close()
+    seen = [round((float(frame[120, 150].mean()) - 40) / 20) for frame in frames_of(path)]
+    assert seen == [0, 0, 1, 1, 2, 2, 2, 2, 2, 4] + [4] * 19 + [5, 6]
 
 
 def test_a_frame_of_another_size_is_brought_to_the_first_ones(tmp_path: Path) -> None:

@@ -169,13 +169,6 @@ def test_attributes_and_the_order_by_score_go_through() -> None:
     assert tracked.faces.attributes["mask"].tolist() == pytest.approx([0.7, 0.2])
 
 
-def test_finishing_ends_every_number_that_was_shown() -> None:
-    tracker = Tracker()
-    tracker.update(joined(faces_at((100.0, 100.0)), faces_at((300.0, 100.0), score=0.75)), 0.0)
-    assert tracker.finish() == (1,)
-    assert tracker.finish() == ()
-
-
 def test_time_that_goes_back_is_refused() -> None:
     tracker = Tracker()
     tracker.predict(1.0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeface.drawing import draw_faces
 from edgeface.errors import EdgefaceError, OptionError, OutputError
@@ -15,30 +17,42 @@ from edgeface.stream.sinks import SinkContext, sink
 from edgeface.stream.sinks.queued import Queued
 from edgeface.videos import VideoSink, writing_video
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _SUFFIX = ".mp4"
 _DEFAULT_FPS = 25.0
 _CAPACITY = 8
+_LONGEST_STILL_S = 2.0
 
 _log = logging.getLogger("edgeface.stream")
 
 
 class VideoFile:
-    """Draws and writes one frame a result, at the rate that the source announces or 25 a second.
+    """Draws and writes results, one frame each at ``fps``; with ``in_time`` each is shown as long as it lasted: repeated
+    until the next one was taken, for 2 seconds at most, and left out where more come than ``fps``.
 
     The file appears when the run ends. A frame of another size is brought to the first one's. A disk that takes no more
     is logged; nothing is written from then on, and the run goes on.
     """
 
-    def __init__(self, path: Path, fps: float, *, hide_faces: bool = False) -> None:
+    def __init__(self, path: Path, fps: float, *, in_time: bool = False, hide_faces: bool = False) -> None:
         """Raises OutputError when the folder does not take the file."""
         self._path = path
         self._hide_faces = hide_faces
         self._stack = ExitStack()
         self._writer: VideoSink | None = self._stack.enter_context(writing_video(path, fps))
         self._size: tuple[int, int] | None = None
+        self._fps = fps
+        self._in_time = in_time
+        self._start_s = 0.0
+        self._written = 0
+        self._last: NDArray[np.uint8] | None = None
 
     def put(self, shot: Shot, result: Result) -> None:
-        if self._writer is None:
+        due = self._frames_due(shot)
+        if self._writer is None or due < 1:
             return
         image = blurred(shot.image, result.boxes_to_hide) if self._hide_faces else shot.image
         drawn = draw_faces(image, result.faces)
@@ -48,10 +62,14 @@ class VideoFile:
             import cv2
 
             drawn = cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        before = drawn if self._last is None else self._last
         try:
-            self._writer.write(drawn)
+            for frame in [before] * (due - 1) + [drawn]:
+                self._writer.write(frame)
         except OutputError as error:
             self._give_up(error)
+        self._last = drawn
+        self._written += due
 
     def status(self, status: Status) -> None:
         """The picture does not say it."""
@@ -67,6 +85,19 @@ class VideoFile:
             self._stack.close()
         except OutputError as error:
             _log.warning("%s", error)
+
+    def _frames_due(self, shot: Shot) -> int:
+        """How many frames the file lacks up to this shot, itself among them."""
+        if not self._in_time:
+            return 1
+        now_s = shot.taken_monotonic_ns / 1e9
+        if not self._written:
+            self._start_s = now_s
+        due = round((now_s - self._start_s) * self._fps) - self._written + 1
+        most = math.ceil(_LONGEST_STILL_S * self._fps)
+        if due > most:
+            self._start_s += (due - most) / self._fps
+        return min(due, most)
 
     def _give_up(self, error: EdgefaceError) -> None:
         _log.warning("%s; the run goes on without it", error)
@@ -85,5 +116,7 @@ def video_path(target: str) -> Path:
 @sink("video")
 def open_video(target: str, context: SinkContext) -> Queued:
     """An MP4 at ``target``. Raises OptionError for another suffix and OutputError."""
-    video = VideoFile(video_path(target), context.fps or _DEFAULT_FPS, hide_faces=context.hide_faces)
+    video = VideoFile(
+        video_path(target), context.fps or _DEFAULT_FPS, in_time=not context.lossless, hide_faces=context.hide_faces
+    )
     return Queued(video, "video", capacity=_CAPACITY, lossless=context.lossless)

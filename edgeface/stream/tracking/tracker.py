@@ -119,12 +119,6 @@ class Tracker:
         pixels."""
         return self._motion.boxes()
 
-    def finish(self) -> tuple[int, ...]:
-        """End all tracks; the numbers of those that had been shown."""
-        ended = tuple(track.id for track in self._tracks if track.id)
-        self._tracks, self._motion = [], Motion.none()
-        return ended
-
     def _advance(self, time_s: float) -> None:
         if time_s < self._time_s:
             raise ValueError(f"a tracker cannot go back from {self._time_s} to {time_s} s")
