@@ -195,6 +195,7 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     source_argument: str | None,
     config: Path | None,
     check_only: bool,

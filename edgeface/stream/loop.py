@@ -12,6 +12,7 @@ from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.errors import OptionError
 from edgeface.faces import Faces
@@ -138,9 +139,11 @@ class Loop:
                 # The next frame is looked at instead.
                 self._since_detection = 0
                 return None
+        ended: tuple[int, ...] = ()
+        others: NDArray[np.floating] = np.zeros((0, 4))
         if self._tracker is None:
             assert found is not None    # without a tracker every frame is looked at
-            faces, ended, others = TrackedFaces.of(found), (), found.boxes[:0]
+            faces = TrackedFaces.of(found)
         else:
             tracked = self._track(self._tracker, found, shot, stages_ms)
             faces, ended = TrackedFaces.of(tracked.faces, tracked.ids, tracked.seen), tracked.ended

@@ -30,8 +30,8 @@ _log = logging.getLogger("edgeface.stream")
 
 
 class VideoFile:
-    """Draws and writes results, one frame each at ``fps``; with ``in_time`` each is shown as long as it lasted: repeated
-    until the next one was taken, for 2 seconds at most, and left out where more come than ``fps``.
+    """Draws and writes results, one frame each at ``fps``; with ``in_time`` each is shown as long as it lasted: it is
+    repeated until the next one was taken, for 2 seconds at most, and left out where more come than ``fps``.
 
     The file appears when the run ends. A frame of another size is brought to the first one's. A disk that takes no more
     is logged; nothing is written from then on, and the run goes on.
