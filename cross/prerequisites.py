@@ -70,7 +70,7 @@ def kernel(module: str) -> Path:
         progress("unpacking the kernel")
         debian.unpack(images, unpacked)
         shutil.copyfile(next(unpacked.glob("boot/vmlinuz-*")), directory / "vmlinuz")
-        for number, path in enumerate(_load_order(module, unpacked / "lib" / "modules")):
+        for number, path in enumerate(load_order(module, unpacked / "lib" / "modules")):
             shutil.copyfile(path, directory / f"{number:02}-{path.name}")
         shutil.rmtree(unpacked)
         return {package.path.name: package.sha256 for package in images}
@@ -78,7 +78,7 @@ def kernel(module: str) -> Path:
     return _kept(f"kernel-{module}", "the kernel", [debian.SUITE, _KERNEL, module], make)
 
 
-def _load_order(module: str, directory: Path) -> list[Path]:
+def load_order(module: str, directory: Path) -> list[Path]:
     """A module's file after those that it needs, as each file names them: depmod's list is made at installation."""
     files = {path.stem.replace("-", "_"): path for path in directory.rglob("*.ko")}
     ordered: list[Path] = []
