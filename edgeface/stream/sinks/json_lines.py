@@ -35,6 +35,7 @@ class JsonLines:
     def __init__(self, target: str, context: SinkContext) -> None:
         """Raises OutputError when the file cannot be opened."""
         self.lost = 0
+        self._is_refused = False
         self._target = target
         self._source = context.source
         self._descriptor = _opened(target)
@@ -65,13 +66,15 @@ class JsonLines:
         try:
             while left:
                 left = left[os.write(self._descriptor, left) :]
+            self._is_refused = False
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
             if not self._is_file:
                 raise refused(_name(self._target), error) from None
             os.ftruncate(self._descriptor, start)
-            if not self.lost:
+            if not self._is_refused:
+                self._is_refused = True
                 _log.warning("%s; lines are lost until it can be", refused(_name(self._target), error))
             self.lost += 1
 
