@@ -200,6 +200,14 @@ def test_settings_reach_the_detector(page: Page, stage: Stage) -> None:
         time.sleep(0.02)
 
 
+def test_sizes_that_the_machine_chooses_are_shown(page: Page, stage: Stage) -> None:
+    page.goto(stage.url)
+    shown_frame(page)
+    for size_px in (256, 192):
+        stage.controls.set(size_px=size_px)
+        wait_until(page, f"document.getElementById('size').value === '{size_px}'")
+
+
 def test_a_source_that_stops_and_heat_are_said(page: Page, stage: Stage) -> None:
     page.goto(stage.url)
     shown_frame(page)

@@ -144,7 +144,8 @@ function settingsShown(now, force) {
   }
   if (force || document.activeElement !== at("size")) {
     const sizes = [...new Set([...SIZES, size])].sort((a, b) => a - b);
-    if (at("size").options.length !== sizes.length) {
+    const offered = [...at("size").options].map((option) => Number(option.value));
+    if (String(offered) !== String(sizes)) {
       at("size").replaceChildren(...sizes.map((n) => new Option(`${n} px`, n)));
     }
     at("size").value = String(size);
