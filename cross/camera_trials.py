@@ -126,13 +126,18 @@ def _judge_bars(look: Look) -> None:
             raise WrongError(f"{look.asked}: a bar of the colour (B, G, R) {tuple(round(v) for v in bar)}")
 
 
-def judge_frames(outcome: Outcome, count: int, width: int, height: int) -> str:
-    """``count`` frames of that size from a camera that was started once. Raises WrongError."""
+def judge_frames(outcome: Outcome, count: int, width: int, height: int, *, is_other: bool) -> str:
+    """``count`` frames of that size from a camera that was started once; ``is_other`` than asked, and a line says so.
+
+    Raises WrongError.
+    """
     _ended(outcome, 0)
     states, frames = _lines(outcome)
     _judge_frames(frames, count, width, height)
     if [line.state for line in states] != ["offline", "online"]:
         raise WrongError(f"the camera was {', '.join(line.state for line in states)}")
+    if any("the camera gives" in line for line in outcome.err) != is_other:
+        raise WrongError(f"what the camera gives in place of what was asked is {'not ' if is_other else ''}said")
     return f"{len(frames)} frames of {width} x {height}, the camera {' then '.join(line.state for line in states)}"
 
 
@@ -209,10 +214,10 @@ _ONCE = ("--give-up", "1")
 TRIALS = (
     Trial(Step(name="pixel formats", argv=["/look.py", "320", "240", *_LOOKED_AT]), judge_looks),
     Trial(_camera("yuyv", "0", "--pixel-format", "yuyv", "--max-frames", "5", *_SMALL),
-          partial(judge_frames, count=5, width=320, height=180)),
+          partial(judge_frames, count=5, width=320, height=180, is_other=True)),
     Trial(_camera("nv12", "0", "--pixel-format", "nv12", "--width", "640", "--height", "480", "--size", "160",
                   "--max-frames", "5", "--json", "-"),
-          partial(judge_frames, count=5, width=640, height=480)),
+          partial(judge_frames, count=5, width=640, height=480, is_other=False)),
     Trial(_camera("unplugged", "0", "--max-frames", str(_UNPLUG_FRAMES), *_SMALL, unplug_after=_UNPLUG_AFTER),
           judge_unplugged),
     Trial(_camera("no such device", "/dev/video9", *_ONCE),

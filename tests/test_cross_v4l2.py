@@ -99,7 +99,11 @@ def test_a_wrong_run_is_noticed(name: str, lines: list[dict[str, Any]], said: st
 
 
 def test_runs_with_and_without_a_lost_camera_are_right() -> None:
-    assert _judge("yuyv")(_outcome(_run("offline", "online", "5"))).startswith("5 frames of 320 x 180")
+    other = "edgeface: /dev/video0: the camera gives height 180 for 240"
+    frames = _run("offline", "online", "5")
+    assert _judge("yuyv")(_outcome(frames, err=(other,))).startswith("5 frames of 320 x 180")
+    with pytest.raises(WrongError, match="in place of what was asked is not said"):
+        _judge("yuyv")(_outcome(frames))
     back = _judge("unplugged")(_outcome(_run("offline", "online", "6", "offline", "offline", "online", "4")))
     assert back.startswith("6 frames, then")
     assert back.endswith("4 frames more")

@@ -267,6 +267,23 @@ def test_a_camera_is_asked_for_what_was_asked_for() -> None:
         open_camera(make_spec("0", pixel_format="rgba"), capture)
 
 
+@pytest.mark.parametrize(("fourcc", "asked", "said"), [
+    ("BGR3", {"width_px": 320, "height_px": 240, "pixel_format": "mjpeg"},
+     "/dev/video0: the camera gives height 180 for 240, pixel format bgr for mjpeg"),
+    ("UYVY", {"pixel_format": "yuyv", "fps": 60.0},
+     "/dev/video0: the camera gives fps 30 for 60, pixel format UYVY for yuyv"),
+    ("JPEG", {"pixel_format": "mjpeg", "fps": 29.97, "width_px": 320}, None),
+    ("BGR3", {}, None),
+])
+def test_a_camera_that_gives_something_else_says_so(
+    fourcc: str, asked: dict[str, Any], said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    capture = FakeCapture(fourcc, None)
+    capture.values |= {cv2.CAP_PROP_FRAME_WIDTH: 320.0, cv2.CAP_PROP_FRAME_HEIGHT: 180.0}
+    open_camera(make_spec("0", **asked), lambda _path, _settings: capture)
+    assert caplog.messages == ([] if said is None else [said])
+
+
 def test_a_cameras_own_stamp_is_taken_where_it_is_of_our_clock() -> None:
     raw = np.zeros((48, 64, 3), np.uint8)
     spec = SourceSpec(kind="v4l2", address="/dev/video0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import struct
 import time
@@ -35,6 +36,8 @@ _DEVICE_CAPS_AT, _CAPS_AT = 88, 84
 # A driver's stamp older than this is of another clock.
 _OLDEST_STAMP_NS = 2_000_000_000
 
+_log = logging.getLogger("edgeface.stream")
+
 
 class Capture(Protocol):
     """The part of cv2.VideoCapture in use."""
@@ -57,7 +60,9 @@ class V4l2Camera:
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps: float | None = fps if 0 < fps <= 1000 else None
         self._fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("ascii", "replace")
-        if self._fourcc not in PIXEL_FORMATS.values() and self._fourcc != "JPEG":
+        names = {fourcc: name for name, fourcc in PIXEL_FORMATS.items()} | {"JPEG": "mjpeg"}
+        self.pixel_format = names.get(self._fourcc, self._fourcc)
+        if self._fourcc not in names:
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 1)
 
     def read(self) -> Grab | None:
@@ -133,7 +138,28 @@ def open_camera(spec: SourceSpec, capture: Callable[[str, Sequence[int]], Captur
         raise SourceError(f"{spec.address}: {_why_not(spec.address)}")
     # One buffer more than the driver fills: an older frame waits for nobody.
     opened.set(cv2.CAP_PROP_BUFFERSIZE, 2)
-    return V4l2Camera(spec.address, opened)
+    camera = V4l2Camera(spec.address, opened)
+    others = _others(spec, opened, camera.pixel_format)
+    if others:
+        _log.warning("%s: the camera gives %s", spec.address, ", ".join(others))
+    return camera
+
+
+def _others(spec: SourceSpec, capture: Capture, pixel_format: str) -> list[str]:
+    """What the camera gives in place of what it was asked for, in words."""
+    import cv2
+
+    others = []
+    for name, asked, given in (
+        ("width", spec.width_px, round(capture.get(cv2.CAP_PROP_FRAME_WIDTH))),
+        ("height", spec.height_px, round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))),
+        ("fps", None if spec.fps is None else round(spec.fps), round(capture.get(cv2.CAP_PROP_FPS))),
+        ("pixel format", spec.pixel_format, pixel_format),
+    ):
+        # 0 is a driver that does not say.
+        if asked is not None and given and asked != given:
+            others.append(f"{name} {given} for {asked}")
+    return others
 
 
 def check_device(device: str) -> None:
