@@ -173,7 +173,7 @@ def rate(video: str, seconds: float, size: int, counts: tuple[int, ...], rounds:
 
 @main.command()
 @click.argument("video", type=click.Path(exists=True, dir_okay=False))
-@click.option("--minutes", default=60.0, show_default=True)
+@click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(min=1.5))
 @click.option("--size", default=320, show_default=True)
 @click.option("--json", "report", type=click.Path(dir_okay=False, path_type=Path), help="Every sample, as JSON lines.")
 def soak(video: str, minutes: float, size: int, report: Path | None) -> None:

@@ -7,16 +7,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from edgeface.errors import CheckpointError
 from edgeface.models.checkpoint import Checkpoint
 from edgeface.models.mos_folded import CHANNEL_MULTIPLE, FoldedMOS
 
 from .calibration import Seen, calibrate, method, observe
+from .exact import make_exact
 from .modules import set_mode
 from .network import Quantisation, keep_in_float, quantised
 from .pictures import Progress, calibration_batches, run_everything
 
 PICTURES = 64
+SMALLEST_PX = 64     # the least that every part of the network takes
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,11 @@ def calibrated(
     calibrate(net, seen, how)
     set_mode(net, "all")
     return Calibrated(net, replace(quantisation, keep_float=kept), seen)
+
+
+def finished(checkpoint: Checkpoint, net: nn.Module) -> Checkpoint:
+    """The checkpoint with the state of ``net``, a quantised network whose scales are final, its depthwise layers made
+    exact (``exact.make_exact``). Raises ConversionError for a layer that cannot be."""
+    net.eval()
+    make_exact(net, partial(run_everything, net, torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX)))
+    return replace(checkpoint, state={name: tensor.detach().clone() for name, tensor in net.state_dict().items()})

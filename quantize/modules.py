@@ -176,8 +176,8 @@ class FoldedConv(nn.Module):
     def _whole_numbers(self, signal: Signal) -> Tensor:
         scales = weight_scales(self.weight)[:, None, None, None]
         sums = self._convolved(signal.point.integers(signal.value), (self.weight / scales).round(), None)
-        steps = self._steps(signal.point)[:, None, None]
-        bias = self._bias_steps(signal.point)[:, None, None] * steps
+        steps = self.steps(signal.point)[:, None, None]
+        bias = self.bias_steps(signal.point)[:, None, None] * steps
         # In double and then rounded once, as ncnn's fused multiply-add does.
         return sums.double().mul_(steps.double()).add_(bias.double()).float()
 
@@ -187,22 +187,22 @@ class FoldedConv(nn.Module):
         sums = self._convolved(x, (self.weight / scales[:, None, None, None]).round(), None)
         steps = signal.point.log_scale.detach().exp() * scales
         # Both are whole numbers, so that float32 rounds their sum once, as an int32 is rounded on its way to float32.
-        values = sums.add_(self._bias_steps(signal.point)[:, None, None])
+        values = sums.add_(self.bias_steps(signal.point)[:, None, None])
         return Sums(values.relu_() if self.relu else values, steps)
 
-    def _steps(self, point: Point) -> Tensor:
+    def steps(self, point: Point) -> Tensor:
         """What a sum's 1 is worth, (O,); computed as ncnn does from the inverse scales in its files."""
         return 1 / ((1 / point.log_scale.detach().exp()) * (1 / weight_scales(self.weight)))
 
-    def _bias_steps(self, point: Point) -> Tensor:
+    def bias_steps(self, point: Point) -> Tensor:
         """The bias as whole steps (O,), which TFLite's biases are; ncnn's are floats and can hold the same."""
-        return (self.bias / self._steps(point)).round()
+        return (self.bias / self.steps(point)).round()
 
     @torch.no_grad()
     def bake(self) -> None:
         """Round weight and bias for good. The layer must have run once, to know the point that it reads."""
         (point,) = self.reads
-        self.bias.copy_(self._bias_steps(point) * self._steps(point))
+        self.bias.copy_(self.bias_steps(point) * self.steps(point))
         self.weight.copy_(fake_quantise_weight(self.weight))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -119,7 +121,8 @@ def noise(shape: tuple[int, ...], seed: int) -> Floats:
 
 
 def make(
-    case: Case, directory: Path, keep_float: Sequence[str] = (), widen: Sequence[str] = (), precision: str = "int8"
+    case: Case, directory: Path, keep_float: Sequence[str] = (), widen: Sequence[str] = (), precision: str = "int8",
+    requantise: bool = True,
 ) -> Made:
     """Convert a case; the layers in ``widen`` get a larger input scale than others on the same tensor."""
     rng = np.random.default_rng(0)
@@ -128,7 +131,8 @@ def make(
     for name in widen:
         layers[name] = replace(layers[name], input_scale=1.5 * layers[name].input_scale)
     scales = tuple(own.scales(name) for name, own in layers.items() if own.input_scale)
-    notes = write(TorchNet(case.net, layers), case.input, case.outputs, directory, precision, scales)
+    with patch("edgeface.convert.ncnn.quantise", partial(quantise, requantise=requantise)):
+        notes = write(TorchNet(case.net, layers), case.input, case.outputs, directory, precision, scales)
     return Made(case, layers, directory, "\n".join(notes))
 
 
@@ -175,6 +179,15 @@ def test_int8_files_compute_what_integers_do(made: Callable[[str], Made], name: 
     fused = f"{len(case.case.fused)} of {len(kinds)} int8 layers requantise"
     assert fused in case.notes
     assert sum(own.line.requantises for own in kinds.values()) == len(case.case.fused)
+    assert_same_integers(case)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_requantisation_the_files_compute_the_same(name: str, tmp_path: Path) -> None:
+    case = make(CASES[name], tmp_path, requantise=False)
+    kinds = [own for own in case.model() if isinstance(own.weight, Int8)]
+    assert f"net: {len(kinds)} int8 layers; none requantises, so that all processors agree" in case.notes
+    assert not any(own.line.requantises for own in kinds)
     assert_same_integers(case)
 
 

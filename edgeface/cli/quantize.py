@@ -203,14 +203,12 @@ def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, 
     from importlib import metadata
 
     from edgeface.models.checkpoint import save
+    from edgeface.quantize.calibrated import finished
 
     versions = {name: metadata.version(name) for name in ("edgeface", "torch", "numpy", "opencv-python-headless")}
     made = {**made, "versions": {"python": platform.python_version(), **versions}}
-    state = {name: tensor.detach().clone() for name, tensor in start.net.state_dict().items()}
-    save(
-        out,
-        dataclasses.replace(checkpoint, state=state, metrics={}, made=made, quantisation=start.quantisation),
-    )
+    calibrated = dataclasses.replace(checkpoint, metrics={}, made=made, quantisation=start.quantisation)
+    save(out, finished(calibrated, start.net))
     click.echo(f"weights: {out}")
 
 
@@ -226,6 +224,7 @@ def _train(
     from edgeface.cli.running import run_trainer
     from edgeface.data.pixels import cache_directory
     from edgeface.models.checkpoint import load, save
+    from edgeface.quantize.calibrated import finished
     from edgeface.quantize.training import qat_trainer
     from edgeface.training.plots import plot_curves
 
@@ -246,7 +245,7 @@ def _train(
         click.get_current_context().exit(INTERRUPTED)
     best = run / f"{checkpoint.model}.best.pt"
     trained = load(best if best.exists() else run / f"{checkpoint.model}.last.pt")
-    save(out, dataclasses.replace(trained, made={**trained.made, **made}))
+    save(out, finished(dataclasses.replace(trained, made={**trained.made, **made}), trained.build()))
     figures = ", ".join(f"{name} {value:g}" for name, value in trained.metrics.items() if name != "choose")
     click.echo(f"step {trainer.progress.step}, {figures or 'no dev part to measure on'}")
     click.echo(f"weights: {out}")
