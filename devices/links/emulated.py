@@ -57,5 +57,9 @@ class EmulatedLink:
 @link("emulated")
 def open_emulated(board: Board, progress: Progress) -> Sequence[Link]:
     """A link for each of the board's emulated processors; they share one root."""
-    root = ensure_root(board, progress=progress)
+    return links_into(ensure_root(board, progress=progress), board)
+
+
+def links_into(root: EmulatedRoot, board: Board) -> Sequence[EmulatedLink]:
+    """Those links, for a root that is at hand."""
     return [EmulatedLink(board, root, cpu) for cpu in board.emulated_cpus]

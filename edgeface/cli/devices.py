@@ -127,11 +127,11 @@ def _emulate(board: Board, wheel: Path | None) -> list[Installed]:
     from edgeface.devices.client import Client
     from edgeface.devices.emulation.root import ensure_root
     from edgeface.devices.installing import Installed
-    from edgeface.devices.links import open_links
+    from edgeface.devices.links.emulated import links_into
 
     root = ensure_root(board, wheel=wheel, progress=step)
     done = []
-    for link in open_links(board, step):
+    for link in links_into(root, board):
         step(f"trying {link.describe()}")
         with Client(link) as client:
             name = "" if wheel is None else wheel.name
