@@ -99,7 +99,8 @@ _CASES = (
     _Case(
         re.compile(
             r"closed by remote host|[Cc]onnection (to \S+ )?(closed|reset)|Broken pipe|Timeout, server|"
-            r"client_loop: send disconnect|Connection to \S+ timed out|connection unexpectedly closed"
+            r"client_loop: send disconnect|Connection to \S+ timed out|connection unexpectedly closed|"
+            r"^\s*$"       # ssh does not always have time for a word
         ),
         DeviceLostError,
         lambda board, _: f"the connection broke off, as when a board restarts: try again when this works: {board.ssh}",

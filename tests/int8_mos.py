@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from edgeface.quantize.calibrated import finished
 from edgeface.quantize.calibration import calibrate, observe
 from edgeface.quantize.network import Quantisation, quantised
 from edgeface.quantize.pictures import run_everything
@@ -26,5 +27,6 @@ def save_int8_mos(path: Path, channels: int = 64) -> Path:
     batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 128 - 1)
     calibrate(net, observe(net, [batch], partial(run_everything, net)), quantisation.method)
     options = {"width": "0.5x", "channels": channels}
-    save(path, Checkpoint("mos_s", options, net.state_dict(), licence="tests only", quantisation=quantisation))
+    checkpoint = Checkpoint("mos_s", options, net.state_dict(), licence="tests only", quantisation=quantisation)
+    save(path, finished(checkpoint, net))
     return path

@@ -68,7 +68,8 @@ def open_stream(spec: SourceSpec) -> _Stream:
     """Connect; raises SourceError with the reason as far as FFmpeg tells it."""
     check_options(spec)
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _AV_LOG_WARNING)
+    # Whatever the parent asked for: why a stream fails is read from what FFmpeg says.
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_WARNING
     import cv2
 
     said_before = _stderr_length()
