@@ -68,6 +68,7 @@ def calibrated(
 def finished(checkpoint: Checkpoint, net: nn.Module) -> Checkpoint:
     """The checkpoint with the state of ``net``, a quantised network whose scales are final, its depthwise layers made
     exact (``exact.make_exact``). Raises ConversionError for a layer that cannot be."""
+    assert isinstance(net, FoldedMOS)     # what a quantised network is, see network.deployed
     net.eval()
     make_exact(net, partial(run_everything, net, torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX)))
     return replace(checkpoint, state={name: tensor.detach().clone() for name, tensor in net.state_dict().items()})

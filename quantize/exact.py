@@ -90,7 +90,8 @@ def _scales(name: str, conv: FoldedConv, bits: NDArray[np.int64]) -> Floats:
 def _bits(integers: Floats) -> NDArray[np.int64]:
     """How many bits a step (O,) may have so that its product with the channel's largest sum has no more than 24."""
     largest = Q_MAX * np.abs(integers).reshape(len(integers), -1).sum(axis=1, dtype=np.float64) + 1
-    return _FLOAT_BITS - np.ceil(np.log2(largest)).astype(np.int64)
+    bits: NDArray[np.int64] = _FLOAT_BITS - np.ceil(np.log2(largest)).astype(np.int64)
+    return bits
 
 
 def _refusal(name: str) -> ConversionError:
