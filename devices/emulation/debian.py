@@ -69,8 +69,7 @@ def mirror(sources: Path = _SOURCES) -> str:
         if named and "main" in components and _OURS.fullmatch(uri):
             return uri
     raise InstallError(
-        f"no mirror of Debian in {sources}: set {MIRROR_VARIABLE} to one, http://HOST/debian "
-        "(https://www.debian.org/mirror/list)"
+        f"no mirror of Debian in {sources}: set {MIRROR_VARIABLE} to one, http://HOST/debian (Debian's pages list them)"
     )
 
 
