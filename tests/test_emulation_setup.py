@@ -287,10 +287,10 @@ def test_a_command_is_qemu_with_the_roots_own_python(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/x86.so")
     monkeypatch.setenv("PYTHONHOME", "/usr")
     qemu, home = Path("/usr/bin/qemu-aarch64"), Path("/r")
-    root = EmulatedRoot("rk3399", home / "root", home / "site", home / "edgeface-1", qemu)
+    root = EmulatedRoot("rk3399", home / "arm64", home / "site", home / "edgeface-1", qemu)
     assert root.command("cortex-a53", ["-m", "edgeface"], ["-plugin", "p.so"]) == [
-        "/usr/bin/qemu-aarch64", "-L", "/r/root", "-cpu", "cortex-a53", "-plugin", "p.so",
-        "/r/root/usr/bin/python3.11", "-m", "edgeface",
+        "/usr/bin/qemu-aarch64", "-L", "/r/arm64", "-cpu", "cortex-a53", "-plugin", "p.so",
+        "/r/arm64/usr/bin/python3.11", "-m", "edgeface",
     ]
     assert root.environment["PYTHONPATH"] == "/r/edgeface-1:/r/site"
     assert not {"LD_PRELOAD", "PYTHONHOME"} & set(root.environment)

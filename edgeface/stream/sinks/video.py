@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeface.drawing import draw_faces
 from edgeface.errors import EdgefaceError, OptionError, OutputError
 from edgeface.stream.blur import blurred
@@ -18,7 +20,6 @@ from edgeface.stream.sinks.queued import Queued
 from edgeface.videos import VideoSink, writing_video
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 _SUFFIX = ".mp4"
@@ -61,7 +62,7 @@ class VideoFile:
         if (shot.width, shot.height) != self._size:
             import cv2
 
-            drawn = cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            drawn = np.asarray(cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA), np.uint8)
         before = drawn if self._last is None else self._last
         try:
             for frame in [before] * (due - 1) + [drawn]:
