@@ -86,6 +86,70 @@ class PoseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="po
     first_centre_deg: float
 
 
+class PyramidStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pyramid", tag_field="kind"):
+    """A net whose field is one window of ``cell_px``, run every ``stride`` pixels over all levels of an image pyramid,
+    which lie side by side on one canvas: x = (bgr - mean) * scale as (3, H, W) float32 (mtcnn.txt, section II.A).
+
+    A level is the picture at cell_px / face size, from ``min_face_px`` on and each ``factor`` of the one before. Outputs:
+    ``score`` (1) logit of face, ``box`` (4) offsets of the face's edges from the window's, in windows. Windows of at least
+    the probability ``threshold`` go on, at most ``limit`` of them, the best ones, after suppression at ``nms_iou`` within a
+    level and at ``merge_iou`` between levels.
+    """
+
+    files: list[str]
+    input: str
+    mean: float
+    scale: float
+    cell_px: Count
+    stride: Count
+    score: str
+    box: str
+    factor: Annotated[float, Meta(gt=0, lt=1)]
+    min_face_px: Positive
+    threshold: Share
+    nms_iou: Share
+    merge_iou: Share
+    limit: Count
+
+
+class Attribute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A yes or no that a net gives of each face: ``name``, channel ``channel`` of output ``output`` as a logit, and the
+    probability ``threshold`` from which it is a yes."""
+
+    name: str
+    output: str
+    channel: Annotated[int, Meta(ge=0)]
+    threshold: Share
+
+
+class CropStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="crops", tag_field="kind"):
+    """A net on square crops of the picture, one for each box so far: x = (bgr - mean) * scale, P crops of ``size_px``
+    one below the other, (3, size_px * P, size_px) float32. A crop has the box's centre and ``margin`` times its longer
+    side.
+
+    Outputs, (channels, P, 1): ``score`` (1) logit of face, ``box`` (4) offsets of the face's left, top, right and bottom
+    edge from the crop's, ``landmarks`` (10) x y of five points from its centre, both in sides of the crop, and those of
+    ``attributes``. At most ``limit`` boxes are looked at, the best ones. A face's new score replaces the old one, or is
+    averaged with it (``scores`` "mean": mhcnn.txt, section 3.3); those of at least ``threshold`` stay, after suppression
+    at ``nms_iou``. In the last stage the detector's own score threshold holds as well.
+    """
+
+    files: list[str]
+    input: str
+    mean: float
+    scale: float
+    size_px: Count
+    margin: Positive
+    score: str
+    box: str
+    threshold: Share
+    nms_iou: Share
+    limit: Count
+    scores: Literal["replace", "mean"] = "replace"
+    landmarks: str | None = None
+    attributes: list[Attribute] = []
+
+
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a detector uses when its caller does not say: longest side of the input, score and NMS IoU thresholds."""
 
@@ -105,7 +169,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     precision: Literal["fp32", "fp16", "int8"]
     engine: str
-    stages: list[DenseStage | PoseStage]
+    stages: list[DenseStage | PyramidStage | PoseStage | CropStage]
     defaults: Defaults
     files: list[File]
     licence: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeface.models import mos as _mos  # noqa: F401  (registers mos_s)
+from edgeface.models import patch_nets as _patch_nets  # noqa: F401  (registers mtcnn and tcnn)
 from edgeface.models.registry import model
 
 __all__ = ["model"]
