@@ -179,4 +179,4 @@ def tcnn(activation: Activation = "prelu", attributes: Sequence[str] = ATTRIBUTE
 
 def normalised(patches: Tensor, mean: float, scale: float) -> Tensor:
     """uint8 (N, S, S, 3) BGR -> float32 (N, 3, S, S), (pixels - mean) * scale."""
-    return (patches.permute(0, 3, 1, 2).contiguous().float() - mean).mul_(scale)
+    return (patches.permute(0, 3, 1, 2).float() - mean).mul_(scale)     # channels last, as convolutions like it best

@@ -80,7 +80,7 @@ class PatchTrainer:
         dev: Callable[[nn.Module], dict[str, float]] | None = None,
         trainable: nn.Module | None = None,
     ) -> None:
-        self.net, self.config, self.directory = net, config, RunDirectory(folder)
+        self.net, self.config, self.directory = net.to(memory_format=torch.channels_last), config, RunDirectory(folder)
         self.samples, self.dev = samples, dev
         self._trainable = net if trainable is None else trainable
         self.average = AveragedWeights(net, config.optimiser.ema_decay)
