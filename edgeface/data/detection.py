@@ -55,21 +55,22 @@ def read_sources(
     names: Iterable[str],
     cache: Path,
     progress: Callable[[Iterable[int], str, int], Iterable[int]] = lambda items, _label, _total: items,
+    split: str = "train",
 ) -> dict[str, SourceSet]:
-    """The named sets below ``data``, without the pictures whose faces nothing places.
+    """The ``split`` of the named sets below ``data``, without the pictures whose faces nothing places.
 
     Raises DataError when a set is missing or wrong (file and line are named).
     """
     sources = {}
     for name in names:
         pictures, targets = [], []
-        for picture in read_annotations(data / name, "train"):
+        for picture in read_annotations(data / name, split):
             found = targets_of(picture, name)
             if picture.complete or len(found):
                 pictures.append(picture)
                 targets.append(found)
         if not pictures:
-            raise DataError(f"{data / name}: no training picture with a placed face: set data.weights.{name}=0")
+            raise DataError(f"{data / name}: no {split} picture with a placed face: set data.weights.{name}=0")
         pixels = open_pixels(pictures, cache, progress)
         sources[name] = SourceSet(name, pictures, pixels, targets, all(p.complete for p in pictures))
     return sources

@@ -70,8 +70,8 @@ def near_squares(rng: np.random.Generator, boxes: Floats, each: int, shift: floa
 
 @dataclass(frozen=True)
 class Judged:
-    """Windows by kind: ``kind`` (P,), -1 for those that are no sample; ``face`` (P,) the index of the face that overlaps
-    most, and ``overlap`` (P,) by how much."""
+    """Windows by kind: ``kind`` (P,), -1 for those that are no sample; ``face`` (P,) the index of the face that they
+    overlap most, and ``overlap`` (P,) by how much."""
 
     kind: NDArray[np.int64]
     face: NDArray[np.int64]

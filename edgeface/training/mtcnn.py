@@ -1,0 +1,175 @@
+"""Training of MTCNN: P-Net, R-Net and O-Net in this order, each on what the earlier ones let through.
+
+Everything lies below the run's folder, ``pnet/``, ``rnet/`` and ``onet/`` with samples, state and log of a net each, so
+that a run goes on wherever it was stopped, between the nets as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from edgeface.data.detection import SourceSet, read_sources
+from edgeface.errors import TrainingError
+from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.models.patch_nets import MTCNN, PatchNet
+from edgeface.training.patches.loop import PatchReport, PatchTrainer, Step, predict
+from edgeface.training.patches.mining import (
+    ProgressBar,
+    Proposals,
+    Sampling,
+    add_landmark_faces,
+    mined_samples,
+    propose,
+    random_samples,
+)
+from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, POSITIVE, Samples
+from edgeface.training.state import RunDirectory
+
+NETS = ("pnet", "rnet", "onet")
+_DEV_SHARE_LANDMARKS = 0.3      # of the choice of the best weights; the rest is telling faces from others
+
+
+class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run's configuration: the samples, and how each net is trained. ``samples_of`` is the folder of an earlier run
+    whose samples are taken instead of new ones."""
+
+    model: str
+    options: dict[str, Any]
+    sampling: Sampling
+    pnet: Step
+    rnet: Step
+    onet: Step
+    samples_of: str = ""
+    threads: int = 0
+    seed: int = 1
+
+
+class MTCNNTraining:
+    """A run of the three nets in ``out``; ``run`` goes on where an earlier one stopped.
+
+    ``net`` holds the weights that it starts from, and the trained ones afterwards.
+    """
+
+    def __init__(
+        self, net: MTCNN, config: MTCNNConfig, data: Path, out: Path, cache: Path, made: Mapping[str, Any],
+        licence: str, progress: ProgressBar,
+    ) -> None:
+        self.net, self.config, self.out = net, config, out
+        self.made, self.licence = dict(made), licence
+        self.stop_requested = False
+        self.figures: dict[str, float] = {}
+        self._data, self._cache, self._progress = data, cache, progress
+        self._sources: dict[str, dict[str, SourceSet]] = {}
+        self._current: PatchTrainer | None = None
+
+    def stop(self) -> None:
+        """Save after the step at hand, and end."""
+        self.stop_requested = True
+        if self._current is not None:
+            self._current.stop_requested = True
+
+    def run(self, on_step: Callable[[str, PatchReport], None] = lambda _net, _report: None) -> bool:
+        """Train the three nets; False when ``stop`` ended it before. Raises as ``PatchTrainer.run`` and DataError."""
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        directory = RunDirectory(self.out)
+        directory.claim()
+        try:
+            for name in NETS:
+                if self.stop_requested or not self._train(name, on_step):
+                    return False
+            directory.log({"kind": "done", "config": msgspec.to_builtins(self.config), **self.made, **self.figures})
+        finally:
+            directory.release()
+        checkpoint = Checkpoint(
+            self.config.model, self.config.options, {k: v.clone() for k, v in self.net.state_dict().items()},
+            dict(self.figures), {**self.made, "config": msgspec.to_builtins(self.config)}, self.licence,
+        )
+        save(self.out / f"{self.config.model}.best.pt", checkpoint)
+        return True
+
+    def _train(self, name: str, on_step: Callable[[str, PatchReport], None]) -> bool:
+        net, config = self.net.nets()[name], getattr(self.config, name)
+        train, dev = self._samples(name, "train"), self._samples(name, "dev")
+        trainer = PatchTrainer(net, train, config, self.out / name, dev=lambda n: dev_figures(n, dev))
+        self._current = trainer
+        trainer.directory.log({"kind": "samples", **train.counts()})
+        done = trainer.run(lambda report: on_step(name, report))
+        self.figures |= {f"{name}_{figure}": value for figure, value in trainer.figures.items() if figure != "choose"}
+        return done
+
+    def _samples(self, name: str, split: str) -> Samples:
+        home = Path(self.config.samples_of) if self.config.samples_of else self.out
+        folder = home / name / f"samples-{split}"
+        if not folder.is_dir():
+            if self.config.samples_of:
+                raise TrainingError(f"{folder}: no samples there: give samples_of the folder of a finished run")
+            self._draw(name, split).write(folder)
+        return Samples.open(folder)
+
+    def _draw(self, name: str, split: str) -> Samples:
+        sampling, size_px = self.config.sampling, self.net.nets()[name].architecture.size_px
+        rng = np.random.default_rng((self.config.seed, NETS.index(name), split == "dev"))
+        sources = self._read(split)
+        if name == "pnet":
+            out = random_samples(sources, sampling, size_px, rng, self._progress)
+        else:
+            rnet = self.net.rnet if name == "onet" else None
+            proposals = self._proposals(split)
+            out = mined_samples(proposals, sources, sampling, size_px, rng, self._progress, rnet)
+        add_landmark_faces(out, sources, sampling, size_px, rng, self._progress)
+        return out.samples()
+
+    def _read(self, split: str) -> dict[str, SourceSet]:
+        if split not in self._sources:
+            sampling = self.config.sampling
+            names = [name for name in (*sampling.scenes, *sampling.faces) if split == "train" or name not in _TRAIN_ONLY]
+            self._sources[split] = read_sources(self._data, names, self._cache, self._progress, split)
+        return self._sources[split]
+
+    def _proposals(self, split: str) -> Proposals:
+        """What P-Net lets through, computed once: both later nets need it."""
+        directory = RunDirectory(self.out / f"proposals-{split}")
+        state = directory.load_state()
+        if state is not None:
+            return Proposals.from_state(state["proposals"])
+        proposals = propose(self.net.pnet, self._read(split), self.config.sampling, self._progress)
+        directory.save_state({"proposals": proposals.state()})
+        return proposals
+
+
+# Sets without a dev part.
+_TRAIN_ONLY = frozenset({"extra"})
+
+
+def dev_figures(net: nn.Module, dev: Samples) -> dict[str, float]:
+    """Of a patch net on dev samples: ``average_precision`` of telling positives from negatives, ``box_percent`` the mean
+    error of an edge, and ``nme_percent`` of the landmarks (by the distance between the eyes) on LANDMARK samples.
+
+    ``choose`` weighs the first and the last.
+    """
+    assert isinstance(net, PatchNet)
+    out = predict(net, dev, np.arange(len(dev)))
+    judged = np.isin(dev.kind, (NEGATIVE, POSITIVE))
+    order = np.argsort(-out.score.numpy()[judged], kind="stable")
+    hits = np.cumsum(dev.kind[judged][order] == POSITIVE)
+    precision = hits / np.arange(1, len(hits) + 1)
+    is_face = dev.kind[judged][order] == POSITIVE
+    average = float((precision * is_face).sum() / max(1, int(is_face.sum())))
+    boxed = np.isin(dev.kind, (POSITIVE, PART)) & ~np.isnan(dev.box).any(1)
+    box = float(np.abs(out.box.numpy()[boxed] - dev.box[boxed]).mean()) if boxed.any() else float("nan")
+    marked = dev.kind == LANDMARK
+    found, true = (values[marked].reshape(-1, 5, 2) for values in (out.landmarks.numpy(), dev.landmarks))
+    eyes = np.linalg.norm(true[:, 0] - true[:, 1], axis=1).clip(0.05)
+    nme = float((np.linalg.norm(found - true, axis=2).mean(1) / eyes).mean()) if marked.any() else 0.0
+    return {
+        "average_precision": average, "box_percent": 100 * box, "nme_percent": 100 * nme,
+        "choose": average - _DEV_SHARE_LANDMARKS * nme,
+    }
