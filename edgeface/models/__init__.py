@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeface.models import mos as _mos  # noqa: F401  (registers mos_s)
 from edgeface.models import patch_nets as _patch_nets  # noqa: F401  (registers mtcnn and tcnn)
+from edgeface.models import s3fd as _s3fd  # noqa: F401  (registers s3fd and s3fd_light)
 from edgeface.models.registry import model
 
 __all__ = ["model"]

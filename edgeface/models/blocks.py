@@ -12,10 +12,10 @@ class ConvBN(nn.Sequential):
     """Convolution without bias, batch norm, and ReLU unless ``relu=False``; padding keeps H and W at stride 1."""
 
     def __init__(
-        self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+        self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True, dilation: int = 1
     ) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.Conv2d(cin, cout, kernel, stride, kernel // 2 * dilation, dilation, groups, bias=False),
             nn.BatchNorm2d(cout),
         ]
         if relu:
