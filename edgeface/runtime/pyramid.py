@@ -1,0 +1,268 @@
+"""A picture at many sizes on one canvas, so that one inference of a net with a small field finds faces of every size,
+and what its windows say (``bundle.PyramidStage``; mtcnn.txt, section II.A).
+
+A level shows faces of one size at the net's ``cell_px``: of the smallest size ``min_face_px``, and of each
+1 / ``factor`` of the one before, as long as a whole window fits. It is w x h pixels, w = rint(W * cell_px / face), made
+of the W x H picture by steps 2, 3 and 5 of ``preprocess.py`` with boxes of max(1, W // w) x max(1, H // h) pixels; of
+NV12 and YUYV, chroma has boxes of max(1, its width // w) x max(1, its height // h). Levels lie close together, at
+multiples of ``stride``, among 128s; windows that reach over a level's edge do not count, so that no gap is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.errors import OptionError
+from edgeface.frames import Frame, Picture, as_frame
+from edgeface.runtime.decode import Anchors, keep_anchors, keep_anchors_reference
+from edgeface.runtime.engines.registry import RawMap
+from edgeface.runtime.nms import nms, nms_reference
+from edgeface.runtime.preprocess import PADDING, normalise, signed
+from edgeface.runtime.resampling import Bytes, Resample, Target, bgr_of, resample, resample_reference
+
+MAX_AREA_PX = 1 << 26       # of a canvas: 0.8 GB as float32 planes
+_CROWD = 8                  # windows that are looked at for each that may go on
+
+Floats = NDArray[np.float32]
+_Keep = Callable[[list[RawMap], float, int], Anchors]
+_Suppress = Callable[[Floats, Floats, float], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One size of the picture: where its ``w`` x ``h`` pixels lie on the canvas, how many of them a pixel of the
+    picture is on each axis, and the sides of the boxes that they were averaged from."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+    scale_x: float
+    scale_y: float
+    box_w: int
+    box_h: int
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """All levels of a picture of ``picture_w`` x ``picture_h``, in ``width`` x ``height`` pixels, for a net that looks
+    at ``cell_px`` every ``stride`` pixels. A picture that no window fits into has no levels, and a canvas of one cell.
+    """
+
+    width: int
+    height: int
+    levels: tuple[Level, ...]
+    cell_px: int
+    stride: int
+    picture_w: int
+    picture_h: int
+
+
+@lru_cache(maxsize=64)
+def plan(width: int, height: int, cell_px: int, stride: int, factor: float, min_face_px: float) -> Canvas:
+    """The canvas for pictures of ``width`` x ``height``; arguments as in ``bundle.PyramidStage``.
+
+    Raises OptionError when a number cannot work, and when the canvas would have more than 2^26 pixels.
+    """
+    if min(width, height, cell_px, stride) < 1 or not (0 < factor < 1 and 0 < min_face_px < float("inf")):
+        raise OptionError(
+            f"no image pyramid of {width} x {height} pixels, windows of {cell_px} every {stride}, factor {factor} and "
+            f"faces from {min_face_px} px: give sizes above 0 and a factor between 0 and 1"
+        )
+    sizes = list(_sizes(width, height, cell_px, factor, min_face_px))
+    if sum(w * h for w, h in sizes) > MAX_AREA_PX:
+        raise OptionError(
+            f"faces from {min_face_px:g} px in {width} x {height} pixels need an image pyramid of more than "
+            f"{MAX_AREA_PX} pixels: choose a larger smallest face"
+        )
+    canvas_w, canvas_h, corners = _packed(sizes, stride)
+    levels = []
+    for (w, h), (x, y) in zip(sizes, corners, strict=True):
+        box_w, box_h = max(1, width // w), max(1, height // h)
+        scales = w / (width // box_w * box_w), h / (height // box_h * box_h)
+        levels.append(Level(x, y, w, h, *scales, box_w, box_h))
+    return Canvas(
+        max(canvas_w, cell_px), max(canvas_h, cell_px), tuple(levels), cell_px, stride, width, height
+    )
+
+
+def canvas_planes(
+    picture: Picture, plan: Canvas, *, mean: float, scale: float, out: Floats | None = None
+) -> NDArray[np.float32]:
+    """The canvas of a picture, uint8 (H, W, 3) BGR or a Frame, as contiguous float32 (3, plan.height, plan.width):
+    planes B, G, R of (value - mean) * scale, each step rounded to float32.
+
+    ``out`` is an array that may be overwritten; it is used when it is contiguous float32 of the right shape. Raises
+    InputError for another picture, and ValueError for one of another size than the plan's.
+    """
+    return normalise(_canvas(picture, plan, resample), mean, scale)
+
+
+def canvas_signed(picture: Picture, plan: Canvas, *, out: NDArray[np.int8] | None = None) -> NDArray[np.int8]:
+    """The same as contiguous int8 (plan.height, plan.width, 3), value - 128 in B, G, R. The rest as ``canvas_planes``.
+    """
+    return signed(_canvas(picture, plan, resample))
+
+
+def canvas_reference(picture: Picture, plan: Canvas) -> Bytes:
+    """The canvas in plain integer NumPy, slow, as uint8 (plan.height, plan.width, 3) BGR: what ``canvas_planes`` and
+    ``canvas_signed`` are held against, after ``normalise`` or ``signed``. Errors as theirs."""
+    return _canvas(picture, plan, resample_reference)
+
+
+def windows(
+    score_map: RawMap, box_map: RawMap, plan: Canvas, threshold_logit: float, limit: int, nms_iou: float,
+    merge_iou: float,
+) -> tuple[Floats, Floats]:
+    """The faces that a net's windows name: boxes (n, 4), x1 y1 x2 y2 in pixels of the picture, and logits (n,), best
+    first.
+
+    The maps are the net's on the canvas, (1, h, w) logits and (4, h, w) offsets of the face's edges from the window's
+    in windows, w = (plan.width - cell_px) // stride + 1. Of the windows that lie wholly in a level and reach the
+    threshold, the 8 * ``limit`` best are looked at. They are suppressed at ``nms_iou`` within each level, of which at
+    most ``limit`` go on, and at ``merge_iou`` among all; n is at most ``limit`` (1 up). Raises FloatingPointError when a
+    score is not a number or a box is not finite, and ValueError when a map has not the canvas's shape.
+    """
+    return _windows(score_map, box_map, plan, threshold_logit, limit, nms_iou, merge_iou, keep_anchors, nms)
+
+
+def windows_reference(
+    score_map: RawMap, box_map: RawMap, plan: Canvas, threshold_logit: float, limit: int, nms_iou: float,
+    merge_iou: float,
+) -> tuple[Floats, Floats]:
+    """``windows`` in NumPy."""
+    return _windows(
+        score_map, box_map, plan, threshold_logit, limit, nms_iou, merge_iou, keep_anchors_reference, nms_reference
+    )
+
+
+def _sizes(
+    width: int, height: int, cell_px: int, factor: float, min_face_px: float
+) -> Iterator[tuple[int, int]]:
+    """Of the levels, the largest first."""
+    scale = cell_px / min_face_px
+    while True:
+        w, h = round(width * scale), round(height * scale)
+        if min(w, h) < cell_px:
+            return
+        yield w, h
+        scale *= factor
+
+
+def _packed(sizes: list[tuple[int, int]], stride: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """Width and height of a small canvas, and corners of the levels on it.
+
+    Tried are the widths of the largest level alone and beside one or two others, which bound what lies beside it.
+    """
+    if not sizes:
+        return 0, 0, []
+    cells = [(-(-w // stride), -(-h // stride)) for w, h in sizes]
+    first = cells[0][0]
+    others = [w for w, _ in cells[1:]]
+    widths = {first, *(first + w for w in others), *(first + a + b for a, b in combinations(others, 2))}
+    best: tuple[int, int, list[tuple[int, int]]] | None = None
+    for limit in sorted(widths):
+        corners = _shelved(cells, limit)
+        placed = [(x * stride, y * stride) for x, y in corners]
+        width = max(x + w for (x, _), (w, _) in zip(placed, sizes, strict=True))
+        height = max(y + h for (_, y), (_, h) in zip(placed, sizes, strict=True))
+        if best is None or width * height < best[0] * best[1]:
+            best = width, height, placed
+    assert best is not None
+    return best
+
+
+def _shelved(cells: list[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+    """Corners of rectangles on a canvas ``limit`` wide: each where its lower edge comes highest, the leftmost of those.
+    """
+    floor = np.zeros(limit, np.int64)       # of each column, what is taken from the top on
+    corners = []
+    for w, h in cells:
+        under = np.lib.stride_tricks.sliding_window_view(floor, w).max(axis=1)
+        x = int(under.argmin())
+        y = int(under[x])
+        corners.append((x, y))
+        floor[x : x + w] = y + h
+    return corners
+
+
+def _planned(picture: Picture, plan: Canvas) -> Frame:
+    frame = as_frame(picture)
+    if (frame.width, frame.height) != (plan.picture_w, plan.picture_h):
+        raise ValueError(
+            f"the canvas is for pictures of {plan.picture_w} x {plan.picture_h}, not {frame.width} x {frame.height}"
+        )
+    return frame
+
+
+def _targets(frame: Frame, level: Level) -> tuple[Target, Target]:
+    """How pixels, or luma, and chroma come to a level."""
+    across = 2 if frame.format in ("nv12", "yuyv") else 1
+    down = 2 if frame.format == "nv12" else 1
+    box_w, box_h = max(1, frame.width // across // level.w), max(1, frame.height // down // level.h)
+    return Target(level.box_w, level.box_h, level.w, level.h), Target(box_w, box_h, level.w, level.h)
+
+
+def _canvas(picture: Picture, plan: Canvas, by: Resample) -> Bytes:
+    frame = _planned(picture, plan)
+    out = np.full((plan.height, plan.width, 3), PADDING, np.uint8)
+    for level in plan.levels:
+        out[level.y : level.y + level.h, level.x : level.x + level.w] = bgr_of(frame, *_targets(frame, level), by)
+    return out
+
+
+def _windows(
+    score_map: RawMap, box_map: RawMap, plan: Canvas, threshold_logit: float, limit: int, nms_iou: float,
+    merge_iou: float, keep: _Keep, suppress: _Suppress,
+) -> tuple[Floats, Floats]:
+    stride, cell = plan.stride, plan.cell_px
+    shape = (plan.height - cell) // stride + 1, (plan.width - cell) // stride + 1
+    if score_map.values.shape != (1, *shape) or box_map.values.shape != (4, *shape):
+        raise ValueError(
+            f"maps {score_map.values.shape} and {box_map.values.shape} are not those of the canvas: (1 and 4, *{shape})"
+        )
+    if not plan.levels:
+        return np.empty((0, 4), np.float32), np.empty(0, np.float32)
+    kept = keep([_inside(score_map, level, plan) for level in plan.levels], threshold_logit, _CROWD * limit)
+    boxes = _decoded(box_map, plan, kept)
+    if not np.isfinite(boxes).all():
+        raise FloatingPointError("a box is not finite")
+    # Windows come level by level.
+    ends = np.searchsorted(kept.level, np.arange(len(plan.levels) + 1)).tolist()
+    chosen = [
+        start + suppress(boxes[start:end], kept.logits[start:end], nms_iou)[:limit]
+        for start, end in pairwise(ends) if end > start
+    ]  # fmt: skip
+    if not chosen:
+        return boxes, kept.logits
+    best = np.concatenate(chosen)
+    boxes, logits = boxes[best], kept.logits[best]
+    best = suppress(boxes, logits, merge_iou)[:limit]
+    return boxes[best], logits[best]
+
+
+def _inside(score_map: RawMap, level: Level, plan: Canvas) -> RawMap:
+    """The scores of the windows that lie wholly in a level."""
+    row, column = level.y // plan.stride, level.x // plan.stride
+    rows, columns = ((side - plan.cell_px) // plan.stride + 1 for side in (level.h, level.w))
+    return RawMap(score_map.values[:, row : row + rows, column : column + columns], score_map.scale)
+
+
+def _decoded(box_map: RawMap, plan: Canvas, kept: Anchors) -> Floats:
+    """Boxes (n, 4) in pixels of the picture, in float32, every operation rounded."""
+    levels = plan.levels
+    origins = np.array([(level.y, level.x) for level in levels])[kept.level] // plan.stride
+    per_pixel = np.array([(level.scale_x, level.scale_y) * 2 for level in levels], np.float32)[kept.level]
+    offsets = box_map.converted(box_map.values[:, origins[:, 0] + kept.row, origins[:, 1] + kept.column].T)
+    corner = (np.stack((kept.column, kept.row), axis=1) * plan.stride).astype(np.float32)
+    cell = np.float32(plan.cell_px)
+    with np.errstate(over="ignore", invalid="ignore"):      # a box that is not finite is reported
+        edges = np.concatenate((corner, corner + cell), axis=1) + offsets * cell
+        boxes: Floats = edges / per_pixel
+    return boxes
