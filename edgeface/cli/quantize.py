@@ -221,12 +221,13 @@ def _train(
 
     from edgeface.cli import INTERRUPTED
     from edgeface.cli.progress import progress
-    from edgeface.cli.running import run_trainer
+    from edgeface.cli.running import run_training
     from edgeface.data.pixels import cache_directory
     from edgeface.models.checkpoint import load, save
     from edgeface.quantize.calibrated import finished
     from edgeface.quantize.training import qat_trainer
     from edgeface.training.plots import plot_curves
+    from edgeface.training.trainers import DetectorTraining
 
     run = out.with_name(f"{out.stem}.run")
     _require_same_start(run / f"{checkpoint.model}.last.pt", start)
@@ -234,9 +235,7 @@ def _train(
         checkpoint, made["quantised_from"]["sha256"], start, settings, data, run, cache or cache_directory(),
         overrides, progress,
     )
-    if trainer.progress.step and trainer.place.leads:
-        click.echo(f"going on from step {trainer.progress.step} of {run}", err=True)
-    run_trainer(trainer)
+    run_training(DetectorTraining(trainer), run)
     if not trainer.place.leads:
         return
     plot_curves(run)

@@ -12,7 +12,9 @@ import click
 from edgeface.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from edgeface.training.loop import StepReport, Trainer
+    from pathlib import Path
+
+    from edgeface.training.trainers import Training
 
 
 def require_torch(work: str) -> None:
@@ -23,20 +25,24 @@ def require_torch(work: str) -> None:
         raise MissingExtraError(f'{work} needs torch: pip install "edgeface[train]"') from None
 
 
-def run_trainer(trainer: Trainer) -> None:
+def run_training(training: Training, out: Path) -> None:
     """Run it with a line of progress on a terminal. The first Ctrl-C or SIGTERM saves and stops after the step at hand.
 
-    The second ends at once. Raises what ``Trainer.run`` raises.
+    ``out`` is its folder, for the line that says where it goes on. The second Ctrl-C ends at once. Raises what
+    ``Training.run`` raises.
     """
+    going_on = training.going_on()
+    if going_on and training.leads:
+        click.echo(f"going on from {going_on} of {out}", err=True)
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        trainer.stop_requested = True
+        training.stop()
         signal.signal(number, signal.SIG_DFL)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    shown = sys.stderr.isatty() and trainer.place.leads
+    shown = sys.stderr.isatty() and training.leads
     try:
-        trainer.run(_progress_line if shown else lambda _report: None)
+        training.run(_show if shown else lambda _line: None)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -44,8 +50,5 @@ def run_trainer(trainer: Trainer) -> None:
         click.echo(err=True)
 
 
-def _progress_line(report: StepReport) -> None:
-    losses = " ".join(f"{task} {value:.3f}" for task, value in report.losses.items())
-    dev = " ".join(f"{name} {value:g}" for name, value in report.dev.items() if name != "choose")
-    line = f"{report.share:6.1%} step {report.step}  {losses}  {report.pictures_per_s:.0f} pictures/s  {dev}"
+def _show(line: str) -> None:
     click.echo(f"\r\x1b[K{line}", err=True, nl=False)

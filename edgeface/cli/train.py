@@ -36,33 +36,22 @@ def command(
     edgeface train mos_s --data data --out runs/mos_s run.budget_minutes=120
     torchrun --nproc-per-node 4 -m edgeface train mos_s --data data --out runs/mos_s
 
-    Starting the same command again goes on from the last saved state. Ctrl-C saves and stops. OUT gets state.pt (to
-    resume), MODEL.best.pt and MODEL.last.pt (for edgeface convert), log.jsonl and curves.png.
+    Starting the same command again goes on from the last saved state. Ctrl-C saves and stops. OUT gets the state to
+    resume from, MODEL.best.pt (for edgeface convert) and log.jsonl; of a dense detector MODEL.last.pt and curves.png as
+    well, of a cascade a folder for each of its nets.
     """
-    from edgeface.cli.running import require_torch, run_trainer
+    from edgeface.cli.running import require_torch, run_training
 
     require_torch("training")
     from edgeface.cli.progress import progress
-    from edgeface.data.pixels import cache_directory
     from edgeface.models import model as models
-    from edgeface.training.config import default_config_path, load_config
-    from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer
-    from edgeface.training.plots import plot_curves
+    from edgeface.training.trainers import Request, trainer
 
     models.get(model)
-    settings = load_config(config or default_config_path(model), [f"model={model}", *overrides])
-    trainer = detector_trainer(
-        settings, data, out, cache or cache_directory(), licence or DEFAULT_LICENCE, overrides, progress,
-        start_from,
+    training = trainer.get(model)(
+        Request(model, overrides, data, out, progress, config, start_from, cache, licence)
     )
-    if trainer.progress.step and trainer.place.leads:
-        click.echo(f"going on from step {trainer.progress.step} of {out}", err=True)
-    run_trainer(trainer)
-    if not trainer.place.leads:
-        return
-    plot_curves(out)
-    figures = ", ".join(f"{name} {value:g}" for name, value in trainer.dev.items() if name != "choose")
-    click.echo(f"step {trainer.progress.step}, {figures or 'no dev part to measure on'}")
-    best = out / f"{model}.best.pt"
-    click.echo(f"weights: {best if best.exists() else out / f'{model}.last.pt'}")
-
+    run_training(training, out)
+    if training.leads:
+        for line in training.result():
+            click.echo(line)

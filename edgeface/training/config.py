@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from edgeface.errors import OptionError, TrainingError
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
 class Canvas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,6 +105,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises OptionError that names the file or the override and what is wrong with it.
     """
+    config = read_settings(path, overrides, Config)
+    _check(config, path)
+    return config
+
+
+def read_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) -> Settings:
+    """A TOML file with overrides as the types of ``kind``; raises OptionError as ``load_config``."""
     try:
         content = msgspec.toml.decode(path.read_bytes())
     except OSError as error:
@@ -112,12 +121,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _apply(content, override)
     try:
-        config = msgspec.convert(content, Config)
+        return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
         raise OptionError(f"{where}: {error}") from None
-    _check(config, path)
-    return config
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -84,7 +84,7 @@ def network_trainer(
     trainer = Trainer(
         net, MOSObjective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
         DetectionProbe(config, data, sources, place.device),
-        {**made, "versions": _versions(), "data_sha256": hashes}, licence, quantisation,
+        {**made, "versions": versions(), "data_sha256": hashes}, licence, quantisation,
     )
     trainer.resume()
     return trainer
@@ -101,6 +101,7 @@ def _started(path: Path, config: Config) -> tuple[nn.Module, dict[str, Any]]:
     return checkpoint.build(), checkpoint.made
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what a run's result depends on, by package."""
     packages = ("edgeface", "torch", "numpy", "opencv-python-headless")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

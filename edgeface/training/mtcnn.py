@@ -6,7 +6,7 @@ that a run goes on wherever it was stopped, between the nets as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from edgeface.data.detection import SourceSet, read_sources
 from edgeface.errors import TrainingError
 from edgeface.models.checkpoint import Checkpoint, save
 from edgeface.models.patch_nets import MTCNN, PatchNet
-from edgeface.training.patches.loop import PatchReport, PatchTrainer, Step, predict
+from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.mining import (
     ProgressBar,
     Proposals,
@@ -30,7 +30,7 @@ from edgeface.training.patches.mining import (
     random_samples,
 )
 from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, POSITIVE, Samples
-from edgeface.training.state import RunDirectory
+from edgeface.training.state import STATE, RunDirectory
 
 NETS = ("pnet", "rnet", "onet")
 _DEV_SHARE_LANDMARKS = 0.3      # of the choice of the best weights; the rest is telling faces from others
@@ -63,6 +63,7 @@ class MTCNNTraining:
     ) -> None:
         self.net, self.config, self.out = net, config, out
         self.made, self.licence = dict(made), licence
+        self.leads = True
         self.stop_requested = False
         self.figures: dict[str, float] = {}
         self._data, self._cache, self._progress = data, cache, progress
@@ -75,16 +76,36 @@ class MTCNNTraining:
         if self._current is not None:
             self._current.stop_requested = True
 
-    def run(self, on_step: Callable[[str, PatchReport], None] = lambda _net, _report: None) -> bool:
-        """Train the three nets; False when ``stop`` ended it before. Raises as ``PatchTrainer.run`` and DataError."""
+    def going_on(self) -> str | None:
+        """The nets that an earlier run has trained or begun, in words; None for a new run."""
+        begun = [name for name in NETS if (self.out / name / STATE).exists()]
+        return ", ".join(begun) or None
+
+    def result(self) -> Iterator[str]:
+        """The dev figures of each net, and where the weights are."""
+        if self.stop_requested:
+            yield "stopped: the same command goes on"
+            return
+        for name in NETS:
+            figures = {k: v for k, v in self.figures.items() if k.startswith(name)}
+            yield ", ".join(f"{key.replace('_', ' ', 1)} {value:.4g}" for key, value in figures.items())
+        yield f"weights: {self.weights}"
+
+    @property
+    def weights(self) -> Path:
+        """Where the trained weights go."""
+        return self.out / f"{self.config.model}.best.pt"
+
+    def run(self, show: Callable[[str], None] = lambda _line: None) -> None:
+        """Train the three nets, or as far as ``stop`` lets it. Raises as ``PatchTrainer.run``, and DataError."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         directory = RunDirectory(self.out)
         directory.claim()
         try:
             for name in NETS:
-                if self.stop_requested or not self._train(name, on_step):
-                    return False
+                if self.stop_requested or not self._train(name, show):
+                    return
             directory.log({"kind": "done", "config": msgspec.to_builtins(self.config), **self.made, **self.figures})
         finally:
             directory.release()
@@ -92,16 +113,15 @@ class MTCNNTraining:
             self.config.model, self.config.options, {k: v.clone() for k, v in self.net.state_dict().items()},
             dict(self.figures), {**self.made, "config": msgspec.to_builtins(self.config)}, self.licence,
         )
-        save(self.out / f"{self.config.model}.best.pt", checkpoint)
-        return True
+        save(self.weights, checkpoint)
 
-    def _train(self, name: str, on_step: Callable[[str, PatchReport], None]) -> bool:
+    def _train(self, name: str, show: Callable[[str], None]) -> bool:
         net, config = self.net.nets()[name], getattr(self.config, name)
         train, dev = self._samples(name, "train"), self._samples(name, "dev")
         trainer = PatchTrainer(net, train, config, self.out / name, dev=lambda n: dev_figures(n, dev))
         self._current = trainer
         trainer.directory.log({"kind": "samples", **train.counts()})
-        done = trainer.run(lambda report: on_step(name, report))
+        done = trainer.run(lambda report: show(f"{name} {report}"))
         self.figures |= {f"{name}_{figure}": value for figure, value in trainer.figures.items() if figure != "choose"}
         return done
 
@@ -130,7 +150,7 @@ class MTCNNTraining:
     def _read(self, split: str) -> dict[str, SourceSet]:
         if split not in self._sources:
             sampling = self.config.sampling
-            names = [name for name in (*sampling.scenes, *sampling.faces) if split == "train" or name not in _TRAIN_ONLY]
+            names = [n for n in (*sampling.scenes, *sampling.faces) if split == "train" or n not in _TRAIN_ONLY]
             self._sources[split] = read_sources(self._data, names, self._cache, self._progress, split)
         return self._sources[split]
 
@@ -151,7 +171,7 @@ _TRAIN_ONLY = frozenset({"extra"})
 
 def dev_figures(net: nn.Module, dev: Samples) -> dict[str, float]:
     """Of a patch net on dev samples: ``average_precision`` of telling positives from negatives, ``box_percent`` the mean
-    error of an edge, and ``nme_percent`` of the landmarks (by the distance between the eyes) on LANDMARK samples.
+    error of an edge, ``nme_percent`` that of the landmarks on LANDMARK samples, by the distance between the eyes.
 
     ``choose`` weighs the first and the last.
     """

@@ -64,6 +64,10 @@ class PatchReport:
     losses: Mapping[str, float]
     patches_per_s: float
 
+    def __str__(self) -> str:
+        losses = " ".join(f"{task} {value:.3f}" for task, value in self.losses.items() if value)
+        return f"{self.share:6.1%} step {self.step}  {losses}  {self.patches_per_s:.0f} patches/s"
+
 
 class PatchTrainer:
     """Trains ``net`` on ``samples`` in a folder of its own; ``run`` goes on where an earlier run stopped.

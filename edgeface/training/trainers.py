@@ -1,0 +1,153 @@
+"""Who trains which model: one registry, by the model's name, for ``edgeface train``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from edgeface.bundle import sha256_of
+from edgeface.data.pixels import cache_directory
+from edgeface.errors import TrainingError, UnknownModelError
+from edgeface.models import model
+from edgeface.models.checkpoint import load
+from edgeface.registry import Registry
+from edgeface.training.config import default_config_path, load_config, read_settings
+from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer, versions
+from edgeface.training.loop import StepReport, Trainer
+
+ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for. ``config`` None is the model's own; ``cache`` None the user's cache folder;
+    ``licence`` None says research only; ``start_from`` is a checkpoint."""
+
+    model: str
+    overrides: Sequence[str]
+    data: Path
+    out: Path
+    progress: ProgressBar
+    config: Path | None = None
+    start_from: Path | None = None
+    cache: Path | None = None
+    licence: str | None = None
+
+    @property
+    def config_path(self) -> Path:
+        """The TOML file; raises TrainingError when the model has none and none was given."""
+        return self.config or default_config_path(self.model)
+
+
+class Training(Protocol):
+    """A run that can be stopped and gone on with. ``leads``: whether this process writes and speaks."""
+
+    leads: bool
+
+    def going_on(self) -> str | None:
+        """Where an earlier run in the folder stopped, in words; None for a new run."""
+        ...
+
+    def stop(self) -> None:
+        """Save after the step at hand, and end."""
+        ...
+
+    def run(self, show: Callable[[str], None]) -> None:
+        """Train; ``show`` takes a line of progress. Raises TrainingError, DataError and OutputError."""
+        ...
+
+    def result(self) -> Iterator[str]:
+        """What came out, a line each: the figures, and where the weights are."""
+        ...
+
+
+trainer: Registry[Callable[[Request], Training]] = Registry("trainable model", UnknownModelError)
+
+
+class DetectorTraining:
+    """A dense detector's run, as ``Trainer`` trains it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self.leads = trainer.place.leads
+
+    def going_on(self) -> str | None:
+        step = self._trainer.progress.step
+        return f"step {step}" if step else None
+
+    def stop(self) -> None:
+        self._trainer.stop_requested = True
+
+    def run(self, show: Callable[[str], None]) -> None:
+        self._trainer.run(lambda report: show(_line(report)))
+
+    def result(self) -> Iterator[str]:
+        from edgeface.training.plots import plot_curves
+
+        out, name = self._trainer.directory.path, self._trainer.config.model
+        plot_curves(out)
+        figures = ", ".join(f"{key} {value:g}" for key, value in self._trainer.dev.items() if key != "choose")
+        yield f"step {self._trainer.progress.step}, {figures or 'no dev part to measure on'}"
+        best = out / f"{name}.best.pt"
+        yield f"weights: {best if best.exists() else out / f'{name}.last.pt'}"
+
+
+def _line(report: StepReport) -> str:
+    losses = " ".join(f"{task} {value:.3f}" for task, value in report.losses.items())
+    dev = " ".join(f"{name} {value:g}" for name, value in report.dev.items() if name != "choose")
+    return f"{report.share:6.1%} step {report.step}  {losses}  {report.pictures_per_s:.0f} pictures/s  {dev}"
+
+
+def train_detector(request: Request) -> DetectorTraining:
+    """The trainer of dense detectors on a request; raises as ``detector_trainer`` and ``load_config``."""
+    settings = load_config(request.config_path, [f"model={request.model}", *request.overrides])
+    return DetectorTraining(
+        detector_trainer(
+            settings, request.data, request.out, request.cache or cache_directory(),
+            request.licence or DEFAULT_LICENCE, request.overrides, request.progress, request.start_from,
+        )
+    )
+
+
+trainer("mos_s")(train_detector)
+
+
+@trainer("mtcnn")
+def train_mtcnn(request: Request) -> Training:
+    """MTCNN's three nets, one after the other."""
+    from edgeface.models.patch_nets import MTCNN
+    from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
+
+    config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], MTCNNConfig)
+    torch.manual_seed(config.seed)
+    net = model.get(config.model)(**config.options)
+    if not isinstance(net, MTCNN):
+        raise TrainingError(f"{config.model} is not MTCNN, the only network that this trainer knows")
+    made = {"overrides": list(request.overrides), "versions": versions()}
+    if request.start_from is not None:
+        made["started_from"] = started_from(net, request.start_from)
+    return MTCNNTraining(
+        net, config, request.data, request.out, request.cache or cache_directory(), made,
+        request.licence or DEFAULT_LICENCE, request.progress,
+    )
+
+
+def started_from(net: nn.Module, path: Path) -> dict[str, object]:
+    """Load a checkpoint's weights into ``net``, for a run to start from, and say where they came from.
+
+    The activation may be another one: ReLU drops PReLU's slopes. Raises CheckpointError, and TrainingError for a
+    checkpoint of another network.
+    """
+    checkpoint = load(path)
+    own, given = net.state_dict(), checkpoint.build().state_dict()
+    shared = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    matrices = {name for name, tensor in own.items() if tensor.ndim > 1}
+    if not matrices <= set(shared):
+        raise TrainingError(f"{path}: is {checkpoint.model} {checkpoint.options}, whose layers are not this network's")
+    net.load_state_dict(shared, strict=False)
+    return {"sha256": sha256_of(path), "made": checkpoint.made}
