@@ -170,8 +170,8 @@ _TRAIN_ONLY = frozenset({"extra"})
 
 
 def dev_figures(net: nn.Module, dev: Samples) -> dict[str, float]:
-    """Of a patch net on dev samples: ``average_precision`` of telling positives from negatives, ``box_percent`` the mean
-    error of an edge, ``nme_percent`` that of the landmarks on LANDMARK samples, by the distance between the eyes.
+    """Of a patch net on dev samples: ``average_precision`` of telling positives from negatives, ``box_percent`` the
+    mean error of an edge, ``nme_percent`` that of the landmarks on LANDMARK samples, by the eyes' distance.
 
     ``choose`` weighs the first and the last.
     """
