@@ -38,23 +38,29 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``name`` adamw or sgd (momentum 0.9), its peak learning rate, and the schedule's warm-up."""
+    """``name`` adamw or sgd (momentum 0.9), its peak learning rate, and the schedule: a warm-up, then half a cosine, or
+    ``drops``: the shares of the run after which the rate falls to a tenth."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 0.002
     weight_decay: float = 0.02
     warmup_steps: int = 200
     final_share: float = 0.01           # of the peak rate, at the end of the cosine
+    drops: list[float] = []
     clip_norm: float = 10.0
     ema_decay: float = 0.998
 
 
 class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Anchor assignment, hard negative mining and the starting weights of the uncertainty loss (eq. 7)."""
+    """Anchor assignment, hard negative mining and the losses' weights.
+
+    What pose, landmarks and learned weights need is for MOS alone, as are ``negative_iou`` and ``min_anchors``.
+    """
 
     positive_iou: float = 0.35
     negative_iou: float = 0.3
     min_anchors: int = 3                # every face gets at least so many, scale-compensated
+    compensated_iou: float = 0.1        # S3FD: what an anchor needs to be given to a face that has too few
     negatives_per_positive: float = 3.0
     smooth_l1_beta: float = 0.33        # in units of 0.1 anchor side: below it the loss is quadratic
     pose_mse_weight: float = 0.001

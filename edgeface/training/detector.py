@@ -14,16 +14,15 @@ from torch import distributed, nn
 from edgeface.bundle import sha256_of
 from edgeface.data.annotations import ANNOTATIONS
 from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
-from edgeface.errors import OutputError, TrainingError
+from edgeface.errors import OptionError, OutputError, TrainingError
 from edgeface.models import model
-from edgeface.models.checkpoint import load
-from edgeface.models.mos import MOS
-from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.checkpoint import FORMAT, load, read_untrusted
 from edgeface.quantize.network import Quantisation
+from edgeface.training import objective, s3fd  # noqa: F401  (register their recipes)
 from edgeface.training.config import Config
+from edgeface.training.dense import Recipe, recipe
 from edgeface.training.devices import find_place
 from edgeface.training.loop import Trainer
-from edgeface.training.objective import MOSObjective
 from edgeface.training.probe import DetectionProbe
 
 # What the sets of the data folder allow; weights trained on data of one's own carry what --licence says.
@@ -38,30 +37,33 @@ def detector_trainer(
 ) -> Trainer:
     """A trainer for ``config`` on the sets below ``data``, resumed when ``out`` holds an earlier run.
 
-    A new run starts from the weights of the checkpoint ``start_from``, or from random ones. Reads every set with a
-    weight above 0, decoding its pictures into ``cache`` once. Raises DataError, OptionError, TrainingError,
+    A new run starts from the weights of the checkpoint ``start_from``, or of what the model's recipe takes for its
+    backbone, or from random ones. Reads every set with a weight above 0, decoding its pictures into ``cache`` once.
+    Raises UnknownModelError for a model that is no dense detector, and DataError, OptionError, TrainingError,
     CheckpointError and OutputError, each naming the file.
     """
+    how = recipe.get(config.model)
     torch.manual_seed(config.run.seed)
     made: dict[str, Any] = {"overrides": list(overrides)}
     if start_from is None:
         net = model.get(config.model)(**config.options)
     else:
-        net, made_before = _started(start_from, config)
+        net, made_before = _started(start_from, config, how)
         made["started_from"] = {"sha256": sha256_of(start_from), "made": made_before}
-    if not isinstance(net, MOS):
-        raise TrainingError(f"{config.model} is not of the MOS family, the only one that this trainer knows")
     return network_trainer(net, config, data, out, cache, licence, made, progress)
 
 
 def network_trainer(
-    net: MOS | FoldedMOS, config: Config, data: Path, out: Path, cache: Path, licence: str, made: Mapping[str, Any],
+    net: nn.Module, config: Config, data: Path, out: Path, cache: Path, licence: str, made: Mapping[str, Any],
     progress: ProgressBar, quantisation: Quantisation | None = None,
 ) -> Trainer:
     """A trainer for a network that is built already; else as ``detector_trainer``, with the same errors.
 
     ``made`` goes into the weights, with versions and the data's hashes; so does ``quantisation``, of a quantised net.
     """
+    how = recipe.get(config.model)
+    if any(canvas.size_px % how.multiple for canvas in config.canvases):
+        raise OptionError(f"the canvases of {config.model} need a size_px that is a multiple of {how.multiple}")
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     place = find_place(config.run.precision)
@@ -82,7 +84,7 @@ def network_trainer(
     )
     hashes = {name: sha256_of(data / name / ANNOTATIONS) for name in names}
     trainer = Trainer(
-        net, MOSObjective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
+        net, how.objective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
         DetectionProbe(config, data, sources, place.device),
         {**made, "versions": versions(), "data_sha256": hashes}, licence, quantisation,
     )
@@ -90,8 +92,15 @@ def network_trainer(
     return trainer
 
 
-def _started(path: Path, config: Config) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a checkpoint and how it was made; raises TrainingError when it is not the configuration's."""
+def _started(path: Path, config: Config, how: Recipe) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a checkpoint, or one with a backbone's weights, and how those were made.
+
+    Raises TrainingError when a checkpoint is not the configuration's, and CheckpointError.
+    """
+    if how.backbone is not None and (state := read_untrusted(path)).get("format") != FORMAT:
+        net = model.get(config.model)(**config.options)
+        how.backbone(net, state, str(path))
+        return net, {"backbone": path.name}
     checkpoint = load(path)
     if (checkpoint.model, checkpoint.options) != (config.model, config.options):
         raise TrainingError(

@@ -22,9 +22,8 @@ from edgeface.errors import TrainingError
 from edgeface.models.checkpoint import Checkpoint, save
 from edgeface.quantize.network import Quantisation
 from edgeface.training.config import Config, plain
+from edgeface.training.dense import Objective
 from edgeface.training.devices import Place
-from edgeface.training.losses import TASKS
-from edgeface.training.objective import MOSObjective
 from edgeface.training.schedule import build_optimiser, done_share, learning_rate
 from edgeface.training.state import AveragedWeights, Progress, RunDirectory, to_cpu
 
@@ -76,7 +75,7 @@ class Trainer:
     """Trains one network from a configuration into a run directory; ``run`` goes on where an earlier run stopped."""
 
     def __init__(
-        self, net: nn.Module, objective: MOSObjective, config: Config, dataset: DetectionSet, out: Path, place: Place,
+        self, net: nn.Module, objective: Objective, config: Config, dataset: DetectionSet, out: Path, place: Place,
         probe: Probe | None, made: Mapping[str, Any], licence: str, quantisation: Quantisation | None = None,
     ) -> None:
         self.config, self.place, self.probe = config, place, probe
@@ -163,7 +162,7 @@ class Trainer:
             persistent_workers=False, pin_memory=self.place.device.type == "cuda",
             prefetch_factor=4 if workers else None, worker_init_fn=_start_worker,
         )
-        window = _Window()
+        window = _Window(self.objective.tasks)
         self._clock = saved_at = time.monotonic()
         try:
             for batch in loader:
@@ -236,11 +235,12 @@ class Trainer:
         self.progress.spent_s = spent_s
 
     def _entry(self, window: _Window, share: float) -> dict[str, Any]:
-        weights = self.objective.uncertainty.weights().detach().tolist()
+        weights = self.objective.weights().detach().tolist()
         return {
             "kind": "train", "step": self.progress.step, "share": round(share, 4),
             "minutes": round(self.progress.spent_s / 60, 2), "learning_rate": self.optimiser.param_groups[0]["lr"],
-            "loss": window.total(), "losses": window.losses(), "weights": dict(zip(TASKS, weights, strict=True)),
+            "loss": window.total(), "losses": window.losses(),
+            "weights": dict(zip(self.objective.tasks, weights, strict=True)),
             "stitched": self.progress.stitched, "pictures_per_s": round(window.rate(), 2),
         }
 
@@ -278,11 +278,12 @@ class Trainer:
 class _Window:
     """Running means since the last log line, and how fast pictures went by, waiting for the loader included."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        self._tasks = tasks
         self.reset()
 
     def reset(self) -> None:
-        self._steps, self._pictures, self._sum, self._losses = 0, 0, 0.0, torch.zeros(len(TASKS))
+        self._steps, self._pictures, self._sum, self._losses = 0, 0, 0.0, torch.zeros(len(self._tasks))
         self._began = time.monotonic()
 
     def add(self, total: float, losses: Tensor, pictures: int) -> None:
@@ -295,7 +296,8 @@ class _Window:
         return round(self._sum / max(1, self._steps), 4)
 
     def losses(self) -> dict[str, float]:
-        return {t: round(v, 4) for t, v in zip(TASKS, (self._losses / max(1, self._steps)).tolist(), strict=True)}
+        means = (self._losses / max(1, self._steps)).tolist()
+        return {task: round(mean, 4) for task, mean in zip(self._tasks, means, strict=True)}
 
     def rate(self) -> float:
         return self._pictures / max(1e-6, time.monotonic() - self._began)

@@ -1,62 +1,48 @@
-"""One training step of MOS as one module: network, assignment, losses. Several GPUs wrap exactly this."""
+"""MOS's training step: matching, mined classification, regressions, pose, uncertainty weights (mos.txt, section 3.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgeface.models.mos import ANCHOR_SIZES, MOS, PIXEL_MEAN, PIXEL_SCALE, STRIDES, VARIANCES, DenseOutput
-from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.assign import BACKGROUND, anchor_grid, assign, encode
 from edgeface.training.config import Loss
-from edgeface.training.losses import UncertaintyWeights, mined_classification, pose_loss
+from edgeface.training.dense import Matches, Objective, Recipe, flat, recipe
+from edgeface.training.losses import TASKS, UncertaintyWeights, mined_classification, pose_loss
 
 # A crowd can match thousands of anchors; the pose of so many a step is enough.
 MAX_POSES = 512
 
 
-@dataclass(frozen=True)
-class Matches:
-    """Positive anchors of a batch, P of them: picture, anchor number in the grid, and the face's row (P, 19)."""
+class MOSObjective(Objective):
+    """The four tasks' losses of a ``MOS`` or a ``FoldedMOS``, with weights that are learned along."""
 
-    image: Tensor
-    anchor: Tensor
-    face: Tensor
+    tasks = TASKS
 
-
-class MOSObjective(nn.Module):
-    """(images, faces, complete) -> total loss, the four tasks' losses, and the small faces' share of the box loss."""
-
-    def __init__(self, net: MOS | FoldedMOS, loss: Loss, small_face_px: float) -> None:
-        super().__init__()
-        self.net = net
+    def __init__(self, net: nn.Module, loss: Loss, small_face_px: float) -> None:
+        super().__init__(net, loss, small_face_px)
         self.uncertainty = UncertaintyWeights(loss.start, loss.learn_weights, loss.shares)
-        self.loss = loss
-        self.small_face_px = small_face_px
+
+    def weights(self) -> Tensor:
+        return self.uncertainty.weights()
 
     def forward(
         self, images: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``images`` uint8 (B, 3, S, S); ``faces`` B tensors as ``Batch`` has them.
-
-        Returns the total (), the losses (4,) of score, box, landmarks, pose, and the box loss (2,) of small faces and
-        of all.
-        """
         out = self.net((images.float() - PIXEL_MEAN) * PIXEL_SCALE)
         grid = anchor_grid(images.shape[2], images.shape[3], STRIDES, ANCHOR_SIZES)
         anchors = grid.anchors.to(images.device)
-        score, box, landmarks = (_flat(maps, c) for maps, c in ((out.score, 2), (out.box, 4), (out.landmarks, 10)))
+        score, box, landmarks = (flat(maps, c) for maps, c in ((out.score, 2), (out.box, 4), (out.landmarks, 10)))
         matches, negative = self._match(anchors, faces, complete)
         positive = torch.zeros_like(negative)
         positive[matches.image, matches.anchor] = True
         classification = mined_classification(
             score.reshape(-1, 2), positive.flatten(), negative.flatten(), self.loss.negatives_per_positive
         )
-        box_loss, shares = self._box_loss(box, anchors, matches)
+        box_loss, shares = self.box_loss(box, anchors, matches, VARIANCES)
         losses = torch.stack((
             classification, box_loss, self._landmark_loss(landmarks, anchors, matches),
             self._pose_loss(out, matches, grid.level_sizes, images.shape[3]),
@@ -67,37 +53,21 @@ class MOSObjective(nn.Module):
     def _match(
         self, anchors: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
     ) -> tuple[Matches, Tensor]:
-        images, indices, rows, negative = [], [], [], []
-        for i, (face, whole) in enumerate(zip(faces, complete, strict=True)):
-            assigned = assign(
+        assigned = [
+            assign(
                 anchors, face[:, :4], face[:, 17] > 0, whole,
                 positive_iou=self.loss.positive_iou, negative_iou=self.loss.negative_iou,
                 min_anchors=self.loss.min_anchors,
             )
-            taken = torch.nonzero(assigned >= 0).flatten()
-            images.append(torch.full_like(taken, i))
-            indices.append(taken)
-            rows.append(face[assigned[taken]])
-            negative.append(assigned == BACKGROUND)
-        return Matches(torch.cat(images), torch.cat(indices), torch.cat(rows)), torch.stack(negative)
-
-    def _smooth_l1(self, predicted: Tensor, target: Tensor) -> Tensor:
-        return F.smooth_l1_loss(predicted.float(), target, beta=self.loss.smooth_l1_beta, reduction="none").sum(1)
-
-    def _box_loss(self, box: Tensor, anchors: Tensor, m: Matches) -> tuple[Tensor, Tensor]:
-        use = m.face[:, 18] > 0
-        rows = m.face[use]
-        target, _ = encode(anchors[m.anchor[use]], rows[:, :4], rows[:, 4:14], VARIANCES)
-        each = self._smooth_l1(box[m.image[use], m.anchor[use]], target)
-        area = (rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1])
-        small = each.detach()[area <= self.small_face_px**2].sum()
-        return each.sum() / max(1, len(each)), torch.stack((small, each.detach().sum()))
+            for face, whole in zip(faces, complete, strict=True)
+        ]
+        return Matches.of(assigned, faces), torch.stack([numbers == BACKGROUND for numbers in assigned])
 
     def _landmark_loss(self, landmarks: Tensor, anchors: Tensor, m: Matches) -> Tensor:
         use = ~m.face[:, 4:14].isnan().any(1)
         rows = m.face[use]
         _, target = encode(anchors[m.anchor[use]], rows[:, :4], rows[:, 4:14], VARIANCES)
-        each = self._smooth_l1(landmarks[m.image[use], m.anchor[use]], target)
+        each = self.smooth_l1(landmarks[m.image[use], m.anchor[use]], target)
         return each.sum() / max(1, len(each))
 
     def _pose_loss(self, out: DenseOutput, m: Matches, level_sizes: Sequence[int], width: int) -> Tensor:
@@ -119,7 +89,4 @@ class MOSObjective(nn.Module):
         return total / max(1, len(known))
 
 
-def _flat(maps: Sequence[Tensor], channels: int) -> Tensor:
-    """Level maps (B, A * channels, H, W) -> (B, K, channels) in the grid's order."""
-    parts = [m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, channels) for m in maps]
-    return torch.cat(parts, 1)
+recipe("mos_s")(Recipe(MOSObjective, multiple=2 * max(STRIDES)))    # a stitched canvas has crops of half its size

@@ -9,7 +9,6 @@ import msgspec
 
 from edgeface.atomic import replacing
 from edgeface.errors import DataError, MissingExtraError
-from edgeface.training.losses import TASKS
 from edgeface.training.state import LOG
 
 
@@ -49,11 +48,11 @@ def plot_curves(run: Path) -> Path | None:
     FigureCanvasAgg(figure)
     losses, weights, accuracy, rate = figure.subplots(2, 2).flat
     steps = [e["step"] for e in train]
-    for task in TASKS:
+    for task in train[0]["losses"]:
         losses.plot(steps, [e["losses"][task] for e in train], label=task)
         weights.plot(steps, [e["weights"][task] for e in train], label=task)
     losses.set(title="losses", xlabel="step", yscale="log")
-    weights.set(title="learned weights (eq. 7)", xlabel="step", yscale="log")
+    weights.set(title="weights of the losses", xlabel="step", yscale="log")
     for name in sorted({k for e in dev for k in e if k.startswith(("ap_", "nme_", "pose_"))}):
         points = [(e["step"], e[name]) for e in dev if name in e]
         scale = 1.0 if name.startswith("ap_") else 0.01

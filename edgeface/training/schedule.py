@@ -1,4 +1,4 @@
-"""Learning rate over a run: linear warm-up, then half a cosine, by steps or by minutes spent."""
+"""Learning rate over a run: linear warm-up, then half a cosine or drops, by steps or by minutes spent."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ def done_share(step: int, spent_s: float, run: Run) -> float:
 
 
 def learning_rate(step: int, share: float, config: Optimiser) -> float:
-    """Rate of a step: up to ``warmup_steps`` linear, then a cosine over ``share`` to final_share of the peak."""
+    """Rate of a step: up to ``warmup_steps`` linear; then a cosine over ``share`` to final_share of the peak, or, where
+    there are ``drops``, a tenth of what it was after each."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.drops:
+        return config.learning_rate * 0.1 ** sum(share >= drop for drop in config.drops) * warmup
     floor = config.final_share
     cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
-    return config.learning_rate * cosine * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return config.learning_rate * cosine * warmup
 
 
 def build_optimiser(net: nn.Module, config: Optimiser) -> optim.Optimizer:
