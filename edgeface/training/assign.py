@@ -117,9 +117,9 @@ def match_compensated(
 ) -> list[Tensor]:
     """S3FD's matching in two stages (mhcnn.txt, section 3.2, item 4): as ``assign``, for the pictures of a batch.
 
-    ``faces`` are each picture's boxes (N, 4) and ignore (N,). Stage one: every face takes its best anchor, and an anchor
-    takes the face of its best IoU from ``positive_iou`` on. Stage two: a face with fewer anchors than the faces of the
-    batch have on average takes the best of those that stage one left, up to that average, with an IoU above
+    ``faces`` are each picture's boxes (N, 4) and ignore (N,). Stage one: every face takes its best anchor, and an
+    anchor takes the face of its best IoU from ``positive_iou`` on. Stage two: a face with fewer anchors than the faces
+    of the batch have on average takes the best of those that stage one left, up to that average, with an IoU above
     ``least_iou``. Whatever is then not taken is background, but for ignored regions.
     """
     overlaps = [pairwise_overlap(anchors, boxes) for boxes, _ in faces]
@@ -159,7 +159,7 @@ def _first_stage(iou: Tensor, positive_iou: float) -> Tensor:
 def _second_stage(
     assigned: Tensor, iou: Tensor, needy: Tensor, count: Tensor, wanted: int, least_iou: float
 ) -> None:
-    """Let the ``needy`` faces take free anchors, up to ``wanted`` each; one that two faces want goes to the higher IoU."""
+    """Let the ``needy`` faces take free anchors, up to ``wanted`` each; of two faces the one of higher IoU gets it."""
     if len(needy) == 0:
         return
     offered = torch.where((assigned == BACKGROUND)[:, None] & (iou[:, needy] > least_iou), iou[:, needy], -1.0)

@@ -84,8 +84,8 @@ def flat(maps: Sequence[Tensor], channels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a dense detector is trained. ``objective`` takes the net, the configuration's loss and the side below which
-    a face is small; canvases are multiples of ``multiple``. ``backbone`` gives a new network the weights of one that was
+    """How a dense detector is trained. ``objective`` takes the net, the configuration's loss and the side up to which a
+    face is small; canvases are multiples of ``multiple``. ``backbone`` gives a new network the weights of one that was
     trained for something else, from its state dict and the name to call that file by; None where there is no such way.
     """
 

@@ -1,4 +1,4 @@
-"""MOS's training step: matching, mined classification, regressions, pose, uncertainty weights (mos.txt, section 3.2)."""
+"""MOS's training step: matching, mined classification, regressions, pose, learned weights (mos.txt, section 3.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S3FD's training step: scale-compensated matching, softmax with mined negatives, smooth L1 (mhcnn.txt, section 3.2)."""
+"""S3FD's training step: scale-compensated matching, mined softmax, smooth L1 (mhcnn.txt, section 3.2)."""
 
 from __future__ import annotations
 

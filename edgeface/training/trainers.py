@@ -26,7 +26,7 @@ ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 @dataclass(frozen=True)
 class Request:
     """What the command line asks for. ``config`` None is the model's own; ``cache`` None the user's cache folder;
-    ``licence`` None says research only; ``start_from`` is a checkpoint."""
+    ``licence`` None says research only; ``start_from`` is a checkpoint, or for s3fd the state dict of a VGG16."""
 
     model: str
     overrides: Sequence[str]
@@ -114,7 +114,8 @@ def train_detector(request: Request) -> DetectorTraining:
     )
 
 
-trainer("mos_s")(train_detector)
+for dense in ("mos_s", "s3fd", "s3fd_light"):
+    trainer(dense)(train_detector)
 
 
 @trainer("mtcnn")
