@@ -1,7 +1,8 @@
 """Training of MTCNN: P-Net, R-Net and O-Net in this order, each on what the earlier ones let through.
 
-Everything lies below the run's folder, ``pnet/``, ``rnet/`` and ``onet/`` with samples, state and log of a net each, so
-that a run goes on wherever it was stopped, between the nets as well.
+P-Net has two rounds, the second with what the first wrongly let through among its negatives: windows drawn at random
+are nearly all easy, and a picture has a hundred thousand. Everything lies below the run's folder, a folder a round with
+samples, state and log, so that a run goes on wherever it was stopped, between the rounds as well.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from edgeface.training.patches.mining import (
     Proposals,
     Sampling,
     add_landmark_faces,
-    mined_samples,
+    add_mined,
     propose,
     random_samples,
 )
-from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, POSITIVE, Samples
+from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, POSITIVE, SampleList, Samples
 from edgeface.training.state import STATE, RunDirectory
 
-NETS = ("pnet", "rnet", "onet")
+# The rounds, and the net that each trains.
+ROUNDS = {"pnet": "pnet", "pnet_hard": "pnet", "rnet": "rnet", "onet": "onet"}
 _DEV_SHARE_LANDMARKS = 0.3      # of the choice of the best weights; the rest is telling faces from others
 
 
@@ -44,6 +46,7 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any]
     sampling: Sampling
     pnet: Step
+    pnet_hard: Step
     rnet: Step
     onet: Step
     samples_of: str = ""
@@ -77,18 +80,18 @@ class MTCNNTraining:
             self._current.stop_requested = True
 
     def going_on(self) -> str | None:
-        """The nets that an earlier run has trained or begun, in words; None for a new run."""
-        begun = [name for name in NETS if (self.out / name / STATE).exists()]
+        """The rounds that an earlier run has trained or begun, in words; None for a new run."""
+        begun = [name for name in ROUNDS if (self.out / name / STATE).exists()]
         return ", ".join(begun) or None
 
     def result(self) -> Iterator[str]:
-        """The dev figures of each net, and where the weights are."""
+        """The dev figures of each round, and where the weights are."""
         if self.stop_requested:
             yield "stopped: the same command goes on"
             return
-        for name in NETS:
-            figures = {k: v for k, v in self.figures.items() if k.startswith(name)}
-            yield ", ".join(f"{key.replace('_', ' ', 1)} {value:.4g}" for key, value in figures.items())
+        for name in ROUNDS:
+            figures = {k: v for k, v in self.figures.items() if k.startswith(f"{name} ")}
+            yield ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         yield f"weights: {self.weights}"
 
     @property
@@ -97,13 +100,13 @@ class MTCNNTraining:
         return self.out / f"{self.config.model}.best.pt"
 
     def run(self, show: Callable[[str], None] = lambda _line: None) -> None:
-        """Train the three nets, or as far as ``stop`` lets it. Raises as ``PatchTrainer.run``, and DataError."""
+        """Train round after round, or as far as ``stop`` lets it. Raises as ``PatchTrainer.run``, and DataError."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
         directory = RunDirectory(self.out)
         directory.claim()
         try:
-            for name in NETS:
+            for name in ROUNDS:
                 if self.stop_requested or not self._train(name, show):
                     return
             directory.log({"kind": "done", "config": msgspec.to_builtins(self.config), **self.made, **self.figures})
@@ -116,13 +119,13 @@ class MTCNNTraining:
         save(self.weights, checkpoint)
 
     def _train(self, name: str, show: Callable[[str], None]) -> bool:
-        net, config = self.net.nets()[name], getattr(self.config, name)
+        net, config = self.net.nets()[ROUNDS[name]], getattr(self.config, name)
         train, dev = self._samples(name, "train"), self._samples(name, "dev")
         trainer = PatchTrainer(net, train, config, self.out / name, dev=lambda n: dev_figures(n, dev))
         self._current = trainer
         trainer.directory.log({"kind": "samples", **train.counts()})
         done = trainer.run(lambda report: show(f"{name} {report}"))
-        self.figures |= {f"{name}_{figure}": value for figure, value in trainer.figures.items() if figure != "choose"}
+        self.figures |= {f"{name} {figure}": value for figure, value in trainer.figures.items() if figure != "choose"}
         return done
 
     def _samples(self, name: str, split: str) -> Samples:
@@ -135,15 +138,16 @@ class MTCNNTraining:
         return Samples.open(folder)
 
     def _draw(self, name: str, split: str) -> Samples:
-        sampling, size_px = self.config.sampling, self.net.nets()[name].architecture.size_px
-        rng = np.random.default_rng((self.config.seed, NETS.index(name), split == "dev"))
+        sampling, size_px = self.config.sampling, self.net.nets()[ROUNDS[name]].architecture.size_px
+        rng = np.random.default_rng((self.config.seed, list(ROUNDS).index(name), split == "dev"))
         sources = self._read(split)
-        if name == "pnet":
+        if ROUNDS[name] == "pnet":
             out = random_samples(sources, sampling, size_px, rng, self._progress)
         else:
+            out = SampleList(size_px)
+        if name != "pnet":
             rnet = self.net.rnet if name == "onet" else None
-            proposals = self._proposals(split)
-            out = mined_samples(proposals, sources, sampling, size_px, rng, self._progress, rnet)
+            add_mined(out, self._proposals(split), sources, sampling, size_px, rng, self._progress, rnet)
         add_landmark_faces(out, sources, sampling, size_px, rng, self._progress)
         return out.samples()
 
@@ -155,8 +159,11 @@ class MTCNNTraining:
         return self._sources[split]
 
     def _proposals(self, split: str) -> Proposals:
-        """What P-Net lets through, computed once: both later nets need it."""
-        directory = RunDirectory(self.out / f"proposals-{split}")
+        """What P-Net lets through after its first round, computed once: all later rounds need it.
+
+        What it lets through after its second is a part of that, and not worth the minutes.
+        """
+        directory = RunDirectory(self.out / "pnet" / f"proposals-{split}")
         state = directory.load_state()
         if state is not None:
             return Proposals.from_state(state["proposals"])

@@ -214,13 +214,12 @@ def _moved(squares: Squares, offsets: Floats) -> Floats:
     return np.ascontiguousarray(boxes.astype(np.float32))
 
 
-def mined_samples(
-    proposals: Proposals, sources: Mapping[str, SourceSet], sampling: Sampling, size_px: int,
+def add_mined(
+    out: SampleList, proposals: Proposals, sources: Mapping[str, SourceSet], sampling: Sampling, size_px: int,
     rng: np.random.Generator, progress: ProgressBar, rnet: PatchNet | None = None,
-) -> SampleList:
-    """A later net's negatives, parts and positives: what P-Net, and ``rnet`` where there is one, let through; beside
+) -> None:
+    """Add negatives, parts and positives: what P-Net, and ``rnet`` where there is one, let through; beside
     them windows about the faces, since of positives that is too few."""
-    out = SampleList(size_px)
     names = {id(source): name for name, source in sources.items()}
     for i, source, known in _scenes(sources, sampling, progress, "what passes"):
         picture, boxes = source.pixels[i], proposals.boxes[names[id(source)]][i]
@@ -235,4 +234,3 @@ def mined_samples(
         keep[chosen] = True
         add_judged(out, picture, squares, _only(judged, keep), known, size_px)
         _add_near(out, picture, known, sampling, size_px, rng, negatives=False)
-    return out
