@@ -61,9 +61,10 @@ def convert(
     path = checkpoint_path(model)
 
     from edgeface.models.checkpoint import load
-    from edgeface.models.mos_export import graphs, stages
+    from edgeface.models.export import exporter, thresholds_of
 
     checkpoint = load(path)
+    family = exporter.get(checkpoint.model)
     precision = _precision(checkpoint, path, target_name, goal, precision)
     reference = Side.open_checkpoint(path, goal.engine)
     asked = () if size_px is None else (size_px,) if isinstance(size_px, int) else tuple(size_px)
@@ -76,14 +77,15 @@ def convert(
     directory = Path(name) if out is None else out
     notes: list[str] = []
     with writing(directory) as work:
-        nets = graphs(checkpoint.build())
+        nets = family.graphs(checkpoint.build())
         for net in nets:
             notes += goal.write(net, [work / file for file in goal.files(net.stem)], precision) or []
         files = [describe_file(work / file) for net in nets for file in goal.files(net.stem)]
         scales = {file.name: dict(goal.scales(work / file.name)) for file in files}
+        stages = family.stages(goal.files, checkpoint.options, thresholds_of(checkpoint.metrics))
         bundle = replace(
-            original, name=name, precision=precision, engine=goal.engine, stages=stages(goal.files), files=files,
-            verified=False, scales={file: by_name for file, by_name in scales.items() if by_name},
+            original, name=name, precision=precision, engine=goal.engine, stages=stages, files=files, verified=False,
+            scales={file: by_name for file, by_name in scales.items() if by_name},
         )
         report = compare(reference, Side.open(bundle, work), chosen, sizes, watch)
         if not report.passed and not force:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeface.quantize.scales import LayerScales
     from onnx import ModelProto
 
-    from edgeface.models.mos_export import Graph
+    from edgeface.models.export import Graph
 
 OPSET = 17
 # Two float implementations of the same graph differ by rounding only; a wrong graph is off by its whole range.

@@ -12,7 +12,7 @@ from edgeface.errors import MissingExtraError, UnknownTargetError
 from edgeface.registry import Registry
 
 if TYPE_CHECKING:
-    from edgeface.models.mos_export import Graph
+    from edgeface.models.export import Graph
     from edgeface.runtime.engines.torch import Points
 
     from .parity import Tolerance

@@ -150,6 +150,14 @@ class CropStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cr
     attributes: list[Attribute] = []
 
 
+Stage = DenseStage | PyramidStage | PoseStage | CropStage
+
+
+def file_sets(stage: Stage) -> list[list[str]]:
+    """The files of each of the stage's nets: a pose stage has one a level, the others have one."""
+    return stage.files if isinstance(stage, PoseStage) else [stage.files]
+
+
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a detector uses when its caller does not say: longest side of the input, score and NMS IoU thresholds."""
 
@@ -169,7 +177,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     precision: Literal["fp32", "fp16", "int8"]
     engine: str
-    stages: list[DenseStage | PyramidStage | PoseStage | CropStage]
+    stages: list[Stage]
     defaults: Defaults
     files: list[File]
     licence: str

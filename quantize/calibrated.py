@@ -12,13 +12,14 @@ from torch import nn
 
 from edgeface.errors import CheckpointError
 from edgeface.models.checkpoint import Checkpoint
+from edgeface.models.mos_export import run_everything
 from edgeface.models.mos_folded import CHANNEL_MULTIPLE, FoldedMOS
 
 from .calibration import Seen, calibrate, method, observe
 from .exact import make_exact
 from .modules import set_mode
 from .network import Quantisation, keep_in_float, quantised
-from .pictures import Progress, calibration_batches, run_everything
+from .pictures import Progress, calibration_batches
 
 PICTURES = 64
 SMALLEST_PX = 64     # the least that every part of the network takes

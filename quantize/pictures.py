@@ -11,13 +11,11 @@ from torch import Tensor
 from edgeface.data.annotations import Picture, read_annotations
 from edgeface.data.pixels import read_pixels
 from edgeface.errors import DataError
-from edgeface.models.mos import MOS, PIXEL_MEAN, PIXEL_SCALE, STRIDES
-from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE, STRIDES
 from edgeface.runtime.preprocess import letterbox
 
 # (set, longest side in px): scenes as they come, and crops, whose one face then fills the anchors of the large levels.
 _SOURCES = (("wider", 640), ("landmarks68", 256))
-_POSES = 16
 
 Progress = Callable[[Iterable[Picture], str, int], Iterable[Picture]]
 
@@ -44,13 +42,3 @@ def calibration_batches(
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
         batches.append((planes - PIXEL_MEAN) * PIXEL_SCALE)
     return batches
-
-
-def run_everything(net: MOS | FoldedMOS, x: Tensor) -> None:
-    """The whole network on one picture (1, 3, H, W), pose heads at each level's strongest positions included."""
-    out = net(x)
-    for level, (score, features) in enumerate(zip(out.score, out.features, strict=True)):
-        logits = (score[:, 1::2] - score[:, 0::2]).amax(1).flatten(1)
-        best = logits.topk(min(_POSES, logits.shape[1])).indices[0]
-        width = features.shape[3]
-        net.pose(features, level, torch.zeros_like(best), best // width, best % width)

@@ -24,12 +24,12 @@ from edgeface.data.pixels import open_pixels
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError, OptionError
 from edgeface.evaluation.measure import spread
+from edgeface.models.mos_export import run_everything
 from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.config import Config, Data
 from edgeface.training.objective import MOSObjective
 
 from .modules import FoldedConv, Mode, Signal, convolutions, points, set_mode
-from .pictures import run_everything
 
 CROPS = 32
 CROP_PX = 256

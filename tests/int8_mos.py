@@ -11,9 +11,9 @@ import torch
 from edgeface.quantize.calibrated import finished
 from edgeface.quantize.calibration import calibrate, observe
 from edgeface.quantize.network import Quantisation, quantised
-from edgeface.quantize.pictures import run_everything
 
 from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.models.mos_export import run_everything
 from edgeface.models.mos_folded import FoldedMOS
 from lively_mos import lively_mos, scenes
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from edgeface.quantize.modules import FoldedConv, Point, bake, convolutions, layer_scales, points, set_mode
 from edgeface.quantize.network import Quantisation, deployed, quantised
-from edgeface.quantize.pictures import run_everything
 from torch import Tensor, nn
 
 from edgeface.errors import CheckpointError, ConversionError
 from edgeface.models.checkpoint import Checkpoint, load, save
 from edgeface.models.mos import MOS, STRIDES
+from edgeface.models.mos_export import run_everything
 from edgeface.models.mos_folded import FoldedMOS
 from lively_mos import lively_mos
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import SCHEMA, Bundle, Defaults
+from edgeface.bundle import SCHEMA, Bundle, file_sets
 from edgeface.errors import EngineError, MissingExtraError, OptionError
 from edgeface.runtime.engines.eager import EagerRun
 from edgeface.runtime.engines.registry import Options, Takes, engine
@@ -18,11 +18,8 @@ from edgeface.runtime.engines.registry import Options, Takes, engine
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgeface.models.mos_export import Graph
+    from edgeface.models.export import Graph
     from edgeface.runtime.detector import Detector
-
-# On every second dev picture of wider: precision .77 and recall .63 on the medium subset; at 0.5 they are .58 and .68.
-_DEFAULTS = Defaults(size_px=640, score=0.7, nms_iou=0.4)
 
 # Where a quantised checkpoint rounds: at every tensor, as TFLite does, or at what its int8 layers read, as ncnn does.
 Points = Literal["inputs", "all"]
@@ -88,13 +85,18 @@ def checkpoint_bundle(path: Path, points: Points = "all") -> Bundle:
     """
     _require_torch(path)
     from edgeface.models.checkpoint import load
-    from edgeface.models.mos_export import stages
+    from edgeface.models.export import exporter, thresholds_of
 
     checkpoint = load(path)
+    family = exporter.get(checkpoint.model)
     int8 = checkpoint.quantisation is not None
+    stages = family.stages(
+        lambda stem: [path.name, stem, *([points] if int8 else [])], checkpoint.options,
+        thresholds_of(checkpoint.metrics),
+    )
     return Bundle(
         schema=SCHEMA, name=path.stem, model=checkpoint.model, precision="int8" if int8 else "fp32", engine="torch",
-        stages=stages(lambda stem: [path.name, stem, *([points] if int8 else [])]), defaults=_DEFAULTS, files=[],
+        stages=stages, defaults=family.defaults, files=[],
         licence=checkpoint.licence, metrics=checkpoint.metrics, made=checkpoint.made, verified=True,
     )
 
@@ -109,17 +111,19 @@ def network_detector(
     """
     import torch
 
-    from edgeface.models.mos_export import graphs, stages
+    from edgeface.models.export import exporter_of
     from edgeface.runtime.detector import Detector
 
+    family = exporter_of(net)
+    options = Options(threads or torch.get_num_threads(), device=device)
+    sessions = {graph.stem: TorchSession(graph, graph.stem, options) for graph in family.graphs(net)}
+    stages = family.stages(lambda stem: [stem], {}, {})
     bundle = Bundle(
         schema=SCHEMA, name="network in memory", model="", precision="fp32", engine="torch",
-        stages=stages(lambda stem: [stem]), defaults=_DEFAULTS, files=[], licence="", metrics={}, made={},
-        verified=True,
+        stages=stages, defaults=family.defaults, files=[], licence="", metrics={}, made={}, verified=True,
     )
-    options = Options(threads or torch.get_num_threads(), device=device)
-    dense, *pose = (TorchSession(graph, graph.stem, options) for graph in graphs(net))
-    return Detector(bundle, [[dense], pose], size_px=size_px, score=score, nms_iou=nms_iou)
+    opened = [[sessions[stem] for (stem,) in file_sets(stage)] for stage in stages]
+    return Detector(bundle, opened, size_px=size_px, score=score, nms_iou=nms_iou)
 
 
 @engine("torch")
@@ -155,7 +159,7 @@ def _graphs(path: Path, _version: tuple[int, int], points: Points | None, _devic
     # A pipeline opens one session a graph, and each would read and build the same checkpoint again. Sessions on two
     # devices must not share a network, since a network is on one of them.
     from edgeface.models.checkpoint import load
-    from edgeface.models.mos_export import graphs
+    from edgeface.models.export import graphs
     from edgeface.quantize.modules import set_mode
 
     net = load(path).build()

@@ -1,0 +1,120 @@
+"""What converters, quantisation and the engine torch ask of a network's family: its graphs, its stages, its int8 form.
+
+An ``Exporter`` answers for one family. It is found by the name that a checkpoint gives its model, or by the network
+itself, so that nothing here or in those parts knows a family by its class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+from edgeface.bundle import Defaults, Stage
+from edgeface.errors import ConversionError, UnknownModelError
+from edgeface.quantize.scales import LayerScales
+from edgeface.registry import Registry
+
+if TYPE_CHECKING:
+    from edgeface.data.annotations import Picture
+
+# What a network is given once, by the part that it is given to: float32 (N, C, H, W) each.
+Inputs = Mapping[str, Tensor]
+Files = Callable[[str], Sequence[str]]
+
+
+class Progress(Protocol):
+    """Wraps a loop over pictures to show how far it is: (items, label, total) -> the same items."""
+
+    def __call__(self, items: Iterable[Picture], label: str, total: int, /) -> Iterable[Picture]: ...
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One network of a bundle: ``module`` takes one float32 (1, C, H, W) and gives one tensor a name of ``outputs``.
+
+    ``shapes`` are two inputs that differ in every free dimension, which is how a converter learns what is free;
+    ``free`` names these by index. ``stem`` is the file name without its extension. ``scales`` are those of the layers
+    that run in int8: ``module`` computes as they do then, and is a float network where there are none.
+    """
+
+    stem: str
+    module: nn.Module
+    input: str
+    outputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    free: dict[int, str]
+    scales: tuple[LayerScales, ...] = ()
+
+
+class Exporter(ABC):
+    """One family of networks. ``nets``: the classes of its trained and of its deployed networks; ``channel_multiple``
+    is what a new quantised network's layout is filled up to. A family that stays in float overrides nothing of int8."""
+
+    nets: tuple[type[nn.Module], ...]
+    defaults: Defaults
+    channel_multiple = 1
+
+    @abstractmethod
+    def graphs(self, net: nn.Module) -> list[Graph]:
+        """Every network of the bundle. One that is not yet deployed is made so first, in float, with copies of its
+        weights; a deployed one is taken as it is, in its mode."""
+
+    @abstractmethod
+    def stages(self, files: Files, options: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Stage]:
+        """What bundle.json says of the graphs; ``files`` gives the engine's file names for a graph's stem.
+
+        ``options`` are the builder's. ``thresholds`` are probabilities, by stem or by attribute, that take the place of
+        the family's own; a checkpoint keeps them among its metrics as "thresholds".
+        """
+
+    def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
+        """The trained network as engines run it, in float, with copies of the weights, ready to be quantised.
+
+        Raises ConversionError for a network that has no such form.
+        """
+        raise ConversionError(f"{type(net).__name__} cannot be quantised: {_quantisable()}")
+
+    def run(self, net: nn.Module, inputs: Inputs) -> None:
+        """The whole network once: every layer that is in a graph, and every point, sees something."""
+        raise ConversionError(f"{type(net).__name__} cannot be quantised: {_quantisable()}")
+
+    def example(self) -> Inputs:
+        """Small inputs of zeros, on which every layer runs."""
+        raise ConversionError(f"a {type(self).__name__} has no int8 form: {_quantisable()}")
+
+    def calibration(self, net: nn.Module, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+        """What the parts of ``net``, a deployed network in float, see on about ``pictures`` training pictures of
+        ``data``. Raises DataError."""
+        raise ConversionError(f"{type(net).__name__} cannot be quantised: {_quantisable()}")
+
+
+exporter: Registry[Exporter] = Registry("model", UnknownModelError)
+
+
+def exporter_of(net: nn.Module) -> Exporter:
+    """The exporter of a network; raises ConversionError for one of no family that has one."""
+    for name in exporter.names():
+        if isinstance(net, exporter.get(name).nets):
+            return exporter.get(name)
+    raise ConversionError(f"{type(net).__name__} has no export graphs: convert one of {', '.join(exporter.names())}")
+
+
+def graphs(net: nn.Module) -> list[Graph]:
+    """``Exporter.graphs`` of whatever family the network is; raises ConversionError."""
+    return exporter_of(net).graphs(net)
+
+
+def thresholds_of(metrics: Mapping[str, Any]) -> Mapping[str, float]:
+    """The thresholds that a checkpoint's metrics hold; none where they hold none."""
+    found: Mapping[str, float] = metrics.get("thresholds", {})
+    return found
+
+
+def _quantisable() -> str:
+    able = [name for name in exporter.names() if type(exporter.get(name)).deployed is not Exporter.deployed]
+    return f"use one of {', '.join(able)}"

@@ -1,0 +1,160 @@
+"""MTCNN and T-CNN as converters see them: one graph a net, and the stages of a bundle that use them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeface.bundle import Attribute, CropStage, Defaults, PyramidStage, Stage
+from edgeface.errors import ConversionError
+from edgeface.models.export import Exporter, Files, Graph, Inputs, exporter
+from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.patch_folded import OUTPUTS, FoldedMTCNN, FoldedPatchNet, GraphOutputs
+from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet
+from edgeface.quantize.modules import layer_scales
+from edgeface.quantize.scales import LayerScales
+
+INPUT = "data"
+# Of the pyramid: each level's faces are 1.41 times as large as those of the one before.
+_FACTOR, _MIN_FACE_PX = 0.7071, 20.0
+# T-CNN sees a face with this much round it: a crop's side over the box's longer one.
+TCNN_MARGIN = 1.2
+_EVEN = 0.5
+
+
+def patch_graph(stem: str, net: FoldedPatchNet, outputs: Iterable[str], whole: nn.Module) -> Graph:
+    """The graph of one net with those of ``outputs`` that it has; layers have their names in ``whole``.
+
+    P-Net takes pictures (1, 3, H, W) of any size; the others take strips (1, 3, S * P, S), and give (1, O, P, 1).
+    """
+    names = tuple(name for name in outputs if name in net.heads)
+    module, side = GraphOutputs(net, names).eval(), net.architecture.size_px
+    if net.shared is None:
+        # The sides have no side in common, and none is a multiple of another.
+        shapes, free = ((1, 3, 96, 132), (1, 3, 62, 50)), {2: "height", 3: "width"}
+    else:
+        shapes, free = ((1, 3, 3 * side, side), (1, 3, 2 * side, side)), {2: "height"}
+    scales: tuple[LayerScales, ...] = ()
+    if net.data.mode != "float":
+        scales = tuple(layer_scales(whole, lambda: module(torch.zeros(shapes[1]))))
+    return Graph(stem, module, INPUT, names, shapes, free, scales)
+
+
+class PatchExporter(Exporter):
+    """What MTCNN and T-CNN have in common: a dictionary of nets by their stem, and inputs by stem as well."""
+
+    def example(self) -> Inputs:
+        return {stem: torch.zeros(1, 3, side, side) for stem, side in self.sides().items()}
+
+    def run(self, net: nn.Module, inputs: Inputs) -> None:
+        for stem, each in self.folded(net).items():
+            if stem in inputs:
+                each.maps(inputs[stem])
+
+    @abstractmethod
+    def sides(self) -> dict[str, int]:
+        """The side of a patch in pixels, by stem."""
+
+    @abstractmethod
+    def folded(self, net: nn.Module) -> dict[str, FoldedPatchNet]:
+        """The deployed nets of ``net``, which is one or becomes one, by stem."""
+
+
+def _require_relu(net: nn.Module, activation: str) -> None:
+    if activation != "relu":
+        raise ConversionError(
+            f"{type(net).__name__} with {activation} has no int8 form: train it with options.activation=relu"
+        )
+
+
+class MTCNNExporter(PatchExporter):
+    """MTCNN: P-Net on a pyramid, R-Net and O-Net on crops. P-Net and R-Net give no landmarks, which nobody reads."""
+
+    nets = (MTCNN, FoldedMTCNN)
+    defaults = Defaults(size_px=640, score=0.7, nms_iou=0.4)
+
+    def sides(self) -> dict[str, int]:
+        return {"pnet": P_NET.size_px, "rnet": R_NET.size_px, "onet": O_NET.size_px}
+
+    def folded(self, net: nn.Module) -> dict[str, FoldedPatchNet]:
+        if isinstance(net, MTCNN):
+            net = FoldedMTCNN(net)
+        assert isinstance(net, FoldedMTCNN)
+        return net.nets()
+
+    def graphs(self, net: nn.Module) -> list[Graph]:
+        whole = FoldedMTCNN(net) if isinstance(net, MTCNN) else net
+        whole.eval()
+        return [
+            patch_graph(stem, each, _OUTPUTS_OF.get(stem, OUTPUTS), whole) for stem, each in self.folded(whole).items()
+        ]
+
+    def stages(self, files: Files, options: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Stage]:
+        return [
+            PyramidStage(
+                list(files("pnet")), INPUT, PIXEL_MEAN, PIXEL_SCALE, P_NET.size_px, P_NET.stride, "score", "box",
+                factor=_FACTOR, min_face_px=_MIN_FACE_PX, threshold=thresholds.get("pnet", 0.6), nms_iou=0.5,
+                merge_iou=0.7, limit=500,
+            ),
+            CropStage(
+                list(files("rnet")), INPUT, PIXEL_MEAN, PIXEL_SCALE, R_NET.size_px, 1.0, "score", "box",
+                threshold=thresholds.get("rnet", 0.7), nms_iou=0.7, limit=500,
+            ),
+            CropStage(
+                list(files("onet")), INPUT, PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, 1.0, "score", "box",
+                threshold=thresholds.get("onet", 0.0), nms_iou=0.7, limit=200, landmarks="landmarks",
+            ),
+        ]
+
+    def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
+        assert isinstance(net, MTCNN)
+        _require_relu(net, net.pnet.activation)
+        return FoldedMTCNN(net)
+
+
+class TCNNExporter(PatchExporter):
+    """T-CNN alone, which refines what a detector found: crops, averaged scores, attributes and quality."""
+
+    nets = (PatchNet, FoldedPatchNet)
+    defaults = Defaults(size_px=O_NET.size_px, score=0.5, nms_iou=0.4)
+
+    def sides(self) -> dict[str, int]:
+        return {"tcnn": O_NET.size_px}
+
+    def folded(self, net: nn.Module) -> dict[str, FoldedPatchNet]:
+        if isinstance(net, PatchNet):
+            net = FoldedPatchNet(net)
+        assert isinstance(net, FoldedPatchNet)
+        return {"tcnn": net}
+
+    def graphs(self, net: nn.Module) -> list[Graph]:
+        (folded,) = self.folded(net).values()
+        return [patch_graph("tcnn", folded.eval(), OUTPUTS, folded)]
+
+    def stages(self, files: Files, options: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Stage]:
+        names = options.get("attributes", ATTRIBUTES)
+        places = [*((name, "attributes", i) for i, name in enumerate(names)), ("quality", "quality", 0)]
+        return [
+            CropStage(
+                list(files("tcnn")), INPUT, PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, TCNN_MARGIN, "score", "box",
+                threshold=thresholds.get("tcnn", 0.3), nms_iou=0.4, limit=100, scores="mean", landmarks="landmarks",
+                attributes=[
+                    Attribute(name, output, i, thresholds.get(name, _EVEN)) for name, output, i in places
+                ],
+            )
+        ]
+
+    def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
+        assert isinstance(net, PatchNet)
+        _require_relu(net, net.activation)
+        return FoldedPatchNet(net)
+
+
+_OUTPUTS_OF = {"pnet": ("score", "box"), "rnet": ("score", "box")}
+
+exporter("mtcnn")(MTCNNExporter())
+exporter("tcnn")(TCNNExporter())
