@@ -81,7 +81,10 @@ def squared_error(seen: Seen, scale: float) -> float:
     return float((seen.counts * (rounded - values) ** 2).sum()) / power if power else 0.0
 
 
-def observe(net: nn.Module, batches: Sequence[Tensor], run: Callable[[Tensor], object]) -> dict[str, Seen]:
+Given = TypeVar("Given")
+
+
+def observe(net: nn.Module, batches: Sequence[Given], run: Callable[[Given], object]) -> dict[str, Seen]:
     """What every point of ``net`` holds in float while ``run`` takes it through ``batches``, by the point's name.
 
     Goes through the batches twice: the histograms need the ranges. The net's mode afterwards is "float". Raises
@@ -123,7 +126,7 @@ class _Histogram:
 
 
 def _watch(
-    named: dict[str, Point], batches: Iterable[Tensor], run: Callable[[Tensor], object], make: Callable[[str], Observer]
+    named: dict[str, Point], batches: Iterable[Given], run: Callable[[Given], object], make: Callable[[str], Observer]
 ) -> dict[str, Observer]:
     observers = {name: make(name) for name in named}
     try:

@@ -5,8 +5,8 @@ tensor in int8 ("all"), ncnn only what an int8 convolution reads ("inputs"), wit
 serves both, and a network in one of these modes is the reference that its engine is held against.
 
 In training mode rounding is fake quantisation, with gradients. In evaluation mode a convolution computes on whole
-numbers held in float32, which is exact up to 1,040 inputs a value (127 * 127 * 1,040 < 2^24), and scales the sums as
-engines do. That matters: a value that falls on the other side of a half is a level off, moves others over theirs, and
+numbers held in float32, which is exact up to 1,040 inputs a value (127 * 127 * 1,040 < 2^24), beyond that in float64,
+and scales the sums as engines do. That matters: a value that falls on the other side of a half is a level off, moves others over theirs, and
 after fifty layers a few per cent of all values differ; rounding errors of plain float32 convolutions are enough to
 start it.
 """
@@ -26,6 +26,7 @@ from .scales import Q_MAX, LayerScales
 
 Mode = Literal["float", "inputs", "all"]
 _ADD_BITS = 21
+_MOST_IN_FLOAT32 = (1 << 24) // (Q_MAX + 1) // Q_MAX
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,15 @@ class FoldedConv(nn.Module):
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return nn.functional.conv2d(x, weight, bias, self.stride, self.padding, 1, self.groups)
 
+    def _whole_sums(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The sums of whole numbers, exact: in float32 where that holds them, else in float64."""
+        if weight[0].numel() > _MOST_IN_FLOAT32:
+            x, weight = x.double(), weight.double()
+        return self._convolved(x, weight, None)
+
     def _whole_numbers(self, signal: Signal) -> Tensor:
         scales = weight_scales(self.weight)[:, None, None, None]
-        sums = self._convolved(signal.point.integers(signal.value), (self.weight / scales).round(), None)
+        sums = self._whole_sums(signal.point.integers(signal.value), (self.weight / scales).round()).float()
         steps = self.steps(signal.point)[:, None, None]
         bias = self.bias_steps(signal.point)[:, None, None] * steps
         # In double and then rounded once, as ncnn's fused multiply-add does.
@@ -184,10 +191,10 @@ class FoldedConv(nn.Module):
     def _sums(self, signal: Signal) -> Sums:
         scales = weight_scales(self.weight)
         x = (signal.value / signal.point.log_scale.exp()).round()
-        sums = self._convolved(x, (self.weight / scales[:, None, None, None]).round(), None)
+        sums = self._whole_sums(x, (self.weight / scales[:, None, None, None]).round())
         steps = signal.point.log_scale.detach().exp() * scales
         # Both are whole numbers, so that float32 rounds their sum once, as an int32 is rounded on its way to float32.
-        values = sums.add_(self.bias_steps(signal.point)[:, None, None])
+        values = sums.add_(self.bias_steps(signal.point)[:, None, None]).float()
         return Sums(values.relu_() if self.relu else values, steps)
 
     def steps(self, point: Point) -> Tensor:

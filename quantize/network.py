@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from edgeface.errors import ConversionError, OptionError
+from edgeface.errors import OptionError
 
 from .modules import convolutions, set_mode
 
@@ -29,12 +29,9 @@ def deployed(net: nn.Module, channel_multiple: int) -> nn.Module:
 
     Raises ConversionError for a network that has no such form.
     """
-    from edgeface.models.mos import MOS
-    from edgeface.models.mos_folded import FoldedMOS
+    from edgeface.models.export import exporter_of
 
-    if not isinstance(net, MOS):
-        raise ConversionError(f"{type(net).__name__} cannot be quantised: use a model of the MOS family")
-    return FoldedMOS(net, channel_multiple)
+    return exporter_of(net).deployed(net, channel_multiple)
 
 
 def quantised(net: nn.Module, quantisation: Quantisation) -> nn.Module:

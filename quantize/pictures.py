@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -11,22 +10,34 @@ from torch import Tensor
 from edgeface.data.annotations import Picture, read_annotations
 from edgeface.data.pixels import read_pixels
 from edgeface.errors import DataError
+from edgeface.models.export import Progress
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE, STRIDES
 from edgeface.runtime.preprocess import letterbox
 
 # (set, longest side in px): scenes as they come, and crops, whose one face then fills the anchors of the large levels.
 _SOURCES = (("wider", 640), ("landmarks68", 256))
 
-Progress = Callable[[Iterable[Picture], str, int], Iterable[Picture]]
-
 
 def calibration_batches(
     data: Path, count: int, progress: Progress = lambda items, _label, _total: items
 ) -> list[Tensor]:
-    """About ``count`` training pictures, evenly spread over the sets that ``data`` has, each float32 (1, 3, H, W).
+    """About ``count`` training pictures, as ``calibration_pictures``, each float32 (1, 3, H, W).
 
-    Raises DataError when none of the sets is there, or a picture cannot be read.
+    Raises DataError when there is none, or a picture cannot be read.
     """
+    chosen = calibration_pictures(data, count)
+    sizes = {picture.path: size_px for picture, size_px in chosen}
+    batches = []
+    for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
+        pixels = letterbox(read_pixels(picture), sizes[picture.path], max(STRIDES)).pixels
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+        batches.append((planes - PIXEL_MEAN) * PIXEL_SCALE)
+    return batches
+
+
+def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, int]]:
+    """About ``count`` training pictures, evenly spread over the sets that ``data`` has, and the longest side in px that
+    each is looked at. Raises DataError when none of the sets is there."""
     chosen: list[tuple[Picture, int]] = []
     parts = [(read_annotations(data / name, "train"), size) for name, size in _SOURCES if (data / name).is_dir()]
     for pictures, size_px in parts:
@@ -35,10 +46,4 @@ def calibration_batches(
     if not chosen:
         names = " or ".join(name for name, _ in _SOURCES)
         raise DataError(f"{data}: no training pictures in {names} to calibrate on: give --data another folder")
-    sizes = {picture.path: size_px for picture, size_px in chosen}
-    batches = []
-    for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
-        pixels = letterbox(read_pixels(picture), sizes[picture.path], max(STRIDES)).pixels
-        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-        batches.append((planes - PIXEL_MEAN) * PIXEL_SCALE)
-    return batches
+    return chosen

@@ -24,7 +24,7 @@ from edgeface.data.pixels import open_pixels
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError, OptionError
 from edgeface.evaluation.measure import spread
-from edgeface.models.mos_export import run_everything
+from edgeface.models.export import exporter_of
 from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.config import Config, Data
 from edgeface.training.objective import MOSObjective
@@ -97,7 +97,7 @@ def undisturbed(net: nn.Module) -> Iterator[None]:
             conv.int8 = flag
 
 
-def input_points(net: FoldedMOS) -> dict[str, str]:
+def input_points(net: nn.Module) -> dict[str, str]:
     """The point that each convolution reads, both by name, in the order in which the network runs them."""
     convs = {conv: name for name, conv in convolutions(net)}
     names = {point: name for name, point in points(net)}
@@ -110,7 +110,8 @@ def input_points(net: FoldedMOS) -> dict[str, str]:
     handles = [conv.register_forward_hook(note) for conv in convs]
     try:
         with torch.no_grad():
-            run_everything(net, torch.zeros(1, 3, 64, 64))
+            family = exporter_of(net)
+            family.run(net, family.example())
     finally:
         for handle in handles:
             handle.remove()
@@ -124,7 +125,7 @@ class Losses:
     """
 
     def __init__(
-        self, net: FoldedMOS, measure: Callable[[], float],
+        self, net: nn.Module, measure: Callable[[], float],
         progress: Progress[str] = lambda items, _label, _total: items,
     ) -> None:
         self.net = net

@@ -86,14 +86,17 @@ def command(
     if checkpoint.quantisation is not None:
         raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
     models.get(checkpoint.model)
-    settings = _settings(checkpoint, config, overrides)
+    measures = auto_keep is not None or report_directory is not None
+    if measures or not calibrate_only:
+        _require_detector(checkpoint, measures)
+    settings = None if calibrate_only and not measures else _settings(checkpoint, config, overrides)
     _require_writable(out)
     if report_directory is not None:
         require_plots()
         _require_writable(report_directory / "layers.md")
 
     start = calibrated(checkpoint, data, method, keep_float, pictures, progress)
-    if auto_keep is not None or report_directory is not None:
+    if settings is not None and measures:
         start = _measured(start, settings, data, auto_keep, report_directory)
     click.echo(_summary(start, pictures))
     made = {
@@ -101,10 +104,25 @@ def command(
         "quantised_from": {"file": path.name, "sha256": sha256_of(path), "made": checkpoint.made},
         "calibration_pictures": pictures,
     }
-    if calibrate_only:
+    if settings is None or calibrate_only:
         _save_calibrated(checkpoint, start, made, out)
     else:
         _train(checkpoint, start, settings, made, data, out, cache, overrides)
+
+
+def _require_detector(checkpoint: Checkpoint, measures: bool) -> None:
+    """Raises OptionError for a cascade's net, which has no loss on whole pictures to be measured by or trained with."""
+    from edgeface.errors import OptionError
+    from edgeface.models.export import exporter
+    from edgeface.models.mos import MOS
+
+    if MOS in exporter.get(checkpoint.model).nets:
+        return
+    if measures:
+        raise OptionError(f"--report and --auto-keep measure a dense detector's loss: leave them out for {checkpoint.model}")
+    raise OptionError(
+        f"{checkpoint.model} is trained in int8 by 'edgeface train' and calibrated here: add --calibrate-only"
+    )
 
 
 def _settings(checkpoint: Checkpoint, config: Path | None, overrides: tuple[str, ...]) -> Config:

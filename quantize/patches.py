@@ -1,0 +1,115 @@
+"""The windows that a cascade's scales are calibrated on: those that its own earlier nets pass, and some about faces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeface.data.annotations import Picture
+from edgeface.data.pixels import read_pixels
+from edgeface.errors import DataError
+from edgeface.models.export import Inputs, Progress
+from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.patch_folded import FoldedPatchNet
+from edgeface.models.patch_nets import P_NET, R_NET, normalised
+from edgeface.runtime.crops import crops, square_crops
+from edgeface.runtime.decode import logit
+from edgeface.runtime.engines import RawMap
+from edgeface.runtime.pyramid import canvas_planes, plan, windows
+from edgeface.training.patches.windows import near_squares, random_squares
+
+from .pictures import calibration_pictures
+
+Image = NDArray[np.uint8]
+Squares = NDArray[np.int64]
+
+# Of a picture: the best windows of P-Net, and faces that windows are drawn about.
+_CANDIDATES, _FACES = 32, 8
+_SMALLEST_FACE_PX = 14.0
+# As far off as an earlier net leaves a face.
+_SHIFT, _SCALE = 0.14, 0.22
+_BACKGROUND = 4
+# Lower than a detector's: what is calibrated must hold for whatever may come.
+_PNET_PROBABILITY, _RNET_PROBABILITY = 0.3, 0.2
+
+
+def cascade_inputs(
+    nets: Mapping[str, FoldedPatchNet], data: Path, pictures: int, factor: float, progress: Progress
+) -> list[Inputs]:
+    """What MTCNN's nets, in float, see on about ``pictures`` training pictures: P-Net each one's pyramid (1, 3, H, W),
+    R-Net the windows (N, 3, 24, 24) that P-Net passes and some about faces, O-Net (N, 3, 48, 48) those of R-Net.
+
+    Raises DataError when there are no pictures, or no windows in them.
+    """
+    rng, found = np.random.default_rng(0), []
+    for picture, image in _read(data, pictures, progress):
+        height, width = image.shape[:2]
+        canvas = plan(width, height, P_NET.size_px, P_NET.stride, factor, _SMALLEST_FACE_PX)
+        whole = torch.from_numpy(canvas_planes(image, canvas, mean=PIXEL_MEAN, scale=PIXEL_SCALE))[None]
+        with torch.inference_mode():
+            maps = {name: m[0].numpy() for name, m in nets["pnet"].maps(whole).items()}
+        boxes, _ = windows(
+            RawMap(maps["score"]), RawMap(maps["box"]), canvas, logit(_PNET_PROBABILITY), _CANDIDATES, 0.5, 0.7
+        )
+        inputs = {"pnet": whole}
+        faces = _about_faces(picture, rng, _SHIFT, _SCALE)
+        first = np.concatenate((square_crops(boxes, 1.0), faces))
+        if len(first):
+            inputs["rnet"] = patches = _patches(image, first, R_NET.size_px)
+            with torch.inference_mode():
+                out = nets["rnet"](patches)
+            passed = out.score.numpy() >= logit(_RNET_PROBABILITY)
+            moved = _moved(first[passed], out.box.numpy()[passed])
+            second = np.concatenate((square_crops(moved, 1.0), faces))
+            if len(second):
+                inputs["onet"] = _patches(image, second, nets["onet"].architecture.size_px)
+        found.append(inputs)
+    _require(found, "onet", data)
+    return found
+
+
+def face_inputs(stem: str, size_px: int, margin: float, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+    """Windows (N, 3, size_px, size_px) about faces, ``margin`` times as large, and a few beside them, of about
+    ``pictures`` training pictures: what a net sees that refines a detector's faces. Raises DataError as above."""
+    rng, found = np.random.default_rng(0), []
+    for picture, image in _read(data, pictures, progress):
+        squares = _about_faces(picture, rng, _SHIFT / 2, _SCALE / 2)
+        side = np.rint(squares[:, 2] * margin).astype(np.int64)
+        corner = squares[:, :2] + (squares[:, 2:] - side[:, None]) // 2
+        height, width = image.shape[:2]
+        beside = random_squares(rng, width, height, _BACKGROUND, size_px // 2)
+        found.append({stem: _patches(image, np.concatenate((np.column_stack((corner, side)), beside)), size_px)})
+    _require(found, stem, data)
+    return found
+
+
+def _read(data: Path, count: int, progress: Progress) -> Iterator[tuple[Picture, Image]]:
+    chosen = [picture for picture, _ in calibration_pictures(data, count)]
+    for picture in progress(chosen, "reading", len(chosen)):
+        yield picture, read_pixels(picture)
+
+
+def _require(found: list[Inputs], stem: str, data: Path) -> None:
+    if not any(stem in inputs for inputs in found):
+        raise DataError(f"{data}: no faces in its training pictures to calibrate {stem} on: give --data another folder")
+
+
+def _about_faces(picture: Picture, rng: np.random.Generator, shift: float, scale: float) -> Squares:
+    boxes = np.array([face.box for face in picture.faces if face.box is not None and not face.ignore], np.float32).reshape(-1, 4)
+    large = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) >= _SMALLEST_FACE_PX]
+    return near_squares(rng, large[:_FACES], 1, shift, scale)
+
+
+def _moved(squares: Squares, offsets: NDArray[np.float32]) -> NDArray[np.float32]:
+    x, y, side = squares.T.astype(np.float32)
+    boxes = np.stack((x, y, x + side, y + side), 1) + offsets * side[:, None]
+    return np.ascontiguousarray(boxes.astype(np.float32))
+
+
+def _patches(image: Image, squares: Squares, size_px: int) -> Tensor:
+    return normalised(torch.from_numpy(crops(image, squares, size_px)), PIXEL_MEAN, PIXEL_SCALE)
