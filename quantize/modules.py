@@ -174,15 +174,17 @@ class FoldedConv(nn.Module):
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return nn.functional.conv2d(x, weight, bias, self.stride, self.padding, 1, self.groups)
 
-    def _whole_sums(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _whole_sums(self, x: Tensor) -> Tensor:
         """The sums of whole numbers, exact: in float32 where that holds them, else in float64."""
+        # From the rounded weights, which converters take: a division may put a half on the other side.
+        scales = weight_scales(self.weight)[:, None, None, None]
+        weight = (fake_quantise_weight(self.weight) / scales).round()
         if weight[0].numel() > _MOST_IN_FLOAT32:
             x, weight = x.double(), weight.double()
         return self._convolved(x, weight, None)
 
     def _whole_numbers(self, signal: Signal) -> Tensor:
-        scales = weight_scales(self.weight)[:, None, None, None]
-        sums = self._whole_sums(signal.point.integers(signal.value), (self.weight / scales).round()).float()
+        sums = self._whole_sums(signal.point.integers(signal.value)).float()
         steps = self.steps(signal.point)[:, None, None]
         bias = self.bias_steps(signal.point)[:, None, None] * steps
         # In double and then rounded once, as ncnn's fused multiply-add does.
@@ -191,7 +193,7 @@ class FoldedConv(nn.Module):
     def _sums(self, signal: Signal) -> Sums:
         scales = weight_scales(self.weight)
         x = (signal.value / signal.point.log_scale.exp()).round()
-        sums = self._whole_sums(x, (self.weight / scales[:, None, None, None]).round())
+        sums = self._whole_sums(x)
         steps = signal.point.log_scale.detach().exp() * scales
         # Both are whole numbers, so that float32 rounds their sum once, as an int32 is rounded on its way to float32.
         values = sums.add_(self.bias_steps(signal.point)[:, None, None]).float()
