@@ -187,6 +187,11 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scales: dict[str, dict[str, Positive]] = {}
 
     @property
+    def finds_faces(self) -> bool:
+        """Whether it finds faces by itself: one that begins with crops refines the faces of another."""
+        return not isinstance(self.stages[0], CropStage)
+
+    @property
     def dense(self) -> DenseStage:
         """The dense stage, which every bundle has first (read_bundle checks it)."""
         stage = self.stages[0]

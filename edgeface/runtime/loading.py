@@ -6,7 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
-from edgeface.bundle import Bundle, DenseStage, read_bundle
+from edgeface.bundle import Bundle, file_sets, read_bundle
 from edgeface.errors import OptionError, UnverifiedBundleWarning
 from edgeface.runtime import catalog, engines
 from edgeface.runtime.detector import Detector
@@ -33,11 +33,7 @@ def open_sessions(
     options = Options(threads, bundle.precision, device)
     open_net = engines.engine.get(bundle.engine)
     return [
-        [
-            open_net(directory, files, stage.input, options)
-            for files in ([stage.files] if isinstance(stage, DenseStage) else stage.files)
-        ]
-        for stage in bundle.stages
+        [open_net(directory, files, stage.input, options) for files in file_sets(stage)] for stage in bundle.stages
     ]
 
 
