@@ -78,7 +78,7 @@ def facenet(min_face_px: int, thresholds: tuple[float, float, float]) -> Detect:
 
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A set's folder; its dev part is used.")
-@click.option("--model", "models", multiple=True, default=("mtcnn",), show_default=True, help="Of edgeface; repeatable.")
+@click.option("--model", "models", multiple=True, default=("mtcnn",), show_default=True)
 @click.option("--size", "sizes", multiple=True, default=(640, 320), show_default=True, help="Longest sides in pixels.")
 @click.option("--min-face", "min_face_px", default=20, show_default=True, type=click.IntRange(12))
 @click.option("--pictures", "limit", default=60, show_default=True, type=click.IntRange(1))
