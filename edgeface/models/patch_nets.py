@@ -182,15 +182,18 @@ def mtcnn(activation: Activation = "prelu") -> MTCNN:
 
 
 @model("tcnn")
-def tcnn(activation: Activation = "prelu", attributes: Sequence[str] = ATTRIBUTES) -> PatchNet:
+def tcnn(
+    activation: Activation = "prelu", attributes: Sequence[str] = ATTRIBUTES, quality: bool = True
+) -> PatchNet:
     """T-CNN: O-Net's layers with attribute logits and a quality branch (mhcnn.txt, section 3.3).
 
-    ``attributes`` must be ATTRIBUTES or a part of it: the ablation of table 2 leaves some out. Raises OptionError.
+    ``attributes`` must be ATTRIBUTES or a part of it: the ablation of table 2 leaves some out, and data without their
+    labels do, as data without quality leave out that branch. Raises OptionError.
     """
     unknown = [name for name in attributes if name not in ATTRIBUTES]
     if unknown:
         raise OptionError(f"T-CNN has no attribute {unknown[0]!r}: choose from {', '.join(ATTRIBUTES)}")
-    return PatchNet(O_NET, activation, attributes=len(attributes), quality=True)
+    return PatchNet(O_NET, activation, attributes=len(attributes), quality=quality)
 
 
 def normalised(patches: Tensor, mean: float, scale: float) -> Tensor:

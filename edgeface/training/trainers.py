@@ -138,6 +138,26 @@ def train_mtcnn(request: Request) -> Training:
     )
 
 
+@trainer("tcnn")
+def train_tcnn(request: Request) -> Training:
+    """T-CNN's two steps."""
+    from edgeface.models.patch_nets import PatchNet
+    from edgeface.training.tcnn import TCNNConfig, TCNNTraining
+
+    config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], TCNNConfig)
+    torch.manual_seed(config.seed)
+    net = model.get(config.model)(**config.options)
+    if not isinstance(net, PatchNet):
+        raise TrainingError(f"{config.model} is not T-CNN, the only network that this trainer knows")
+    made = {"overrides": list(request.overrides), "versions": versions()}
+    if request.start_from is not None:
+        made["started_from"] = started_from(net, request.start_from)
+    return TCNNTraining(
+        net, config, request.data, request.out, request.cache or cache_directory(), made,
+        request.licence or DEFAULT_LICENCE, request.progress,
+    )
+
+
 def started_from(net: nn.Module, path: Path) -> dict[str, object]:
     """Load a checkpoint's weights into ``net``, for a run to start from, and say where they came from.
 

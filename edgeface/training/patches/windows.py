@@ -37,9 +37,14 @@ class Known:
     @classmethod
     def of(cls, targets: Targets, min_face_px: float) -> Known:
         """Those of a picture; faces whose shorter side is below ``min_face_px`` are ignored."""
-        sides = np.minimum(targets.boxes[:, 2] - targets.boxes[:, 0], targets.boxes[:, 3] - targets.boxes[:, 1])
-        keep = ~targets.ignore & (sides >= min_face_px)
+        keep = findable(targets, min_face_px)
         return cls(targets.boxes[keep], targets.landmarks[keep], targets.regress[keep], targets.boxes[~keep])
+
+
+def findable(targets: Targets, min_face_px: float) -> NDArray[np.bool_]:
+    """Which faces (N,) are to be found: those not ignored whose shorter side is at least ``min_face_px``."""
+    sides = np.minimum(targets.boxes[:, 2] - targets.boxes[:, 0], targets.boxes[:, 3] - targets.boxes[:, 1])
+    return ~targets.ignore & (sides >= min_face_px)
 
 
 def as_boxes(squares: Squares) -> Floats:
@@ -81,7 +86,11 @@ class Judged:
 def judge(squares: Squares, known: Known, *, negative: float = NEGATIVE_IOU, positive: float = POSITIVE_IOU) -> Judged:
     """What kind of sample each window is, by its IoU with the faces: below ``negative``, part above PART_IOU, positive
     from ``positive`` on. With ``positive`` at or below PART_IOU there are no parts."""
-    boxes = as_boxes(squares)
+    return judge_boxes(as_boxes(squares), known, negative=negative, positive=positive)
+
+
+def judge_boxes(boxes: Floats, known: Known, *, negative: float, positive: float) -> Judged:
+    """``judge`` of boxes (P, 4) that need not be square."""
     n = len(boxes)
     if len(known.boxes):
         overlaps = iou(boxes, known.boxes)
@@ -121,9 +130,11 @@ def landmark_offsets(squares: Squares, landmarks: Floats) -> Floats:
 
 
 def add_judged(
-    out: SampleList, picture: NDArray[np.uint8], squares: Squares, judged: Judged, known: Known, size_px: int
+    out: SampleList, picture: NDArray[np.uint8], squares: Squares, judged: Judged, known: Known, size_px: int,
+    labels: Floats | None = None,
 ) -> None:
-    """Cut the windows that are samples out of ``picture`` and add them, with boxes and landmarks where these are known.
+    """Cut the windows that are samples out of ``picture`` and add them, with boxes and landmarks where these are known,
+    and with ``labels`` (n, L) of the known faces where there are some.
     """
     from edgeface.runtime.crops import crops
 
@@ -133,13 +144,16 @@ def add_judged(
         return
     box = np.full((len(squares), 4), np.nan, np.float32)
     landmarks = np.full((len(squares), 10), np.nan, np.float32)
+    of_faces = None if labels is None else np.full((len(squares), labels.shape[1]), np.nan, np.float32)
     faces = np.nonzero(kind != NEGATIVE)[0]
     if len(faces):
         box[faces] = box_offsets(squares[faces], known.boxes[face[faces]])
         box[faces[~known.regress[face[faces]]]] = np.nan
         landmarks[faces] = landmark_offsets(squares[faces], known.landmarks[face[faces]])
         landmarks[faces[kind[faces] == PART]] = np.nan
-    out.add(crops(picture, squares, size_px), kind.astype(np.uint8), box, landmarks)
+        if of_faces is not None and labels is not None:
+            of_faces[faces] = labels[face[faces]]
+    out.add(crops(picture, squares, size_px), kind.astype(np.uint8), box, landmarks, of_faces)
 
 
 def turned_patches(

@@ -1,0 +1,242 @@
+"""Dev figures of T-CNN while it trains: attributes, quality and landmarks of annotated faces, and what it makes of a
+dense detector's detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeface.data.annotations import Picture
+from edgeface.evaluation.wider import SUBSETS, evaluate_detection
+from edgeface.faces import Faces
+from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.patch_nets import PatchOutput, normalised
+from edgeface.runtime.crops import crops, square_crops
+from edgeface.runtime.nms import nms
+from edgeface.training.patches.faces import MARGIN, SIZE_PX, Labelled, framed
+from edgeface.training.patches.labels import LABELS, MASK, QUALITY, SUNGLASSES
+
+Floats = NDArray[np.float32]
+Classify = Callable[[torch.Tensor], PatchOutput]
+
+# Faces by the longer side of their box, in pixels of the picture.
+SMALL_PX, LARGE_PX = 16.0, 32.0
+FALSE_FACE_SCORE = 0.5
+_NMS_IOU = 0.4
+_BATCH = 1024
+_CHOSEN_BY = ("mask_over_32", "mask_16_to_32", "sunglasses_balanced", "ap_easy", "ap_medium", "ap_hard")
+_LANDMARKS_SHARE = 0.5      # of the mean landmark error, in the choice of the best weights
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """N annotated dev faces: ``patches`` uint8 (N, S, S, 3), ``labels`` (N, len(LABELS)), ``landmarks`` (N, 10) in
+    their patch, ``sides_px`` (N,), and ``incorrect`` (N,) bool, a mask worn wrongly."""
+
+    patches: NDArray[np.uint8]
+    labels: Floats
+    landmarks: Floats
+    sides_px: Floats
+    incorrect: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Refinable:
+    """One complete picture's detections as T-CNN refines them: ``squares`` (n, 3) and ``found`` (n, 5) of its boxes and
+    scores, and the ``patches``."""
+
+    picture: Picture
+    squares: NDArray[np.int64]
+    found: Floats
+    patches: NDArray[np.uint8]
+
+
+def annotated(sets: Sequence[Labelled], found: Mapping[str, Sequence[Floats]]) -> Annotated:
+    """Every dev face with a label or landmarks of its own, framed by its annotation, else by the detector."""
+    patches, labels, landmarks, sides, incorrect = [], [], [], [], []
+    for labelled in sets:
+        for i, picture in enumerate(labelled.source.pictures):
+            frames = framed(labelled.boxes[i], found[labelled.source.name][i])
+            for row, face in enumerate(picture.faces):
+                points = labelled.landmarks[i][row]
+                wrongly = face.mask == "incorrect"
+                known = not np.isnan(labelled.labels[i][row]).all() or wrongly
+                marked = not face.teacher and not np.isnan(points).any()
+                if face.ignore or not len(frames[row]) or not (known or marked):
+                    continue
+                square = square_crops(frames[row][:1], MARGIN)
+                x, y, side = square[0].tolist()
+                patches.append(crops(labelled.source.pixels[i], square, SIZE_PX)[0])
+                labels.append(labelled.labels[i][row])
+                landmarks.append(((points - [x, y]) / side - 0.5).ravel() if marked else np.full(10, np.nan))
+                sides.append(side / MARGIN)
+                incorrect.append(wrongly)
+    n = len(patches)
+    return Annotated(
+        np.array(patches, np.uint8).reshape(n, SIZE_PX, SIZE_PX, 3),
+        np.array(labels, np.float32).reshape(n, len(LABELS)), np.array(landmarks, np.float32).reshape(n, 10),
+        np.array(sides, np.float32), np.array(incorrect, bool),
+    )
+
+
+def refinable(labelled: Labelled, found: Sequence[Floats]) -> list[Refinable]:
+    """A complete dev set's detections, cut."""
+    out = []
+    for i, picture in enumerate(labelled.source.pictures):
+        squares = square_crops(np.ascontiguousarray(found[i][:, :4]), MARGIN)
+        out.append(Refinable(picture, squares, found[i], crops(labelled.source.pixels[i], squares, SIZE_PX)))
+    return out
+
+
+def classify(net: nn.Module | Classify, patches: NDArray[np.uint8]) -> PatchOutput:
+    """What a net says of uint8 patches (N, S, S, 3), without gradients, in batches."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, max(1, len(patches)), _BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(patches[start : start + _BATCH]))
+            parts.append(net(normalised(batch, PIXEL_MEAN, PIXEL_SCALE)))
+    attributes = [part.attributes for part in parts if part.attributes is not None]
+    quality = [part.quality for part in parts if part.quality is not None]
+    return PatchOutput(
+        torch.cat([part.score for part in parts]), torch.cat([part.box for part in parts]),
+        torch.cat([part.landmarks for part in parts]), torch.cat(attributes) if attributes else None,
+        torch.cat(quality) if quality else None,
+    )
+
+
+class FaceProbe:
+    """Dev figures of a net; ``attributes`` names its attribute outputs in their order."""
+
+    def __init__(
+        self, faces: Annotated, scenes: Sequence[Refinable], backgrounds: Sequence[Refinable], attributes: Sequence[str]
+    ) -> None:
+        self._faces, self._scenes, self._backgrounds = faces, scenes, backgrounds
+        self._attributes = tuple(attributes)
+
+    def figures(self, net: nn.Module | Classify, thresholds: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Shares in 0..1 and the landmark error in percent, those that the dev sets allow.
+
+        Attributes are judged at ``thresholds``, by default 0.5; ``choose`` is what the best weights are chosen by.
+        """
+        at = dict.fromkeys(LABELS, 0.5) | dict(thresholds or {})
+        faces, out = self._faces, classify(net, self._faces.patches)
+        figures: dict[str, float] = {}
+        probabilities = self.probabilities(out)
+        if "mask" in probabilities:
+            right = (probabilities["mask"] >= at["mask"]) == (faces.labels[:, MASK] == 1)
+            known, sides = ~np.isnan(faces.labels[:, MASK]), faces.sides_px
+            figures |= _mean("mask_over_32", right[known & (sides > LARGE_PX)])
+            figures |= _mean("mask_16_to_32", right[known & (sides > SMALL_PX) & (sides <= LARGE_PX)])
+            figures |= _mean("mask_incorrect_as_worn", probabilities["mask"][faces.incorrect] >= at["mask"])
+        if "sunglasses" in probabilities:
+            truth, said = faces.labels[:, SUNGLASSES], probabilities["sunglasses"] >= at["sunglasses"]
+            if (truth == 1).any() and (truth == 0).any():
+                figures["sunglasses_balanced"] = float((said[truth == 1].mean() + (~said[truth == 0]).mean()) / 2)
+        if "quality" in probabilities:
+            truth = faces.labels[:, QUALITY]
+            if (truth == 1).any() and (truth == 0).any():
+                figures["quality_auc"] = area_under_roc(probabilities["quality"], truth)
+        marked = ~np.isnan(faces.landmarks).any(1)
+        if marked.any():
+            pairs = (v[marked].reshape(-1, 5, 2) for v in (out.landmarks.numpy(), faces.landmarks))
+            figures["nme_percent"] = 100 * float(_nme(*pairs).mean())
+        figures |= self._refined(net)
+        chosen = [figures[name] for name in _CHOSEN_BY if name in figures]
+        error = figures.get("nme_percent", 0.0) / 100
+        figures["choose"] = (sum(chosen) / len(chosen) if chosen else 0.0) - _LANDMARKS_SHARE * error
+        return figures
+
+    def quality_figures(self, net: nn.Module | Classify) -> dict[str, float]:
+        """``quality_auc``, by which the best weights of the second step are chosen."""
+        auc = self.quality_auc(self.probabilities(classify(net, self._faces.patches)))
+        return {"choose": 0.0} if auc is None else {"quality_auc": auc, "choose": auc}
+
+    def quality_auc(self, probabilities: Mapping[str, Floats]) -> float | None:
+        """None where dev has not both kinds of faces."""
+        truth = self._faces.labels[:, QUALITY]
+        if "quality" not in probabilities or not ((truth == 1).any() and (truth == 0).any()):
+            return None
+        return area_under_roc(probabilities["quality"], truth)
+
+    def probabilities(self, out: PatchOutput) -> dict[str, Floats]:
+        """By name, (N,) each, of what the net has."""
+        found: dict[str, Floats] = {}
+        if out.attributes is not None:
+            for column, name in enumerate(self._attributes):
+                found[name] = torch.sigmoid(out.attributes[:, column]).numpy()
+        if out.quality is not None:
+            found["quality"] = torch.sigmoid(out.quality).numpy()
+        return found
+
+    def thresholds(self, net: nn.Module | Classify) -> dict[str, float]:
+        """The probability above which each thing is said to be there: where the balanced accuracy on dev is best."""
+        probabilities = self.probabilities(classify(net, self._faces.patches))
+        chosen = {}
+        for name, values in probabilities.items():
+            truth = self._faces.labels[:, LABELS.index(name)]
+            if (truth == 1).any() and (truth == 0).any():
+                chosen[name] = best_threshold(values, truth)
+        return chosen
+
+    def _refined(self, net: nn.Module | Classify) -> dict[str, float]:
+        figures = {}
+        if self._scenes:
+            found = [refine(net, each) for each in self._scenes]
+            report = evaluate_detection([each.picture for each in self._scenes], found)
+            figures = {f"ap_{name}": report.ap[name].ap for name in (*SUBSETS, "all") if name in report.ap}
+        if self._backgrounds:
+            faces = sum(int((refine(net, b).scores >= FALSE_FACE_SCORE).sum()) for b in self._backgrounds)
+            alone = sum(int((b.found[:, 4] >= FALSE_FACE_SCORE).sum()) for b in self._backgrounds)
+            figures |= {"false_faces": float(faces), "false_faces_alone": float(alone)}
+        return figures
+
+
+def refine(net: nn.Module | Classify, seen: Refinable) -> Faces:
+    """A picture's detections as the pipeline refines them: averaged scores, refined boxes, NMS."""
+    if not len(seen.found):
+        return Faces(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+    out = classify(net, seen.patches)
+    corner, side = seen.squares[:, [0, 1]].astype(np.float32), seen.squares[:, 2:].astype(np.float32)
+    boxes = np.concatenate((corner, corner + side), 1) + side * out.box.numpy()
+    scores = (seen.found[:, 4] + torch.sigmoid(out.score).numpy()) / 2
+    boxes, scores = np.ascontiguousarray(boxes, np.float32), np.ascontiguousarray(scores, np.float32)
+    kept = nms(boxes, scores, _NMS_IOU)
+    return Faces(boxes[kept], scores[kept])
+
+
+def area_under_roc(scores: Floats, truth: Floats) -> float:
+    """Area under the ROC curve of ``scores`` (N,) for ``truth`` (N,) of 0 and 1, NaN left out; ties count half."""
+    high, low = np.sort(scores[truth == 1]), np.sort(scores[truth == 0])
+    below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+    return float(below.mean() / 2 / len(low))
+
+
+def best_threshold(scores: Floats, truth: Floats) -> float:
+    """The threshold of ``scores`` (N,) with the best balanced accuracy on ``truth`` (N,) of 0 and 1, NaN left out.
+
+    Among equally good ones the middle of the widest range, and 0.5 where that is in it; to three places.
+    """
+    high, low = scores[truth == 1], scores[truth == 0]
+    edges = np.unique(np.concatenate(([0.0], high, low, [1.0])))
+    middles = (edges[1:] + edges[:-1]) / 2
+    hits = 1 - np.searchsorted(np.sort(high), middles) / len(high) + np.searchsorted(np.sort(low), middles) / len(low)
+    best = np.nonzero(hits >= hits.max() - 1e-9)[0]
+    widest = best[np.argmax(edges[best + 1] - edges[best])]
+    if edges[widest] < 0.5 <= edges[widest + 1]:
+        return 0.5
+    return round(float(middles[widest]), 3)
+
+
+def _nme(found: Floats, truth: Floats) -> Floats:
+    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
+    error: Floats = np.linalg.norm(found - truth, axis=2).mean(1) / eyes
+    return error
+
+
+def _mean(name: str, right: NDArray[np.bool_]) -> dict[str, float]:
+    return {name: float(right.mean())} if len(right) else {}
