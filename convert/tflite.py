@@ -43,6 +43,7 @@ def tflite_bytes(model: ModelProto, *, precision: str, free: Collection[int] = (
 
     Raises ConversionError, which names the operator and its layer.
     """
+    from . import tflite_float  # noqa: F401  (registers its operators)
     from .tflite_graph import AXES, Source, Translation
     from .tflite_ops import OPERATORS
 

@@ -210,6 +210,14 @@ class Translation:
                 return kind, reader.output[0]
         return ActivationFunctionType.NONE, name
 
+    def fused_reader(self, name: str, kind: str) -> onnx.NodeProto | None:
+        """The node of that kind that alone reads the tensor, from now on a part of what gives it; None without one."""
+        readers = self.source.consumers[name]
+        if len(readers) != 1 or readers[0].op_type != kind or name in self.source.outputs:
+            return None
+        self._fused.add(readers[0].output[0])
+        return readers[0]
+
     def is_relu6(self, node: onnx.NodeProto) -> bool:
         """Whether a Clip is from 0 to 6."""
         low, high = self.optional(node, 1), self.optional(node, 2)

@@ -36,7 +36,9 @@ _LEAST_RATIO = 2.0**-31
 _BIAS_ONLY_RATIO = 2.0**-10
 
 
-def _operator(*names: str) -> Callable[[Operator], Operator]:
+def writes(*names: str) -> Callable[[Operator], Operator]:
+    """Decorator of the function that translates the ONNX operators of these names."""
+
     def register(function: Operator) -> Operator:
         for name in names:
             OPERATORS[name] = function
@@ -56,12 +58,12 @@ def _axis(node: onnx.NodeProto, axis: int, rank: int) -> int:
     return AXES[axis]
 
 
-@_operator("QuantizeLinear")
+@writes("QuantizeLinear")
 def _quantize(t: Translation, node: onnx.NodeProto) -> None:
     t.give_same(node, t.as_int8(t.value(node, flattened=True), t.scale(node)))
 
 
-@_operator("DequantizeLinear")
+@writes("DequantizeLinear")
 def _dequantize(t: Translation, node: onnx.NodeProto) -> None:
     integers = t.source.constants.get(node.input[0])
     if integers is None:
@@ -81,7 +83,7 @@ def _dequantize(t: Translation, node: onnx.NodeProto) -> None:
     t.give_weight(node.output[0], QuantisedWeight(integers, per_channel))
 
 
-@_operator("Conv")
+@writes("Conv")
 def _conv(t: Translation, node: onnx.NodeProto) -> None:
     x, a = t.value(node), attributes(node)
     shape, groups = t.constant(node, 1).shape, a.get("group", 1)
@@ -105,7 +107,7 @@ def _conv(t: Translation, node: onnx.NodeProto) -> None:
         _weighted(t, node, result, x, "CONV_2D", (0, 2, 3, 1), shape, options)
 
 
-@_operator("Gemm")
+@writes("Gemm")
 def _gemm(t: Translation, node: onnx.NodeProto) -> None:
     # A convolution over the whole map: it needs no reshape, and weights per channel work in every version of TFLite.
     x, a = t.value(node, flattened=True), attributes(node)
@@ -173,7 +175,7 @@ def _folded_bias(
     return integers, used, sums
 
 
-@_operator("Add", "Mul")
+@writes("Add", "Mul")
 def _arithmetic(t: Translation, node: onnx.NodeProto) -> None:
     left, right = t.value(node, 0), t.value(node, 1)
     if left.shape != right.shape:
@@ -191,7 +193,7 @@ def _arithmetic(t: Translation, node: onnx.NodeProto) -> None:
     t.give(result, out)
 
 
-@_operator("PRelu", "LeakyRelu")
+@writes("PRelu", "LeakyRelu")
 def _sloped(t: Translation, node: onnx.NodeProto) -> None:
     x, scale = t.value(node), t.output_scale(node.output[0])
     if x.dtype != np.int8 or scale is None:
@@ -211,7 +213,7 @@ def _sloped(t: Translation, node: onnx.NodeProto) -> None:
     t.give(node.output[0], out)
 
 
-@_operator("Relu", "Clip")
+@writes("Relu", "Clip")
 def _relu(t: Translation, node: onnx.NodeProto) -> None:
     if node.op_type == "Clip" and not t.is_relu6(node):
         raise refused(node, "only a Clip from 0 to 6 is written for TFLite: use Relu")
@@ -221,7 +223,7 @@ def _relu(t: Translation, node: onnx.NodeProto) -> None:
     t.give(node.output[0], out)
 
 
-@_operator("Sigmoid", "Softmax")
+@writes("Sigmoid", "Softmax")
 def _in_float(t: Translation, node: onnx.NodeProto) -> None:
     # TFLite's int8 kernels of these have a scale and a zero point of their own.
     x, options = t.as_float(t.value(node)), None
@@ -234,7 +236,7 @@ def _in_float(t: Translation, node: onnx.NodeProto) -> None:
     t.give(node.output[0], out)
 
 
-@_operator("MaxPool", "AveragePool")
+@writes("MaxPool", "AveragePool")
 def _pool(t: Translation, node: onnx.NodeProto) -> None:
     x, a = t.value(node), attributes(node)
     window = Window.of(node, a["kernel_shape"])
@@ -253,7 +255,7 @@ def _pool(t: Translation, node: onnx.NodeProto) -> None:
     t.give(node.output[0], out)
 
 
-@_operator("GlobalAveragePool")
+@writes("GlobalAveragePool")
 def _mean(t: Translation, node: onnx.NodeProto) -> None:
     x = t.value(node)
     out = t.new(node.output[0], x.scale)
@@ -262,7 +264,7 @@ def _mean(t: Translation, node: onnx.NodeProto) -> None:
     t.give(node.output[0], out)
 
 
-@_operator("Concat")
+@writes("Concat")
 def _concat(t: Translation, node: onnx.NodeProto) -> None:
     inputs = [t.value(node, i) for i in range(len(node.input))]
     scales = {tensor.scale for tensor in inputs}
@@ -287,7 +289,7 @@ def _joined(t: Translation, name: str, parts: Sequence[Tensor], axis: int) -> Te
     return out
 
 
-@_operator("Split")
+@writes("Split")
 def _split(t: Translation, node: onnx.NodeProto) -> None:
     x = t.value(node)
     axis = _axis(node, attributes(node).get("axis", 0), len(t.source.shape(node.input[0])))
@@ -298,7 +300,7 @@ def _split(t: Translation, node: onnx.NodeProto) -> None:
         begin += size
 
 
-@_operator("Slice")
+@writes("Slice")
 def _slice(t: Translation, node: onnx.NodeProto) -> None:
     x, rank = t.value(node), len(t.source.shape(node.input[0]))
     starts = t.constant(node, 1).reshape(-1)
@@ -326,7 +328,7 @@ def _slice_of(t: Translation, name: str, x: Tensor, axis: int, begin: int, size:
     t.give(name, out)
 
 
-@_operator("Resize")
+@writes("Resize")
 def _resize(t: Translation, node: onnx.NodeProto) -> None:
     x, a = t.value(node), attributes(node)
     out = t.new(node.output[0], x.scale)
@@ -351,7 +353,7 @@ def _spread(t: Translation, x: Tensor, out: Tensor, factor: int) -> None:
     t.network.add("DEPTH_TO_SPACE", [copies], [out], made("DepthToSpaceOptionsT", blockSize=factor))
 
 
-@_operator("Flatten", "Reshape")
+@writes("Flatten", "Reshape")
 def _flatten(t: Translation, node: onnx.NodeProto) -> None:
     x = t.value(node, flattened=True)
     if len(t.source.shape(node.output[0])) != 2:
@@ -359,6 +361,6 @@ def _flatten(t: Translation, node: onnx.NodeProto) -> None:
     t.give_flattened(node.output[0], x)
 
 
-@_operator("Identity", "Dropout")
+@writes("Identity", "Dropout")
 def _same(t: Translation, node: onnx.NodeProto) -> None:
     t.give_same(node, t.value(node, flattened=True))

@@ -13,17 +13,15 @@ from pathlib import Path
 
 import numpy as np
 from edgeface.quantize.scales import Q_MAX
-from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, PoseStage
+from edgeface.bundle import Bundle, DenseStage, file_sets
 from edgeface.errors import ConversionError, EdgefaceError
-from edgeface.runtime.detector import map_names, net_input
-from edgeface.runtime.engines import Options, Session
+from edgeface.runtime.engines import Session
 from edgeface.runtime.engines.torch import TorchSession
+from edgeface.runtime.loading import open_sessions
 
 from .parity import Departure, Floats, Walk, sqnr_db
-from .pictures import Image
-from .raw import FACES, Sessions, strongest_patches
+from .raw import Look, Sessions, Trial, trials
 from .traces import FoundLayer, trace
 
 # What a layer must reach on the inputs that the engine itself gives it, where only its own arithmetic can differ.
@@ -49,29 +47,28 @@ class Layer:
 
 
 def walk(
-    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, image: Image, size_px: int
+    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, look: Look
 ) -> Walk:
-    """Compare every convolution of ``candidate`` in ``directory`` with the torch networks ``sessions``, on one picture.
+    """Compare every convolution of ``candidate`` in ``directory`` with the torch networks ``sessions``, in one look.
 
-    Both are bundles of one model. The dense net sees ``image`` (H, W, 3) at ``size_px``, a pose net the features of
-    its strongest positions. Where the layers cannot be looked into, the walk's ``obstacle`` says why.
+    Both are bundles of one model. Where the layers cannot be looked into, the walk's ``obstacle`` says why.
     """
     try:
-        return _walk(reference, sessions, candidate, directory, image, size_px)
+        return _walk(reference, sessions, candidate, directory, look)
     except EdgefaceError as error:
         # The report that this is for must not be lost with it.
         return Walk(0, None, None, obstacle=str(error))
 
 
 def _walk(
-    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, image: Image, size_px: int
+    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, look: Look
 ) -> Walk:
     count, least = 0, None
-    for net, session, files, input_name, x, z in _nets(reference, sessions, candidate, directory, image, size_px):
+    for session, files, input_name, trial in _nets(reference, sessions, candidate, directory, look):
         assert isinstance(session, TorchSession)
-        wanted = layers_of(session, x)
-        found = trace(candidate, directory, files, input_name, z)
-        result = first_departure(net, wanted, found, candidate.precision)
+        wanted = layers_of(session, trial.x)
+        found = trace(candidate, directory, files, input_name, trial.z)
+        result = first_departure(trial.name, wanted, found, candidate.precision)
         count += result.layers
         if result.departure is not None:
             return Walk(count, result.least_db, result.departure)
@@ -80,24 +77,16 @@ def _walk(
 
 
 def _nets(
-    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, image: Image, size_px: int
-) -> Iterator[tuple[str, Session, Sequence[str], str, Floats, NDArray[np.generic]]]:
-    """(name, torch session, candidate's files, its input's name, input of torch's net, input of the candidate's)."""
-    from edgeface.runtime import engines
-
-    dense = reference.dense
-    open_net = engines.engine.get(candidate.engine)
-    opened = open_net(directory, candidate.dense.files, candidate.dense.input, Options(1, candidate.precision))
-    x, z = (net_input(net, dense, image, size_px).x for net in (sessions[0][0], opened))
-    yield "the dense net", sessions[0][0], candidate.dense.files, candidate.dense.input, x, z
-    run = sessions[0][0].run(x)
-    maps = {name: run.output(name) for name in map_names(dense)}
-    for stage, own, nets in zip(reference.stages[1:], candidate.stages[1:], sessions[1:], strict=True):
-        assert isinstance(stage, PoseStage)
-        assert isinstance(own, PoseStage)
-        for level, files, session in zip(dense.levels, own.files, nets, strict=True):
-            patches = strongest_patches(maps, level, stage.patch, FACES[-1])
-            yield f"the pose net of stride {level.stride}", session, files, own.input, patches, patches
+    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, look: Look
+) -> Iterator[tuple[Session, Sequence[str], str, Trial]]:
+    """(torch session, candidate's files, its input's name, what they are tried on)."""
+    opened = open_sessions(directory, candidate, 1)
+    for stage, own, nets, others in zip(reference.stages, candidate.stages, sessions, opened, strict=True):
+        for trial in trials(reference, stage, (nets, others), look):
+            yield nets[trial.net], file_sets(own)[trial.net], own.input, trial
+        if isinstance(stage, DenseStage):
+            run = nets[0].run(trial.x)
+            look.maps = {name: run.output(name) for name in trial.outputs}
 
 
 def layers_of(session: TorchSession, x: Floats) -> list[Layer]:
@@ -108,7 +97,8 @@ def layers_of(session: TorchSession, x: Floats) -> list[Layer]:
 
     module = session.graph.module
     layers: list[Layer] = []
-    names = {conv: name for name, conv in module.named_modules() if isinstance(conv, FoldedConv)}
+    kinds = FoldedConv, torch.nn.Conv2d     # a network that has no int8 form has plain ones
+    names = {conv: name for name, conv in module.named_modules() if isinstance(conv, kinds)}
 
     def real(output: torch.Tensor | Sums) -> Floats:
         if isinstance(output, Sums):
@@ -116,21 +106,26 @@ def layers_of(session: TorchSession, x: Floats) -> list[Layer]:
         values: Floats = output[0].float().cpu().numpy()
         return values
 
-    def note(conv: torch.nn.Module, inputs: tuple[Signal, ...], output: torch.Tensor | Sums) -> None:
-        assert isinstance(conv, FoldedConv)
-        (signal,) = inputs
+    def note(
+        conv: torch.nn.Module, inputs: tuple[Signal | torch.Tensor, ...], output: torch.Tensor | Sums
+    ) -> None:
+        assert isinstance(conv, kinds)
+        (given,) = inputs
 
         def compute(values: Floats) -> Floats:
             with torch.inference_mode():
                 x = torch.from_numpy(values)[None].to(conv.weight.device)
-                return real(conv(Signal(x, signal.point)))
+                return real(conv(Signal(x, given.point) if isinstance(given, Signal) else x))
 
-        is_float = conv.mode == "float" or not conv.int8
-        weight = conv.weight if is_float else fake_quantise_weight(conv.weight)
+        weight = conv.weight
+        padding = conv.padding if isinstance(conv.padding, int) else int(conv.padding[0])
+        if isinstance(conv, FoldedConv) and conv.mode != "float" and conv.int8:
+            weight = fake_quantise_weight(weight)
+        shape = (given.value if isinstance(given, Signal) else given).shape
         layers.append(
             Layer(
-                names[conv].removeprefix("net."), weight.detach().cpu().numpy(), conv.padding,
-                tuple(signal.value.shape[1:]), real(output).copy(), compute,
+                names[conv].removeprefix("net."), weight.detach().cpu().numpy(), padding, tuple(shape[1:]),
+                real(output).copy(), compute,
             )
         )
 

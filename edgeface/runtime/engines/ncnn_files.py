@@ -31,7 +31,7 @@ WEIGHTED = {
     "InnerProduct": (0, 1, 2),
 }
 # Plain float32 without a tag: how many, by the layer's param keys.
-_UNTAGGED = {"PReLU": (0, 1), "BatchNorm": (0, 4)}
+_UNTAGGED = {"PReLU": (0, 1), "BatchNorm": (0, 4), "Normalize": (3, 1)}
 _WEIGHTLESS = frozenset({
     "BinaryOp", "Clip", "Concat", "Crop", "Dropout", "Eltwise", "Flatten", "HardSigmoid", "HardSwish", "Input",
     "Interp", "Noop", "Padding", "Permute", "Pooling", "ReLU", "Reshape", "ShuffleChannel", "Sigmoid", "Slice",
