@@ -8,6 +8,7 @@ samples, state and log, so that a run goes on wherever it was stopped, between t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import torch
 from torch import nn
 
 from edgeface.data.detection import SourceSet, read_sources
-from edgeface.errors import TrainingError
+from edgeface.errors import OptionError, TrainingError
 from edgeface.models.checkpoint import Checkpoint, save
-from edgeface.models.patch_nets import MTCNN, PatchNet
+from edgeface.models.patch_folded import FoldedMTCNN
+from edgeface.models.patch_nets import MTCNN
+from edgeface.quantize.calibrated import finished
+from edgeface.quantize.network import Quantisation
 from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.mining import (
     ProgressBar,
@@ -39,8 +43,11 @@ _DEV_SHARE_LANDMARKS = 0.3      # of the choice of the best weights; the rest is
 
 
 class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run's configuration: the samples, and how each net is trained. ``samples_of`` is the folder of an earlier run
-    whose samples are taken instead of new ones."""
+    """A run's configuration: the samples, and how each net is trained.
+
+    ``rounds`` leaves some of ROUNDS out, for a run that starts from trained weights. ``samples_of`` is the folder of an
+    earlier run whose samples are taken instead of new ones.
+    """
 
     model: str
     options: dict[str, Any]
@@ -49,6 +56,7 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pnet_hard: Step
     rnet: Step
     onet: Step
+    rounds: list[str] = list(ROUNDS)
     samples_of: str = ""
     threads: int = 0
     seed: int = 1
@@ -57,14 +65,22 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MTCNNTraining:
     """A run of the three nets in ``out``; ``run`` goes on where an earlier one stopped.
 
-    ``net`` holds the weights that it starts from, and the trained ones afterwards.
+    ``net`` holds the weights that it starts from, and the trained ones afterwards: a float network, or with its
+    ``quantisation`` a calibrated one, which is then trained with its rounding. Raises OptionError for a round that does
+    not exist, and TrainingError for a quantised network without ``samples_of``.
     """
 
     def __init__(
-        self, net: MTCNN, config: MTCNNConfig, data: Path, out: Path, cache: Path, made: Mapping[str, Any],
-        licence: str, progress: ProgressBar,
+        self, net: MTCNN | FoldedMTCNN, config: MTCNNConfig, data: Path, out: Path, cache: Path,
+        made: Mapping[str, Any], licence: str, progress: ProgressBar, quantisation: Quantisation | None = None,
     ) -> None:
+        unknown = [name for name in config.rounds if name not in ROUNDS]
+        if unknown:
+            raise OptionError(f"no round {unknown[0]!r}: choose rounds from {', '.join(ROUNDS)}")
+        if quantisation is not None and not config.samples_of:
+            raise TrainingError("training in int8 needs samples_of: give it the folder of the run in float")
         self.net, self.config, self.out = net, config, out
+        self.quantisation = quantisation
         self.made, self.licence = dict(made), licence
         self.leads = True
         self.stop_requested = False
@@ -81,7 +97,7 @@ class MTCNNTraining:
 
     def going_on(self) -> str | None:
         """The rounds that an earlier run has trained or begun, in words; None for a new run."""
-        begun = [name for name in ROUNDS if (self.out / name / STATE).exists()]
+        begun = [name for name in self.config.rounds if (self.out / name / STATE).exists()]
         return ", ".join(begun) or None
 
     def result(self) -> Iterator[str]:
@@ -89,7 +105,7 @@ class MTCNNTraining:
         if self.stop_requested:
             yield "stopped: the same command goes on"
             return
-        for name in ROUNDS:
+        for name in self.config.rounds:
             figures = {k: v for k, v in self.figures.items() if k.startswith(f"{name} ")}
             yield ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         yield f"weights: {self.weights}"
@@ -106,7 +122,7 @@ class MTCNNTraining:
         directory = RunDirectory(self.out)
         directory.claim()
         try:
-            for name in ROUNDS:
+            for name in self.config.rounds:
                 if self.stop_requested or not self._train(name, show):
                     return
             directory.log({"kind": "done", "config": msgspec.to_builtins(self.config), **self.made, **self.figures})
@@ -116,6 +132,9 @@ class MTCNNTraining:
             self.config.model, self.config.options, {k: v.clone() for k, v in self.net.state_dict().items()},
             dict(self.figures), {**self.made, "config": msgspec.to_builtins(self.config)}, self.licence,
         )
+        if self.quantisation is not None:
+            trained = replace(self.quantisation, trained=True)
+            checkpoint = finished(replace(checkpoint, quantisation=trained), self.net)
         save(self.weights, checkpoint)
 
     def _train(self, name: str, show: Callable[[str], None]) -> bool:
@@ -146,6 +165,7 @@ class MTCNNTraining:
         else:
             out = SampleList(size_px)
         if name != "pnet":
+            assert isinstance(self.net, MTCNN)      # a quantised one has its samples already
             rnet = self.net.rnet if name == "onet" else None
             add_mined(out, self._proposals(split), sources, sampling, size_px, rng, self._progress, rnet)
         add_landmark_faces(out, sources, sampling, size_px, rng, self._progress)
@@ -167,6 +187,7 @@ class MTCNNTraining:
         state = directory.load_state()
         if state is not None:
             return Proposals.from_state(state["proposals"])
+        assert isinstance(self.net, MTCNN)
         proposals = propose(self.net.pnet, self._read(split), self.config.sampling, self._progress)
         directory.save_state({"proposals": proposals.state()})
         return proposals
@@ -182,7 +203,6 @@ def dev_figures(net: nn.Module, dev: Samples) -> dict[str, float]:
 
     ``choose`` weighs the first and the last.
     """
-    assert isinstance(net, PatchNet)
     out = predict(net, dev, np.arange(len(dev)))
     judged = np.isin(dev.kind, (NEGATIVE, POSITIVE))
     order = np.argsort(-out.score.numpy()[judged], kind="stable")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from edgeface.data.pixels import cache_directory
 from edgeface.errors import TrainingError, UnknownModelError
 from edgeface.models import model
 from edgeface.models.checkpoint import load
+from edgeface.quantize.network import Quantisation
 from edgeface.registry import Registry
 from edgeface.training.config import default_config_path, load_config, read_settings
 from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer, versions
@@ -121,20 +122,19 @@ for dense in ("mos_s", "s3fd", "s3fd_light"):
 @trainer("mtcnn")
 def train_mtcnn(request: Request) -> Training:
     """MTCNN's three nets, one after the other."""
+    from edgeface.models.patch_folded import FoldedMTCNN
     from edgeface.models.patch_nets import MTCNN
     from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
 
     config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], MTCNNConfig)
     torch.manual_seed(config.seed)
-    net = model.get(config.model)(**config.options)
-    if not isinstance(net, MTCNN):
+    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
+    net, quantisation = starting_net(config.model, config.options, request.start_from, made)
+    if not isinstance(net, (MTCNN, FoldedMTCNN)):
         raise TrainingError(f"{config.model} is not MTCNN, the only network that this trainer knows")
-    made = {"overrides": list(request.overrides), "versions": versions()}
-    if request.start_from is not None:
-        made["started_from"] = started_from(net, request.start_from)
     return MTCNNTraining(
         net, config, request.data, request.out, request.cache or cache_directory(), made,
-        request.licence or DEFAULT_LICENCE, request.progress,
+        request.licence or DEFAULT_LICENCE, request.progress, quantisation,
     )
 
 
@@ -156,6 +156,30 @@ def train_tcnn(request: Request) -> Training:
         net, config, request.data, request.out, request.cache or cache_directory(), made,
         request.licence or DEFAULT_LICENCE, request.progress,
     )
+
+
+def starting_net(
+    name: str, options: dict[str, Any], path: Path | None, made: dict[str, object]
+) -> tuple[nn.Module, Quantisation | None]:
+    """The network that a run begins with: new, or with the weights of the checkpoint ``path``.
+
+    A quantised checkpoint gives its own network, to be trained in int8, and its quantisation. Where the weights came
+    from goes into ``made``. Raises CheckpointError, and TrainingError for a checkpoint of another network.
+    """
+    if path is not None:
+        checkpoint = load(path)
+        if checkpoint.quantisation is not None:
+            if (checkpoint.model, checkpoint.options) != (name, options):
+                raise TrainingError(
+                    f"{path}: is {checkpoint.model} {checkpoint.options}, the configuration says {name} {options}: "
+                    "set options to what the checkpoint has"
+                )
+            made["started_from"] = {"sha256": sha256_of(path), "made": checkpoint.made}
+            return checkpoint.build(), checkpoint.quantisation
+    net = model.get(name)(**options)
+    if path is not None:
+        made["started_from"] = started_from(net, path)
+    return net, None
 
 
 def started_from(net: nn.Module, path: Path) -> dict[str, object]:
