@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle
+from edgeface.bundle import Bundle, file_sets
 from edgeface.evaluation.measure import measure
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector
@@ -22,7 +22,7 @@ from edgeface.runtime.loading import default_threads, open_sessions
 from .face_parity import FaceSums
 from .parity import INT8_AGAINST_FLOAT, ParityReport, SizeParity, Tolerance
 from .pictures import Image, Pictures
-from .raw import Sessions, compare_raw
+from .raw import FACES, Floats, Look, Sessions, compare_raw
 from .targets import target_of
 from .walk import walk
 
@@ -80,7 +80,7 @@ class Side:
         where = "" if self.device == "cpu" else f" on {self.device}"
         how = "in float32"
         if self.bundle.precision == "int8":
-            points = self.bundle.dense.files[-1]
+            points = file_sets(self.bundle.stages[0])[0][-1]
             how = f"with fake int8 at {_ROUNDED[points]} ({points!r})"
         return f"torch {torch.__version__} {how}{where}"
 
@@ -109,10 +109,10 @@ def compare(
     report = ParityReport(candidate.bundle.name, reference.describe(), pictures.source, tolerance, sizes)
     if report.passed or tolerance is INT8_AGAINST_FLOAT:
         return report
-    _, image = next(iter(pictures))
+    image, boxes = next(_with_boxes(pictures))
+    look = Look(image, boxes, sizes_px[0], FACES[-1])
     return dataclasses.replace(
-        report,
-        walk=walk(reference.bundle, reference.sessions, candidate.bundle, candidate.directory, image, sizes_px[0]),
+        report, walk=walk(reference.bundle, reference.sessions, candidate.bundle, candidate.directory, look)
     )
 
 
@@ -120,9 +120,10 @@ def _at_size(
     reference: Side, candidate: Side, pictures: Pictures, tolerance: Tolerance, size_px: int, watch: Watch | None
 ) -> SizeParity:
     raw = compare_raw(
-        reference.bundle, reference.sessions, candidate.sessions,
-        (image for _, image in islice(pictures, RAW_PICTURES)), size_px,
+        reference.bundle, reference.sessions, candidate.sessions, islice(_with_boxes(pictures), RAW_PICTURES), size_px
     )
+    if not reference.bundle.finds_faces:
+        return SizeParity(size_px, raw, None)
     score = reference.bundle.defaults.score if tolerance.least_score is None else tolerance.least_score
     lowered = max(0.0, score - tolerance.score)
     # NMS takes the best score first, so the faces from a score on do not depend on those below it.
@@ -146,6 +147,15 @@ def _at_size(
     return SizeParity(size_px, raw, sums.parity(), *measures)
 
 
+def _with_boxes(pictures: Pictures) -> Iterator[tuple[Image, Floats]]:
+    """Each picture, and the boxes (n, 4) of those faces in it that are annotated, the largest first."""
+    for i, (_, image) in enumerate(pictures):
+        faces = pictures.annotated[i].faces if pictures.annotated else ()
+        boxes = np.array([f.box for f in faces if f.box is not None and not f.ignore], np.float32).reshape(-1, 4)
+        largest = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
+        yield image, boxes[largest]
+
+
 def _batches(items: Iterable[tuple[str, Image]], count: int) -> Iterator[list[tuple[str, Image]]]:
     iterator = iter(items)
     while batch := list(islice(iterator, count)):
@@ -155,9 +165,13 @@ def _batches(items: Iterable[tuple[str, Image]], count: int) -> Iterator[list[tu
 def _from(faces: Faces, score: float) -> Faces:
     """The faces of at least ``score``."""
     keep: NDArray[np.bool_] = faces.scores >= score
-    return Faces(
-        faces.boxes[keep], faces.scores[keep],
-        None if faces.landmarks is None else faces.landmarks[keep], None if faces.pose is None else faces.pose[keep],
+    return dataclasses.replace(
+        faces,
+        boxes=faces.boxes[keep],
+        scores=faces.scores[keep],
+        landmarks=None if faces.landmarks is None else faces.landmarks[keep],
+        pose=None if faces.pose is None else faces.pose[keep],
+        attributes={name: values[keep] for name, values in faces.attributes.items()},
     )
 
 

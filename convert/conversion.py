@@ -68,8 +68,9 @@ def convert(
     precision = _precision(checkpoint, path, target_name, goal, precision)
     reference = Side.open_checkpoint(path, goal.engine)
     asked = () if size_px is None else (size_px,) if isinstance(size_px, int) else tuple(size_px)
+    _require_sizes(reference.bundle, asked)
     sizes = asked or (reference.bundle.defaults.size_px,)
-    for size in sizes:
+    for size in asked:
         reference.detector(size, 1.0)   # refuses a size that cannot work, before minutes of converting
     original = replace(reference.bundle, defaults=replace(reference.bundle.defaults, size_px=sizes[0]))
     chosen = choose(pictures)
@@ -146,9 +147,16 @@ def check_parity(
         raise OptionError(
             f"{path}: is quantised, and {directory} is not: give the float checkpoint that the bundle was made from"
         )
+    _require_sizes(bundle, size_px)
     return compare(
         reference, Side.open(bundle, directory), choose(pictures, limit), size_px or [bundle.defaults.size_px], watch
     )
+
+
+def _require_sizes(bundle: Bundle, sizes_px: Sequence[int]) -> None:
+    """Raises OptionError for sizes that are asked of a model which looks at crops alone."""
+    if sizes_px and not bundle.finds_faces:
+        raise OptionError(f"{bundle.model} looks at crops of {bundle.defaults.size_px} px alone: leave --size out")
 
 
 def checkpoint_path(model: str | Path) -> Path:

@@ -27,7 +27,7 @@ class FacesParity:
     neither missing nor shifted.
 
     Differences are the largest and the mean among matched faces; landmarks as a share of the square root of the box's
-    area.
+    area, attributes those of probabilities.
     """
 
     pictures: int
@@ -47,6 +47,8 @@ class FacesParity:
     landmark_difference: float
     landmark_difference_mean: float
     pose_difference_deg: float
+    attribute_difference: float
+    attribute_difference_mean: float
     examples: list[str]
 
 
@@ -85,7 +87,7 @@ class FaceSums:
             ), 0,
         )
         self._iou_least = 1.0
-        self._score, self._landmarks, self._pose_deg = _Extremes(), _Extremes(), _Extremes()
+        self._score, self._landmarks, self._pose_deg, self._attributes = (_Extremes() for _ in range(4))
         self._examples: list[str] = []
 
     def add(
@@ -141,6 +143,8 @@ class FaceSums:
                 self._landmarks.add((reference.landmarks[i] - candidate.landmarks[j]) / side)
             if reference.pose is not None and candidate.pose is not None:
                 self._pose_deg.add(reference.pose[i] - candidate.pose[j])
+            for name in reference.attributes.keys() & candidate.attributes.keys():
+                self._attributes.add(reference.attributes[name][i] - candidate.attributes[name][j])
 
     def parity(self) -> FacesParity:
         """The figures over every picture added."""
@@ -150,7 +154,8 @@ class FaceSums:
             **self._count, share=1 - wrong / faces if faces else 1.0, iou_least=self._iou_least,
             score_difference=self._score.largest, score_difference_mean=self._score.mean,
             landmark_difference=self._landmarks.largest, landmark_difference_mean=self._landmarks.mean,
-            pose_difference_deg=self._pose_deg.largest, examples=self._examples,
+            pose_difference_deg=self._pose_deg.largest, attribute_difference=self._attributes.largest,
+            attribute_difference_mean=self._attributes.mean, examples=self._examples,
         )
 
 

@@ -71,11 +71,14 @@ class MapParity:
 
 @dataclass(frozen=True)
 class SizeParity:
-    """The two sides at one input size, the longest side in px; with labels also what both are worth on them."""
+    """The two sides at one input size, the longest side in px; with labels also what both are worth on them.
+
+    A model that finds no faces by itself has no ``faces`` to compare, and its size is that of its crops.
+    """
 
     size_px: int
     maps: list[MapParity]
-    faces: FacesParity
+    faces: FacesParity | None
     reference: Measures | None = None
     candidate: Measures | None = None
 
@@ -201,22 +204,27 @@ class DepartedError(ParityError):
 def _summary(size: SizeParity) -> dict[str, object]:
     worst = max(size.maps, key=lambda m: m.share)
     decibels = [m.sqnr_db for m in size.maps if m.sqnr_db is not None]
-    return {
+    figures: dict[str, object] = {
         "size_px": size.size_px,
         "worst_map": worst.name,
         "worst_map_share_of_range": worst.share,
         "sqnr_least_db": min(decibels, default=None),
-        "faces": size.faces.reference,
-        "faces_matched": size.faces.matched,
-        "faces_of_candidate": size.faces.candidate,
-        "faces_decided_by_a_tie": size.faces.ties,
-        "faces_decided_by_a_tie_at_the_threshold": size.faces.ties_at_threshold,
-        "faces_missing": size.faces.missing,
-        "faces_extra": size.faces.extra,
-        "iou_least": size.faces.iou_least,
-        "score_difference": size.faces.score_difference,
-        "ap": {name: [round(ap, 4) for ap in both] for name, both in _aps(size).items()},
     }
+    if size.faces is not None:
+        figures |= {
+            "faces": size.faces.reference,
+            "faces_matched": size.faces.matched,
+            "faces_of_candidate": size.faces.candidate,
+            "faces_decided_by_a_tie": size.faces.ties,
+            "faces_decided_by_a_tie_at_the_threshold": size.faces.ties_at_threshold,
+            "faces_missing": size.faces.missing,
+            "faces_extra": size.faces.extra,
+            "iou_least": size.faces.iou_least,
+            "score_difference": size.faces.score_difference,
+            "attribute_difference": size.faces.attribute_difference,
+            "ap": {name: [round(ap, 4) for ap in both] for name, both in _aps(size).items()},
+        }
+    return figures
 
 
 def _aps(size: SizeParity) -> dict[str, tuple[float, float]]:
@@ -236,11 +244,14 @@ def _failures(size: SizeParity, tolerance: Tolerance) -> Iterator[str]:
             yield f"output {m.name} has {m.sqnr_db:.1f} dB, {tolerance.sqnr_db:g} is asked for"
         elif math.isinf(m.share):
             yield f"output {m.name} is not finite, or not 0 where the reference is"
-    yield from _face_failures(size.faces, tolerance)
+    if size.faces is not None:
+        yield from _face_failures(size.faces, tolerance)
     if tolerance.ap_loss is None:
         return
     aps = _aps(size)
-    if not aps:
+    if size.faces is None:
+        yield "a model that finds no faces has no AP to be held against a float one by: give the quantised checkpoint"
+    elif not aps:
         yield "without labels there is no AP to hold an int8 model against a float one by: give --data with labels"
     for name, (reference, candidate) in aps.items():
         if not reference - candidate <= tolerance.ap_loss:
@@ -260,6 +271,8 @@ def _face_failures(faces: FacesParity, tolerance: Tolerance) -> Iterator[str]:
         return
     if faces.missing or faces.extra:
         yield f"{faces.missing} faces are missing and {faces.extra} are extra{where}"
+    if not faces.attribute_difference <= tolerance.score:
+        yield f"an attribute is off by {faces.attribute_difference:.4f}, {tolerance.score:g} is allowed"
     if not faces.score_difference <= tolerance.score:
         yield f"a score is off by {faces.score_difference:.4f}, {tolerance.score:g} is allowed"
 
@@ -271,7 +284,10 @@ def _map_lines(maps: list[MapParity]) -> Iterator[str]:
         yield f"  {m.name:<12} {m.span:>9.3g} {m.largest_difference:>10.2e} {m.share:>9.2e} {sqnr:>8} {m.cosine:>10.7f}"
 
 
-def _face_lines(faces: FacesParity, tolerance: Tolerance) -> Iterator[str]:
+def _face_lines(faces: FacesParity | None, tolerance: Tolerance) -> Iterator[str]:
+    if faces is None:
+        yield "  faces: the model finds none by itself, so only the raw outputs were compared"
+        return
     if not faces.reference and not faces.candidate:
         yield "  faces: none in these pictures, so only the raw outputs were compared"
         return
@@ -286,7 +302,8 @@ def _face_lines(faces: FacesParity, tolerance: Tolerance) -> Iterator[str]:
     yield (
         f"  matched faces at most apart: IoU {faces.iou_least:.4f}, score {faces.score_difference:.5f} "
         f"(mean {faces.score_difference_mean:.5f}), landmarks {faces.landmark_difference:.2%} of the box "
-        f"(mean {faces.landmark_difference_mean:.2%}), pose {faces.pose_difference_deg:.2f} degrees"
+        f"(mean {faces.landmark_difference_mean:.2%}), pose {faces.pose_difference_deg:.2f} degrees, "
+        f"attributes {faces.attribute_difference:.5f}"
     )
     if faces.shifted:
         yield f"  {faces.shifted} of them differ in score by more than {tolerance.score:g}"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, Level, PoseStage
-from edgeface.runtime.detector import map_names, net_input
+from edgeface.bundle import Bundle, CropStage, DenseStage, Level, PoseStage, PyramidStage, Stage
+from edgeface.runtime.crops import Squares, crop_planes, crop_signed, square_crops
+from edgeface.runtime.dense import map_names, net_input
 from edgeface.runtime.engines import RawMap, Session
+from edgeface.runtime.preprocess import letterbox
+from edgeface.runtime.pyramid import canvas_planes, canvas_signed, plan
 from edgeface.runtime.roi import gather_patches
 
 from .parity import Floats, MapParity, MapSums
@@ -20,39 +24,127 @@ from .pictures import Image
 # (width, height) in px. A graph whose reshapes kept the exporter's sizes fails on all but one of them.
 FRAMES_PX = ((640, 480), (320, 256), (640, 640), (96, 64))
 FACES = (1, 3, 17)
+_SMALLEST_SQUARE_PX = 16
 
 Sessions = Sequence[Sequence[Session]]
 
 
+@dataclass
+class Look:
+    """One look at a picture: at ``size_px``, the longest side or (width, height), with ``count`` faces for the nets on
+    faces, which are ``boxes`` (n, 4) where there are as many. ``maps``: what the reference's dense net gave, once it
+    has run."""
+
+    image: Image
+    boxes: Floats
+    size_px: int | tuple[int, int]
+    count: int
+    maps: Mapping[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One net on one input, ``x`` as the reference takes it and ``z`` as the candidate does. ``net``: which one of the
+    stage's; ``outputs``: its outputs, and how a report calls them; ``name``: the net's, for people."""
+
+    net: int
+    name: str
+    outputs: Mapping[str, str]
+    x: NDArray[Any]
+    z: NDArray[Any]
+
+
+Sides = tuple[Sequence[Session], Sequence[Session]]
+
+
+def _dense(_bundle: Bundle, stage: DenseStage, sides: Sides, look: Look) -> Iterator[Trial]:
+    x, z = (net_input(nets[0], stage, look.image, look.size_px).x for nets in sides)
+    yield Trial(0, "the dense net", {name: name for name in map_names(stage)}, x, z)
+
+
+def _pose(bundle: Bundle, stage: PoseStage, _sides: Sides, look: Look) -> Iterator[Trial]:
+    for net, level in enumerate(bundle.dense.levels):
+        patches = strongest_patches(look.maps, level, stage.patch, look.count)
+        name = f"the pose net of stride {level.stride}"
+        yield Trial(net, name, {stage.logits: f"{stage.logits}{level.stride}"}, patches, patches)
+
+
+def _pyramid(_bundle: Bundle, stage: PyramidStage, sides: Sides, look: Look) -> Iterator[Trial]:
+    picture = letterbox(look.image, look.size_px, 1).pixels
+    height, width = picture.shape[:2]
+    canvas = plan(width, height, stage.cell_px, stage.stride, stage.factor, stage.min_face_px)
+    x, z = (
+        canvas_signed(picture, canvas) if nets[0].takes == "pixels"
+        else canvas_planes(picture, canvas, mean=stage.mean, scale=stage.scale)
+        for nets in sides
+    )
+    outputs = {name: f"{name}{stage.cell_px}" for name in (stage.score, stage.box)}
+    yield Trial(0, f"the net on windows of {stage.cell_px} px", outputs, x, z)
+
+
+def _crops(_bundle: Bundle, stage: CropStage, sides: Sides, look: Look) -> Iterator[Trial]:
+    squares = some_squares(look, stage.margin)
+    x, z = (
+        crop_signed(look.image, squares, stage.size_px) if nets[0].takes == "pixels"
+        else crop_planes(look.image, squares, stage.size_px, mean=stage.mean, scale=stage.scale)
+        for nets in sides
+    )
+    outputs = {name: f"{name}{stage.size_px}" for name in crop_outputs(stage)}
+    yield Trial(0, f"the net on crops of {stage.size_px} px", outputs, x, z)
+
+
+_TRIALS: dict[type, Callable[[Bundle, Any, Sides, Look], Iterator[Trial]]] = {
+    DenseStage: _dense, PoseStage: _pose, PyramidStage: _pyramid, CropStage: _crops,
+}
+
+
+def trials(bundle: Bundle, stage: Stage, sides: Sides, look: Look) -> Iterator[Trial]:
+    """What the nets of one stage of ``bundle`` are tried on in a look; ``sides``: the reference's and the candidate's
+    opened nets of that stage. A pose stage's need ``look.maps``."""
+    return _TRIALS[type(stage)](bundle, stage, sides, look)
+
+
 def compare_raw(
-    bundle: Bundle, reference: Sessions, candidate: Sessions, pictures: Iterable[Image], size_px: int
+    bundle: Bundle, reference: Sessions, candidate: Sessions, pictures: Iterable[tuple[Image, Floats]], size_px: int
 ) -> list[MapParity]:
     """Every raw output of ``candidate``'s nets over the pictures, against ``reference``'s.
 
-    Both are opened nets in the order of ``bundle``'s stages. Each picture is taken at ``size_px``, the first also in
-    FRAMES_PX; the pose nets run at the strongest positions, as many as FACES says in turn. A pose net of either side
-    gets the reference's features, so that each net answers for itself alone. Raises EngineError, and ParityError when
-    an output has another shape.
+    Both are opened nets in the order of ``bundle``'s stages. A picture comes with the boxes (n, 4) of faces in it, if
+    any are known. Each is taken at ``size_px``, the first also in FRAMES_PX; nets on faces run on as many as FACES says
+    in turn: pose nets at the strongest positions, nets on crops on the known faces and beside them. Each net of either
+    side gets what comes of the picture or of the reference's features, so that it answers for itself alone. Raises
+    EngineError, and ParityError when an output has another shape.
     """
-    dense = bundle.dense
-    map_sums = {name: MapSums(name) for name in map_names(dense)}
-    pose = [(i, stage) for i, stage in enumerate(bundle.stages) if isinstance(stage, PoseStage)]
-    pose_sums = {
-        (i, level.stride): {stage.logits: MapSums(f"{stage.logits}{level.stride}")}
-        for i, stage in pose
-        for level in dense.levels
-    }
+    sums: list[dict[str, MapSums]] = [{} for _ in bundle.stages]
     counts = itertools.cycle(FACES)
-    for number, image in enumerate(pictures):
+    for number, (image, boxes) in enumerate(pictures):
         for size in (size_px, *FRAMES_PX) if number == 0 else (size_px,):
-            x, z = (net_input(net, dense, image, size).x for net in (reference[0][0], candidate[0][0]))
-            maps = _both(reference[0][0], candidate[0][0], x, z, map_sums)
-            count = next(counts)
-            for i, stage in pose:
-                for level, reference_net, candidate_net in zip(dense.levels, reference[i], candidate[i], strict=True):
-                    patches = strongest_patches(maps, level, stage.patch, count)
-                    _both(reference_net, candidate_net, patches, patches, pose_sums[i, level.stride])
-    return [output.parity() for sums in (map_sums, *pose_sums.values()) for output in sums.values()]
+            look = Look(image, boxes, size, next(counts))
+            for stage, by_label, nets, others in zip(bundle.stages, sums, reference, candidate, strict=True):
+                for trial in trials(bundle, stage, (nets, others), look):
+                    found = _both(nets[trial.net], others[trial.net], trial, by_label)
+                    if isinstance(stage, DenseStage):
+                        look.maps = found
+    return [each.parity() for by_label in sums for each in by_label.values()]
+
+
+def crop_outputs(stage: CropStage) -> list[str]:
+    """The names of all outputs that the stage reads, each once."""
+    names = [stage.score, stage.box, *([] if stage.landmarks is None else [stage.landmarks])]
+    return list(dict.fromkeys([*names, *(attribute.output for attribute in stage.attributes)]))
+
+
+def some_squares(look: Look, margin: float) -> Squares:
+    """``look.count`` squares: about its boxes, as a crop stage with that ``margin`` cuts them, then anywhere, always
+    the same."""
+    height, width = look.image.shape[:2]
+    rng = np.random.default_rng(0)
+    missing = max(0, look.count - len(look.boxes))
+    side = rng.integers(_SMALLEST_SQUARE_PX, max(_SMALLEST_SQUARE_PX, min(height, width)) + 1, missing)
+    # Some reach over the picture's edges.
+    x, y = (rng.integers(-side // 4, np.maximum(1, n - 3 * side // 4)) for n in (width, height))
+    squares: Squares = np.concatenate((square_crops(look.boxes[: look.count], margin), np.stack((x, y, side), 1)))
+    return squares
 
 
 def strongest_patches(maps: Mapping[str, Floats], level: Level, patch: int, count: int) -> Floats:
@@ -64,12 +156,11 @@ def strongest_patches(maps: Mapping[str, Floats], level: Level, patch: int, coun
     return gather_patches(RawMap(maps[level.features]), row, column, patch)
 
 
-def _both(
-    reference: Session, candidate: Session, x: NDArray[Any], z: NDArray[Any], sums: Mapping[str, MapSums]
-) -> dict[str, Floats]:
-    """Run both nets, the candidate on ``z``, add what they gave to ``sums``, and hand back the reference's outputs."""
-    expected_run, actual_run = reference.run(x), candidate.run(z)
-    expected = {name: expected_run.output(name) for name in sums}
+def _both(reference: Session, candidate: Session, trial: Trial, sums: dict[str, MapSums]) -> dict[str, Floats]:
+    """Run both nets, add what they gave to ``sums``, by label, and hand back the reference's outputs."""
+    expected_run, actual_run = reference.run(trial.x), candidate.run(trial.z)
+    expected = {name: expected_run.output(name) for name in trial.outputs}
     for name, output in expected.items():
-        sums[name].add(output, actual_run.output(name))
+        label = trial.outputs[name]
+        sums.setdefault(label, MapSums(label)).add(output, actual_run.output(name))
     return expected

@@ -5,10 +5,10 @@ tensor in int8 ("all"), ncnn only what an int8 convolution reads ("inputs"), wit
 serves both, and a network in one of these modes is the reference that its engine is held against.
 
 In training mode rounding is fake quantisation, with gradients. In evaluation mode a convolution computes on whole
-numbers held in float32, which is exact up to 1,040 inputs a value (127 * 127 * 1,040 < 2^24), beyond that in float64,
-and scales the sums as engines do. That matters: a value that falls on the other side of a half is a level off, moves others over theirs, and
-after fifty layers a few per cent of all values differ; rounding errors of plain float32 convolutions are enough to
-start it.
+numbers held in float32, which is exact up to 1,032 inputs a value (127 * 128 * 1,032 < 2^24), beyond that in float64,
+and scales the sums as engines do. That matters: a value that falls on the other side of a half is a level off, moves
+others over theirs, and after fifty layers a few per cent of all values differ; rounding errors of plain float32
+convolutions are enough to start it.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ def _require(found: list[Inputs], stem: str, data: Path) -> None:
 
 
 def _about_faces(picture: Picture, rng: np.random.Generator, shift: float, scale: float) -> Squares:
-    boxes = np.array([face.box for face in picture.faces if face.box is not None and not face.ignore], np.float32).reshape(-1, 4)
+    known = [face.box for face in picture.faces if face.box is not None and not face.ignore]
+    boxes = np.array(known, np.float32).reshape(-1, 4)
     large = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) >= _SMALLEST_FACE_PX]
     return near_squares(rng, large[:_FACES], 1, shift, scale)
 

@@ -119,7 +119,9 @@ def _require_detector(checkpoint: Checkpoint, measures: bool) -> None:
     if MOS in exporter.get(checkpoint.model).nets:
         return
     if measures:
-        raise OptionError(f"--report and --auto-keep measure a dense detector's loss: leave them out for {checkpoint.model}")
+        raise OptionError(
+            f"--report and --auto-keep measure the loss of a dense detector: leave them out for {checkpoint.model}"
+        )
     raise OptionError(
         f"{checkpoint.model} is trained in int8 by 'edgeface train' and calibrated here: add --calibrate-only"
     )
