@@ -9,7 +9,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,10 +90,10 @@ class PyramidStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     """A net whose field is one window of ``cell_px``, run every ``stride`` pixels over all levels of an image pyramid,
     which lie side by side on one canvas: x = (bgr - mean) * scale as (3, H, W) float32 (mtcnn.txt, section II.A).
 
-    A level is the picture at cell_px / face size, from ``min_face_px`` on and each ``factor`` of the one before. Outputs:
-    ``score`` (1) logit of face, ``box`` (4) offsets of the face's edges from the window's, in windows. Windows of at least
-    the probability ``threshold`` go on, at most ``limit`` of them, the best ones, after suppression at ``nms_iou`` within a
-    level and at ``merge_iou`` between levels.
+    A level is the picture at cell_px / face size, from ``min_face_px`` on and each ``factor`` of the one before.
+    Outputs: ``score`` (1) logit of face, ``box`` (4) offsets of the face's edges from the window's, in windows. Windows
+    of at least the probability ``threshold`` go on, at most ``limit`` of them, the best ones, after suppression at
+    ``nms_iou`` within a level and at ``merge_iou`` between levels.
     """
 
     files: list[str]
@@ -127,11 +127,13 @@ class CropStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cr
     one below the other, (3, size_px * P, size_px) float32. A crop has the box's centre and ``margin`` times its longer
     side.
 
-    Outputs, (channels, P, 1): ``score`` (1) logit of face, ``box`` (4) offsets of the face's left, top, right and bottom
-    edge from the crop's, ``landmarks`` (10) x y of five points from its centre, both in sides of the crop, and those of
-    ``attributes``. At most ``limit`` boxes are looked at, the best ones. A face's new score replaces the old one, or is
-    averaged with it (``scores`` "mean": mhcnn.txt, section 3.3); those of at least ``threshold`` stay, after suppression
-    at ``nms_iou``. In the last stage the detector's own score threshold holds as well.
+    Outputs, (channels, P, 1): ``score`` (1) logit of face, ``box`` (4) offsets of the face's left, top, right and
+    bottom edge from the crop's, ``landmarks`` (10) x y of five points from its centre, both in sides of the crop, and
+    those of ``attributes``. At most ``limit`` boxes are looked at, the best ones; the others are given up. A face's new
+    score replaces the old one, or is averaged with it (``scores`` "mean": mhcnn.txt, section 3.3); those of at least
+    ``threshold`` stay, after suppression at ``nms_iou``. With "mean", and after a dense stage, a box needs the
+    threshold before as well, so that few are looked at. In the last stage the detector's own score threshold holds
+    too, and its own NMS threshold instead of the stage's.
     """
 
     files: list[str]
@@ -193,10 +195,39 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def dense(self) -> DenseStage:
-        """The dense stage, which every bundle has first (read_bundle checks it)."""
+        """The dense stage, which is the first one; raises BundleError for a bundle that has another first."""
         stage = self.stages[0]
-        assert isinstance(stage, DenseStage)
+        if not isinstance(stage, DenseStage):
+            raise BundleError(f"{self.name}: has no dense stage: use a bundle of a model such as mos_s")
         return stage
+
+    @property
+    def crop_stages(self) -> list[CropStage]:
+        """The stages on crops, in their order, which is the pipeline's end."""
+        return [stage for stage in self.stages if isinstance(stage, CropStage)]
+
+    @property
+    def is_refinement(self) -> bool:
+        """Whether it has no stage that finds faces, and can only refine what another bundle's found."""
+        return len(self.crop_stages) == len(self.stages)
+
+    @property
+    def gives_landmarks(self) -> bool:
+        """Whether its faces have landmarks."""
+        if any(stage.landmarks is not None for stage in self.crop_stages[-1:]):
+            return True
+        first = self.stages[0]
+        return isinstance(first, DenseStage) and all(level.landmarks is not None for level in first.levels)
+
+    @property
+    def gives_pose(self) -> bool:
+        """Whether its faces have a head pose."""
+        return any(isinstance(stage, PoseStage) for stage in self.stages)
+
+    @property
+    def attributes(self) -> dict[str, float]:
+        """The thresholds of the attributes that its faces have, by name."""
+        return {attribute.name: attribute.threshold for stage in self.crop_stages for attribute in stage.attributes}
 
 
 def sha256_of(path: Path) -> str:
@@ -242,36 +273,59 @@ def read_bundle(directory: Path, *, verify: bool = True) -> Bundle:
 
 
 def _check(bundle: Bundle, manifest: Path) -> None:
-    if not bundle.stages or not isinstance(bundle.stages[0], DenseStage):
-        raise BundleError(f"{manifest}: the first stage must be a dense one: convert the checkpoint again")
     listed = {f.name for f in bundle.files}
     for name in sorted(listed):
         if not _PLAIN_NAME.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{manifest}: file name {name!r} is not a plain name: do not use this bundle")
-    problem = _inconsistency(bundle)
+    problem = inconsistency(bundle)
     if problem:
         raise BundleError(f"{manifest}: {problem}: convert the checkpoint again")
-    for stage in bundle.stages:
-        wanted = stage.files if isinstance(stage, DenseStage) else [f for files in stage.files for f in files]
-        for name in wanted:
-            if name not in listed:
-                raise BundleError(f"{manifest}: stage file {name!r} is not under 'files': convert the checkpoint again")
+    for name in (name for stage in bundle.stages for files in file_sets(stage) for name in files):
+        if name not in listed:
+            raise BundleError(f"{manifest}: stage file {name!r} is not under 'files': convert the checkpoint again")
 
 
-def _inconsistency(bundle: Bundle) -> str | None:
+def inconsistency(bundle: Bundle) -> str | None:
     """What in the stages contradicts itself, in words; None when nothing does."""
-    levels = bundle.dense.levels
-    per_face = bundle.stages[1:]
+    kinds = "".join(_LETTERS[type(stage)] for stage in bundle.stages)
+    if not _PIPELINE.fullmatch(kinds):
+        names = ", ".join(str(stage.__struct_config__.tag) for stage in bundle.stages)
+        return (
+            f"the stages {names or '(none)'} are no pipeline, which is a dense one, then at most one pose_at_points and"
+            " any crops; or a pyramid and then crops; or, to refine what another model finds, crops alone"
+        )
+    return _dense_inconsistency(bundle.stages) or _crops_inconsistency(bundle.crop_stages)
+
+
+_LETTERS: dict[type, str] = {DenseStage: "d", PyramidStage: "y", PoseStage: "p", CropStage: "c"}
+_PIPELINE = re.compile("dp?c*|yc+|c+")
+
+
+def _dense_inconsistency(stages: Sequence[Stage]) -> str | None:
+    levels = stages[0].levels if isinstance(stages[0], DenseStage) else []
     if len({level.landmarks is None for level in levels}) > 1:
         return "some levels have landmarks and some have not"
-    if len(per_face) > 1 or not all(isinstance(stage, PoseStage) for stage in per_face):
-        return "after the dense stage there can be one pose stage and nothing else"
-    for stage in per_face:
-        assert isinstance(stage, PoseStage)
+    for stage in stages:
+        if not isinstance(stage, PoseStage):
+            continue
         if len(stage.files) != len(levels):
             return f"{len(stage.files)} pose nets for {len(levels)} levels"
         if any(level.features is None for level in levels):
             return "a pose stage needs features from every level"
+    return None
+
+
+def _crops_inconsistency(stages: Sequence[CropStage]) -> str | None:
+    if any(stage.attributes for stage in stages[:-1]):
+        return "a stage before the last one has attributes, which the last one would not have"
+    attributes = [attribute for stage in stages for attribute in stage.attributes]
+    for what, values in (
+        ("name", [attribute.name for attribute in attributes]),
+        ("channel", [f"{attribute.channel} of {attribute.output}" for attribute in attributes]),
+    ):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            return f"two attributes have the {what} {twice}"
     return None
 
 

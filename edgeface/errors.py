@@ -8,7 +8,8 @@ EdgefaceError                    1   anything below, for callers that want one e
 │   ├── UnknownDeviceError
 │   ├── UnknownLinkError
 │   ├── UnknownSourceError
-│   └── UnknownSinkError
+│   ├── UnknownSinkError
+│   └── UnknownAttributeError
 ├── DuplicateNameError           1   a registry has that name already (a mistake in code)
 ├── OptionError                  2   an option's value cannot work
 ├── InputError                   3   a picture, video or folder cannot be used
@@ -77,6 +78,10 @@ class UnknownSourceError(UnknownNameError):
 
 class UnknownSinkError(UnknownNameError):
     """No sink for results has this name."""
+
+
+class UnknownAttributeError(UnknownNameError):
+    """Nothing of this name is predicted of a face."""
 
 
 class DuplicateNameError(EdgefaceError):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeface.errors import InputError, SourceError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
-from edgeface.runtime.detector import Timing
+from edgeface.runtime.clock import Timing
 from edgeface.stream.sources import Grab, SourceSpec, live_frame, source
 
 PERIOD_S = 0.02

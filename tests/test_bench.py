@@ -34,7 +34,7 @@ from edgeface.runtime.benchmark import (
     open_subject,
     synthetic_scene,
 )
-from edgeface.runtime.detector import Timing
+from edgeface.runtime.clock import Timing
 
 
 def pictures(count: int) -> list[NDArray[np.uint8]]:

@@ -20,7 +20,7 @@ from edgeface.cli import main
 from edgeface.cli.results import picture_record
 from edgeface.faces import Faces
 from edgeface.images import read_image
-from edgeface.runtime.detector import Timing
+from edgeface.runtime.clock import Timing
 
 
 def test_one_picture(detect: Detect, here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path) -> None:
@@ -40,7 +40,7 @@ def test_one_picture(detect: Detect, here: Path, astronaut: NDArray[np.uint8], t
     assert faces.landmarks is not None
     assert faces.pose is not None
     for i, face in enumerate(record["faces"]):
-        assert list(face) == ["box", "score", "landmarks", "pose", "attributes"]
+        assert list(face) == ["box", "score", "landmarks", "pose", "attributes", "present"]
         assert face["box"] == pytest.approx(faces.boxes[i].tolist(), abs=0.1)
         assert face["score"] == pytest.approx(faces.scores[i], abs=0.001)
         assert np.array(face["landmarks"]) == pytest.approx(faces.landmarks[i], abs=0.1)
@@ -84,7 +84,10 @@ def test_what_is_not_predicted_is_null() -> None:
     faces = Faces(np.array([[1, 2, 3, 4]], np.float32), np.array([0.5], np.float32), attributes={"mask": np.array([1])})
     record = picture_record(Path("a.png"), np.zeros((5, 6, 3), np.uint8), faces, Timing(1.0, 2.0, 3.0, 6.0))
     assert record["faces"] == [
-        {"box": [1, 2, 3, 4], "score": 0.5, "landmarks": None, "pose": None, "attributes": {"mask": 1}}
+        {
+            "box": [1, 2, 3, 4], "score": 0.5, "landmarks": None, "pose": None, "attributes": {"mask": 1},
+            "present": ["mask"],
+        }
     ]
 
 

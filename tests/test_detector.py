@@ -19,7 +19,8 @@ from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
 from edgeface.runtime import align, decode, nms, preprocess, roi
-from edgeface.runtime.detector import Detector, map_names
+from edgeface.runtime.dense import map_names
+from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.engines.registry import Takes
 from edgeface.runtime.loading import open_sessions

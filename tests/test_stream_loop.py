@@ -13,7 +13,7 @@ import pytest
 from edgeface.errors import InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
-from edgeface.runtime.detector import Timing
+from edgeface.runtime.clock import Timing
 from edgeface.stream.controls import Controls
 from edgeface.stream.loop import MOST_FAILURES, Limits, Loop, run, tracking_options
 from edgeface.stream.results import UNTRACKED, Result

@@ -42,7 +42,8 @@ class Face(msgspec.Struct, forbid_unknown_fields=True):
     score: float
     landmarks: list[tuple[float, float]] | None
     pose: Pose | None
-    attributes: dict[str, Any]
+    attributes: dict[str, float]
+    present: list[str]
 
 
 class FrameLine(msgspec.Struct, tag_field="type", tag="frame", forbid_unknown_fields=True):
@@ -83,7 +84,8 @@ def result(tracks: tuple[int, ...] = (3, -1)) -> Result:
     n = len(tracks)
     faces = Faces(
         np.arange(4 * n, dtype=np.float32).reshape(n, 4) / 3, np.linspace(0.9, 0.5, n, dtype=np.float32),
-        np.ones((n, 5, 2), np.float32), np.full((n, 3), 1.005, np.float32), {"mask": np.zeros(n, np.int64)},
+        np.ones((n, 5, 2), np.float32), np.full((n, 3), 1.005, np.float32),
+        {"mask": np.full(n, 0.25, np.float32)}, {"mask": 0.2},
     )
     seen = np.arange(n) % 2 == 0
     tracked = TrackedFaces.of(faces, np.array(tracks, np.int64), seen)
@@ -98,12 +100,12 @@ def test_a_frames_line_is_what_the_document_says() -> None:
         "faces": [
             {
                 "track": 3, "seen": True, "box": [0.0, 0.33, 0.67, 1.0], "score": 0.9, "landmarks": [[1.0, 1.0]] * 5,
-                "pose": {"pitch": 1.0, "yaw": 1.0, "roll": 1.0}, "attributes": {"mask": 0},
+                "pose": {"pitch": 1.0, "yaw": 1.0, "roll": 1.0}, "attributes": {"mask": 0.25}, "present": ["mask"],
             },
             {
                 "track": None, "seen": False, "box": [1.33, 1.67, 2.0, 2.33], "score": 0.5,
                 "landmarks": [[1.0, 1.0]] * 5, "pose": {"pitch": 1.0, "yaw": 1.0, "roll": 1.0},
-                "attributes": {"mask": 0},
+                "attributes": {"mask": 0.25}, "present": ["mask"],
             },
         ],
         "ended": [2], "ms": {"preprocess": 0.5, "network": 3.25, "decode": 0.1}, "latency_ms": 12.346,

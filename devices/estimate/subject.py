@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from edgeface.bundle import DenseStage, read_bundle
 from edgeface.errors import InstallError
 from edgeface.runtime import engines
-from edgeface.runtime.detector import Detector, net_input
+from edgeface.runtime.dense import net_input
+from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, RawMap, Run, Session
 from edgeface.runtime.engines.ncnn_files import WEIGHTED, Layer, parse_param
 from edgeface.runtime.kernels import library, status

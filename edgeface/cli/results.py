@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeface.faces import Faces
-    from edgeface.runtime.detector import Timing
+    from edgeface.runtime.clock import Timing
 
 STDOUT = "-"
 

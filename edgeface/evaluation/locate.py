@@ -33,6 +33,11 @@ def face_box(face: Face) -> NDArray[np.float32]:
     return np.concatenate([centre - half, centre + half]).astype(np.float32)
 
 
+def has_place(face: Face) -> bool:
+    """Whether it was annotated where in its picture the face is."""
+    return face.box is not None or face.landmarks is not None
+
+
 def locate(found: Faces, face: Face) -> int | None:
     """Index of the detection with the highest IoU with the face's box, or None where none reaches 0.3."""
     if not len(found):
@@ -40,3 +45,12 @@ def locate(found: Faces, face: Face) -> int | None:
     overlap = iou(found.boxes, face_box(face)[None])[:, 0]
     best = int(overlap.argmax())
     return best if overlap[best] >= IOU_FOUND else None
+
+
+def locate_subject(found: Faces, width: int, height: int) -> int | None:
+    """Index of the best detection over the centre of a picture of ``width`` x ``height`` px, the subject of a portrait
+    whose face was annotated without a place; None where there is none."""
+    x, y = width / 2, height / 2
+    x1, y1, x2, y2 = found.boxes.T
+    over = np.nonzero((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2))[0]
+    return int(over[found.scores[over].argmax()]) if len(over) else None

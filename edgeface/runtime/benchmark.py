@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from edgeface.errors import OptionError
 from edgeface.faces import Faces
 from edgeface.runtime import catalog
-from edgeface.runtime.detector import MAX_SIZE_PX, Detector, Timing
+from edgeface.runtime.clock import Timing
+from edgeface.runtime.detector import MAX_SIZE_PX, Detector
 from edgeface.runtime.loading import load
 
 if TYPE_CHECKING:

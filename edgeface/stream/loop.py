@@ -24,7 +24,7 @@ from edgeface.stream.supervision import Supervisor
 
 if TYPE_CHECKING:
     from edgeface.frames import Frame
-    from edgeface.runtime.detector import Timing
+    from edgeface.runtime.clock import Timing
     from edgeface.stream.tracking import Tracked, Tracker, TrackerOptions
 
 # Frames in a row that the detector fails on until that ends the run.

@@ -42,7 +42,9 @@ class TrackedFaces(Faces):
             tracks = np.full(len(faces), UNTRACKED, np.int64)
         if seen is None:
             seen = np.ones(len(faces), np.bool_)
-        return cls(faces.boxes, faces.scores, faces.landmarks, faces.pose, faces.attributes, tracks, seen)
+        return cls(
+            faces.boxes, faces.scores, faces.landmarks, faces.pose, faces.attributes, faces.thresholds, tracks, seen
+        )
 
 
 @dataclass(frozen=True)

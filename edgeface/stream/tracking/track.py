@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ Floats = NDArray[np.floating]
 @dataclass
 class Track:
     """One face that is followed. ``id`` is 0 until it is confirmed; ``missed``: the last look did not find it; ``box``
-    (4,), ``landmarks`` (5, 2), ``pose`` (3,) and ``attributes`` are those of its last sighting, at ``seen_s``."""
+    (4,), ``landmarks`` (5, 2), ``pose`` (3,), ``attributes`` and their ``thresholds`` are those of its last sighting,
+    at ``seen_s``."""
 
     id: int = 0
     sightings: int = 0
@@ -28,7 +28,8 @@ class Track:
     score: float = 0.0
     landmarks: Floats | None = None
     pose: Floats | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, np.float32] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def sighted(self, faces: Faces, index: int, time_s: float) -> None:
         """Take over face ``index`` of ``faces``, seen at ``time_s``."""
@@ -40,6 +41,7 @@ class Track:
         self.landmarks = None if faces.landmarks is None else faces.landmarks[index]
         self.pose = None if faces.pose is None else faces.pose[index]
         self.attributes = {name: values[index] for name, values in faces.attributes.items()}
+        self.thresholds = faces.thresholds
 
 
 def gathered(tracks: Sequence[Track], boxes: Floats) -> Faces:
@@ -52,13 +54,14 @@ def gathered(tracks: Sequence[Track], boxes: Floats) -> Faces:
         landmarks = placed(layout(seen, np.array([track.box for track in tracks])), boxes).astype(np.float32)
     if n and all(track.pose is not None for track in tracks):
         pose = np.array([track.pose for track in tracks], np.float32)
-    names = set.intersection(*(set(track.attributes) for track in tracks)) if n else set()
+    names = sorted(set.intersection(*(set(track.attributes) for track in tracks))) if n else []
     return Faces(
         boxes=boxes.astype(np.float32).reshape(n, 4),
         scores=np.array([track.score for track in tracks], np.float32),
         landmarks=landmarks,
         pose=pose,
-        attributes={name: np.array([track.attributes[name] for track in tracks]) for name in sorted(names)},
+        attributes={name: np.array([track.attributes[name] for track in tracks], np.float32) for name in names},
+        thresholds={name: value for track in tracks for name, value in track.thresholds.items() if name in names},
     )
 
 
