@@ -92,7 +92,10 @@ def tolerance_of(reference: Bundle, candidate: Bundle) -> Tolerance:
     """
     if candidate.precision == "int8" and reference.precision != "int8":
         return INT8_AGAINST_FLOAT
-    return target_of(candidate.engine).tolerances[candidate.precision]
+    tolerance = target_of(candidate.engine).tolerances[candidate.precision]
+    if candidate.crop_stages:
+        return dataclasses.replace(tolerance, share=min(tolerance.share, tolerance.cascade_share))
+    return tolerance
 
 
 def compare(
@@ -122,7 +125,7 @@ def _at_size(
     raw = compare_raw(
         reference.bundle, reference.sessions, candidate.sessions, islice(_with_boxes(pictures), RAW_PICTURES), size_px
     )
-    if not reference.bundle.finds_faces:
+    if reference.bundle.is_refinement:
         return SizeParity(size_px, raw, None)
     score = reference.bundle.defaults.score if tolerance.least_score is None else tolerance.least_score
     lowered = max(0.0, score - tolerance.score)

@@ -155,7 +155,7 @@ def check_parity(
 
 def _require_sizes(bundle: Bundle, sizes_px: Sequence[int]) -> None:
     """Raises OptionError for sizes that are asked of a model which looks at crops alone."""
-    if sizes_px and not bundle.finds_faces:
+    if sizes_px and bundle.is_refinement:
         raise OptionError(f"{bundle.model} looks at crops of {bundle.defaults.size_px} px alone: leave --size out")
 
 

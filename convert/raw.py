@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, CropStage, DenseStage, Level, PoseStage, PyramidStage, Stage
+from edgeface.runtime.cascade import output_names
 from edgeface.runtime.crops import Squares, crop_planes, crop_signed, square_crops
 from edgeface.runtime.dense import map_names, net_input
 from edgeface.runtime.engines import RawMap, Session
-from edgeface.runtime.preprocess import letterbox
 from edgeface.runtime.pyramid import canvas_planes, canvas_signed, plan
 from edgeface.runtime.roi import gather_patches
 
@@ -70,12 +70,13 @@ def _pose(bundle: Bundle, stage: PoseStage, _sides: Sides, look: Look) -> Iterat
 
 
 def _pyramid(_bundle: Bundle, stage: PyramidStage, sides: Sides, look: Look) -> Iterator[Trial]:
-    picture = letterbox(look.image, look.size_px, 1).pixels
-    height, width = picture.shape[:2]
-    canvas = plan(width, height, stage.cell_px, stage.stride, stage.factor, stage.min_face_px)
+    height, width = look.image.shape[:2]
+    sides_px = look.size_px if isinstance(look.size_px, tuple) else (look.size_px, look.size_px)
+    min_face_px = stage.min_face_px / min(sides_px[0] / width, sides_px[1] / height)
+    canvas = plan(width, height, stage.cell_px, stage.stride, stage.factor, min_face_px)
     x, z = (
-        canvas_signed(picture, canvas) if nets[0].takes == "pixels"
-        else canvas_planes(picture, canvas, mean=stage.mean, scale=stage.scale)
+        canvas_signed(look.image, canvas) if nets[0].takes == "pixels"
+        else canvas_planes(look.image, canvas, mean=stage.mean, scale=stage.scale)
         for nets in sides
     )
     outputs = {name: f"{name}{stage.cell_px}" for name in (stage.score, stage.box)}
@@ -89,7 +90,7 @@ def _crops(_bundle: Bundle, stage: CropStage, sides: Sides, look: Look) -> Itera
         else crop_planes(look.image, squares, stage.size_px, mean=stage.mean, scale=stage.scale)
         for nets in sides
     )
-    outputs = {name: f"{name}{stage.size_px}" for name in crop_outputs(stage)}
+    outputs = {name: f"{name}{stage.size_px}" for name in output_names(stage)}
     yield Trial(0, f"the net on crops of {stage.size_px} px", outputs, x, z)
 
 
@@ -126,12 +127,6 @@ def compare_raw(
                     if isinstance(stage, DenseStage):
                         look.maps = found
     return [each.parity() for by_label in sums for each in by_label.values()]
-
-
-def crop_outputs(stage: CropStage) -> list[str]:
-    """The names of all outputs that the stage reads, each once."""
-    names = [stage.score, stage.box, *([] if stage.landmarks is None else [stage.landmarks])]
-    return list(dict.fromkeys([*names, *(attribute.output for attribute in stage.attributes)]))
 
 
 def some_squares(look: Look, margin: float) -> Squares:

@@ -189,11 +189,6 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scales: dict[str, dict[str, Positive]] = {}
 
     @property
-    def finds_faces(self) -> bool:
-        """Whether it finds faces by itself: one that begins with crops refines the faces of another."""
-        return not isinstance(self.stages[0], CropStage)
-
-    @property
     def dense(self) -> DenseStage:
         """The dense stage, which is the first one; raises BundleError for a bundle that has another first."""
         stage = self.stages[0]
