@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeface.data.annotations import Picture
 from edgeface.data.pixels import read_pixels
+from edgeface.data.targets import targets_of
 from edgeface.errors import DataError
 from edgeface.models.export import Inputs, Progress
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import P_NET, R_NET, normalised
-from edgeface.runtime.crops import crops, square_crops
+from edgeface.runtime.crops import Squares, crops, square_crops
 from edgeface.runtime.decode import logit
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.pyramid import canvas_planes, plan, windows
@@ -26,7 +26,7 @@ from edgeface.training.patches.windows import near_squares, random_squares
 from .pictures import calibration_pictures
 
 Image = NDArray[np.uint8]
-Squares = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 # Of a picture: the best windows of P-Net, and faces that windows are drawn about.
 _CANDIDATES, _FACES = 32, 8
@@ -47,24 +47,24 @@ def cascade_inputs(
     Raises DataError when there are no pictures, or no windows in them.
     """
     rng, found = np.random.default_rng(0), []
-    for picture, image in _read(data, pictures, progress):
+    for boxes, image in _read(data, pictures, progress):
         height, width = image.shape[:2]
         canvas = plan(width, height, P_NET.size_px, P_NET.stride, factor, _SMALLEST_FACE_PX)
         whole = torch.from_numpy(canvas_planes(image, canvas, mean=PIXEL_MEAN, scale=PIXEL_SCALE))[None]
         with torch.inference_mode():
             maps = {name: m[0].numpy() for name, m in nets["pnet"].maps(whole).items()}
-        boxes, _ = windows(
+        passed, _ = windows(
             RawMap(maps["score"]), RawMap(maps["box"]), canvas, logit(_PNET_PROBABILITY), _CANDIDATES, 0.5, 0.7
         )
         inputs = {"pnet": whole}
-        faces = _about_faces(picture, rng, _SHIFT, _SCALE)
-        first = np.concatenate((square_crops(boxes, 1.0), faces))
+        faces = near_squares(rng, boxes, 1, _SHIFT, _SCALE)
+        first = np.concatenate((square_crops(passed, 1.0), faces))
         if len(first):
             inputs["rnet"] = patches = _patches(image, first, R_NET.size_px)
             with torch.inference_mode():
                 out = nets["rnet"](patches)
-            passed = out.score.numpy() >= logit(_RNET_PROBABILITY)
-            moved = _moved(first[passed], out.box.numpy()[passed])
+            likely = out.score.numpy() >= logit(_RNET_PROBABILITY)
+            moved = _moved(first[likely], out.box.numpy()[likely])
             second = np.concatenate((square_crops(moved, 1.0), faces))
             if len(second):
                 inputs["onet"] = _patches(image, second, nets["onet"].architecture.size_px)
@@ -77,8 +77,8 @@ def face_inputs(stem: str, size_px: int, margin: float, data: Path, pictures: in
     """Windows (N, 3, size_px, size_px) about faces, ``margin`` times as large, and a few beside them, of about
     ``pictures`` training pictures: what a net sees that refines a detector's faces. Raises DataError as above."""
     rng, found = np.random.default_rng(0), []
-    for picture, image in _read(data, pictures, progress):
-        squares = _about_faces(picture, rng, _SHIFT / 2, _SCALE / 2)
+    for boxes, image in _read(data, pictures, progress):
+        squares = near_squares(rng, boxes, 1, _SHIFT / 2, _SCALE / 2)
         side = np.rint(squares[:, 2] * margin).astype(np.int64)
         corner = squares[:, :2] + (squares[:, 2:] - side[:, None]) // 2
         height, width = image.shape[:2]
@@ -88,25 +88,23 @@ def face_inputs(stem: str, size_px: int, margin: float, data: Path, pictures: in
     return found
 
 
-def _read(data: Path, count: int, progress: Progress) -> Iterator[tuple[Picture, Image]]:
-    chosen = [picture for picture, _ in calibration_pictures(data, count)]
-    for picture in progress(chosen, "reading", len(chosen)):
-        yield picture, read_pixels(picture)
+def _read(data: Path, count: int, progress: Progress) -> Iterator[tuple[Floats, Image]]:
+    """The boxes (n, 4) of some faces of each picture, and the picture."""
+    chosen = calibration_pictures(data, count)
+    sets = {picture.path: name for picture, name in chosen}
+    for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
+        targets = targets_of(picture, sets[picture.path])
+        boxes = targets.boxes[~targets.ignore]
+        large = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) >= _SMALLEST_FACE_PX]
+        yield large[:_FACES], read_pixels(picture)
 
 
 def _require(found: list[Inputs], stem: str, data: Path) -> None:
-    if not any(stem in inputs for inputs in found):
+    if not any(stem in inputs and len(inputs[stem]) for inputs in found):
         raise DataError(f"{data}: no faces in its training pictures to calibrate {stem} on: give --data another folder")
 
 
-def _about_faces(picture: Picture, rng: np.random.Generator, shift: float, scale: float) -> Squares:
-    known = [face.box for face in picture.faces if face.box is not None and not face.ignore]
-    boxes = np.array(known, np.float32).reshape(-1, 4)
-    large = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) >= _SMALLEST_FACE_PX]
-    return near_squares(rng, large[:_FACES], 1, shift, scale)
-
-
-def _moved(squares: Squares, offsets: NDArray[np.float32]) -> NDArray[np.float32]:
+def _moved(squares: Squares, offsets: Floats) -> Floats:
     x, y, side = squares.T.astype(np.float32)
     boxes = np.stack((x, y, x + side, y + side), 1) + offsets * side[:, None]
     return np.ascontiguousarray(boxes.astype(np.float32))

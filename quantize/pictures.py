@@ -14,8 +14,8 @@ from edgeface.models.export import Progress
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE, STRIDES
 from edgeface.runtime.preprocess import letterbox
 
-# (set, longest side in px): scenes as they come, and crops, whose one face then fills the anchors of the large levels.
-_SOURCES = (("wider", 640), ("landmarks68", 256))
+# By set, the longest side: scenes as they come, and crops, whose one face then fills the anchors of the large levels.
+_SIZES_PX = {"wider": 640, "landmarks68": 256}
 
 
 def calibration_batches(
@@ -26,7 +26,7 @@ def calibration_batches(
     Raises DataError when there is none, or a picture cannot be read.
     """
     chosen = calibration_pictures(data, count)
-    sizes = {picture.path: size_px for picture, size_px in chosen}
+    sizes = {picture.path: _SIZES_PX[name] for picture, name in chosen}
     batches = []
     for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
         pixels = letterbox(read_pixels(picture), sizes[picture.path], max(STRIDES)).pixels
@@ -35,15 +35,17 @@ def calibration_batches(
     return batches
 
 
-def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, int]]:
-    """About ``count`` training pictures, evenly spread over the sets that ``data`` has, and the longest side in px that
-    each is looked at. Raises DataError when none of the sets is there."""
-    chosen: list[tuple[Picture, int]] = []
-    parts = [(read_annotations(data / name, "train"), size) for name, size in _SOURCES if (data / name).is_dir()]
-    for pictures, size_px in parts:
+def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, str]]:
+    """About ``count`` training pictures, each with its set's name, evenly spread over the sets that ``data`` has.
+
+    Raises DataError when none of the sets is there.
+    """
+    chosen: list[tuple[Picture, str]] = []
+    parts = [(read_annotations(data / name, "train"), name) for name in _SIZES_PX if (data / name).is_dir()]
+    for pictures, name in parts:
         wanted = min(len(pictures), -(-count // len(parts)))
-        chosen += [(pictures[i * len(pictures) // wanted], size_px) for i in range(wanted)]
+        chosen += [(pictures[i * len(pictures) // wanted], name) for i in range(wanted)]
     if not chosen:
-        names = " or ".join(name for name, _ in _SOURCES)
+        names = " or ".join(_SIZES_PX)
         raise DataError(f"{data}: no training pictures in {names} to calibrate on: give --data another folder")
     return chosen

@@ -123,7 +123,8 @@ def _require_detector(checkpoint: Checkpoint, measures: bool) -> None:
             f"--report and --auto-keep measure the loss of a dense detector: leave them out for {checkpoint.model}"
         )
     raise OptionError(
-        f"{checkpoint.model} is trained in int8 by 'edgeface train' and calibrated here: add --calibrate-only"
+        f"{checkpoint.model} is only calibrated here: add --calibrate-only, then train what that writes by 'edgeface "
+        f"train {checkpoint.model} --start-from'"
     )
 
 
