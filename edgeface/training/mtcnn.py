@@ -56,7 +56,7 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pnet_hard: Step
     rnet: Step
     onet: Step
-    rounds: list[str] = list(ROUNDS)
+    rounds: tuple[str, ...] = tuple(ROUNDS)
     samples_of: str = ""
     threads: int = 0
     seed: int = 1
@@ -142,7 +142,6 @@ class MTCNNTraining:
         train, dev = self._samples(name, "train"), self._samples(name, "dev")
         trainer = PatchTrainer(net, train, config, self.out / name, dev=lambda n: dev_figures(n, dev))
         self._current = trainer
-        trainer.directory.log({"kind": "samples", **train.counts()})
         done = trainer.run(lambda report: show(f"{name} {report}"))
         self.figures |= {f"{name} {figure}": value for figure, value in trainer.figures.items() if figure != "choose"}
         return done

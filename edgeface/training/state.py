@@ -60,8 +60,9 @@ class RunDirectory:
         self._lock: IO[bytes] | None = None
 
     def claim(self) -> None:
-        """Keep other runs out of the folder until ``release``; raises TrainingError when one is in it."""
+        """Make the folder, and keep other runs out of it until ``release``; raises TrainingError when one is in it."""
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / LOCK).open("ab")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -129,6 +129,7 @@ class PatchTrainer:
         OutputError when the disk refuses.
         """
         keep_freed_memory()
+        self.directory.path.mkdir(parents=True, exist_ok=True)
         config = self.config
         batches = Batches(self.samples, config.shares, config.batch, config.seed)
         clock = saved_at = time.monotonic()
