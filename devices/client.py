@@ -136,7 +136,10 @@ class Client:
         _, found = self._with_picture("detect", loaded, picture, timeout_s)
         attributes = {name[len("attribute.") :]: found[name] for name in found if name.startswith("attribute.")}
         try:
-            return Faces(found["boxes"], found["scores"], found.get("landmarks"), found.get("pose"), attributes)
+            return Faces(
+                found["boxes"], found["scores"], found.get("landmarks"), found.get("pose"), attributes,
+                loaded.bundle.attributes,
+            )
         except (KeyError, ValueError) as error:
             raise self._garbled(f"faces that are none ({error})") from None
 

@@ -159,7 +159,7 @@ def detect(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, 
 
 @operation("raw")
 def raw(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
-    """Every map of the dense stage for ``pixels``, float32 (C, H, W)."""
+    """Every output that ``Detector.raw`` gives for ``pixels``, float32 (C, H, W)."""
     wanted = read(options, Picture)
     return None, state.get(wanted.number).detector.raw(_frame(wanted.format, arrays))
 

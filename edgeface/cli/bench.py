@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeface.cli.cascade import cascade_options
 from edgeface.cli.results import say
 from edgeface.cli.tables import counted, table
 from edgeface.errors import InputError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
     from edgeface.devices.boards import Board
-    from edgeface.runtime.benchmark import Measured, Pictures, Report
+    from edgeface.runtime.benchmark import Measured, Pictures, Report, Subject
 
 # All are held in memory, so that no file is read between two runs that are compared.
 MAX_PICTURES = 16
@@ -49,6 +50,7 @@ def _frame(context: click.Context, option: click.Parameter, value: str | None) -
               help="Input size in pixels: the longest side, or a frame that every picture is fitted into.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1),
               help="Threads of each engine and of the resize.")
+@cascade_options
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(min=1),
               help="Rounds to measure; each runs every BUNDLE once. An estimate needs one.")
 @click.option("--pictures", "folder", metavar="DIR",
@@ -72,6 +74,10 @@ def command(
     engine: str | None,
     size_px: int | tuple[int, int],
     threads: int,
+    refine: str | None,
+    min_face: float | None,
+    thresholds: tuple[float, ...] | None,
+    candidates: int | None,
     rounds: int,
     folder: str | None,
     frame_px: tuple[int, int] | None,
@@ -112,6 +118,11 @@ def command(
     board = boards.find(device)
     if plot_path is not None and board.link != "emulated":
         raise click.UsageError(f"--plot draws the layers of an estimate: {device} is measured")
+    if board.link != "local" and (refine, min_face, thresholds, candidates) != (None,) * 4:
+        raise click.UsageError(
+            "--refine, --min-face, --thresholds and --candidates are for this host: for a board make a bundle with "
+            "'edgeface models combine'"
+        )
     pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
     if board.link == "emulated":
         _estimate(board, bundles, pictures, size_px, threads, engine, core, layers, json_path, plot_path)
@@ -119,7 +130,16 @@ def command(
     if core is not None:
         raise click.UsageError(f"--core is for estimates: {device} is measured")
     if board.link == "local":
-        report = _measure_here(bundles, pictures, size_px, threads, rounds, engine)
+        from edgeface.runtime.benchmark import open_subject
+
+        subjects = [
+            open_subject(
+                name, threads=threads, size_px=size_px, engine=engine, refine=refine, min_face=min_face,
+                thresholds=thresholds, candidates=candidates,
+            )
+            for name in bundles
+        ]
+        report = _measure_here(subjects, pictures, size_px, threads, rounds)
     else:
         from edgeface.devices.links import open_link
         from edgeface.devices.timing import time_on_board
@@ -132,12 +152,10 @@ def command(
 
 
 def _measure_here(
-    bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int,
-    engine: str | None,
+    subjects: Sequence[Subject], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int
 ) -> Report:
-    from edgeface.runtime.benchmark import WARM_UP_ROUNDS, benchmark, open_subject
+    from edgeface.runtime.benchmark import WARM_UP_ROUNDS, benchmark
 
-    subjects = [open_subject(name, threads=threads, size_px=size_px, engine=engine) for name in bundles]
     # Not a bar: it would be redrawn during the runs, by a thread of its own.
     _progress(f"{counted(len(subjects), 'bundle')}, {WARM_UP_ROUNDS} + {rounds} rounds ...")
     return benchmark(subjects, pictures, threads=threads, size_px=size_px, rounds=rounds)

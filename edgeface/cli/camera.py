@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from edgeface.cli.cascade import cascade_options
 from edgeface.cli.detect import DEFAULT_MODEL, complete_model
 from edgeface.cli.results import STDOUT, complain, say
 from edgeface.errors import OptionError
@@ -154,6 +155,7 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--threads", type=click.IntRange(min=1),
               help="Processors to use for the network.  [default: all but one, at most 4]")
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
+@cascade_options
 @click.option("--width", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")
 @click.option("--height", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), metavar="N",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from edgeface.cli.cascade import cascade_options
 from edgeface.cli.progress import progress
 from edgeface.cli.results import STDOUT, JsonLines, ResultsLostError, complain, json_lines, picture_record, say
 from edgeface.cli.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
@@ -39,6 +40,10 @@ class Options:
     nms: float | None = None
     threads: int | None = None
     engine: str | None = None
+    refine: str | None = None
+    min_face: float | None = None
+    thresholds: tuple[float, ...] | None = None
+    candidates: int | None = None
     out: Path | None = DEFAULT_OUT
     json: str | None = None
     max_megapixels: float = MAX_MEGAPIXELS
@@ -228,6 +233,10 @@ def _load(options: Options) -> Detector:
         size=options.size,
         score=options.score,
         nms=options.nms,
+        refine=options.refine,
+        min_face=options.min_face,
+        thresholds=options.thresholds,
+        candidates=options.candidates,
         device=options.device,
     )
 
@@ -261,6 +270,7 @@ def complete_model(
 @click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all, at most 4]")
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
+@cascade_options
 @click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help=f"The folder for the drawn pictures and videos.  [default: {DEFAULT_OUT}]")
@@ -279,6 +289,10 @@ def command(
     nms: float | None,
     threads: int | None,
     engine: str | None,
+    refine: str | None,
+    min_face: float | None,
+    thresholds: tuple[float, ...] | None,
+    candidates: int | None,
     device: str,
     out: Path | None,
     no_draw: bool,
@@ -304,5 +318,8 @@ def command(
     # Stopped by a service manager, the temporary files are removed as after Ctrl-C.
     signal.signal(signal.SIGTERM, _terminated)
     drawn = None if no_draw else out or DEFAULT_OUT
-    options = Options(model, size, score, nms, threads, engine, drawn, json_target, max_megapixels, device)
+    options = Options(
+        model, size, score, nms, threads, engine, refine, min_face, thresholds, candidates, drawn, json_target,
+        max_megapixels, device,
+    )
     context.exit(run(sources, options))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgeface.cli.cascade import cascade_options
+
 GPU_BATCH = 16
 
 
@@ -29,6 +31,7 @@ GPU_BATCH = 16
 )
 @click.option("--nms", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Largest IoU of two faces.")
 @click.option("--engine", help="Engine to run with; torch for a checkpoint.")
+@cascade_options
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.  [default: processors, at most 4]")
 @click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many pictures, spread evenly over the part.")
@@ -46,6 +49,10 @@ def command(
     score: float,
     nms: float,
     engine: str | None,
+    refine: str | None,
+    min_face: float | None,
+    thresholds: tuple[float, ...] | None,
+    candidates: int | None,
     threads: int | None,
     device: str,
     limit: int | None,
@@ -81,7 +88,8 @@ def command(
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise DataError(f"{data / ANNOTATIONS}: nothing to measure in its {split} part ({why}): choose another set")
     detector = edgeface.load(
-        model, engine=engine, threads=threads, size=size, score=score, nms=nms, device=device
+        model, engine=engine, threads=threads, size=size, score=score, nms=nms, refine=refine, min_face=min_face,
+        thresholds=thresholds, candidates=candidates, device=device,
     )
     with json_lines(json_target) as lines:
         shown = progress(pictures, "evaluating", len(pictures))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from edgeface.bundle import Bundle, DenseStage, PoseStage, read_bundle
+from edgeface.bundle import Bundle, CropStage, DenseStage, PoseStage, PyramidStage, Stage, read_bundle
 from edgeface.cli.results import complain, print_json, say
-from edgeface.errors import BundleError, EdgefaceError
+from edgeface.errors import BundleError, EdgefaceError, OptionError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
@@ -116,6 +116,29 @@ def verify(context: click.Context, models: tuple[str, ...], as_json: bool) -> No
     context.exit(failures[0].exit_code if failures else 0)
 
 
+@command.command()
+@click.argument("detector")
+@click.argument("refinement")
+@click.option("--name", "model", required=True, metavar="MODEL", help="What the new model is called, as in mhcnn.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="The new bundle's folder, and its name, as in mhcnn-int8-ncnn.")
+def combine(detector: str, refinement: str, model: str, out: Path) -> None:
+    """Make one bundle of a DETECTOR and a REFINEMENT, names from the list or bundles' folders.
+
+    \b
+    edgeface models combine mos_s-int8-ncnn tcnn-int8-ncnn --name mhcnn --out mhcnn-int8-ncnn
+
+    It finds what 'edgeface detect --model DETECTOR --refine REFINEMENT' does, and can be deployed. Both must be for one
+    engine and of one precision.
+    """
+    from edgeface.runtime.refinement import combine as combine_bundles
+
+    if not model.strip():
+        raise OptionError("--name is empty: give the new model a name, as in mhcnn")
+    made = combine_bundles(_bundle_directory(detector), _bundle_directory(refinement), model, out)
+    say(f"{out}: {made.name}, {len(made.files)} files, {_size_bytes(made) / 1e6:.2f} MB: {', '.join(_predicts(made))}")
+
+
 def _bundle_directory(model: str) -> Path:
     from edgeface.runtime import catalog
 
@@ -141,13 +164,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
-    dense, defaults = bundle.dense, bundle.defaults
+    defaults = bundle.defaults
     yield "name", bundle.name
     yield "model", f"{bundle.model}, {bundle.precision}, for the engine {bundle.engine}"
     yield "folder", str(directory)
-    yield "finds", ", ".join(_predicts(bundle))
-    yield "input", f"BGR, (x - {dense.mean:g}) * {dense.scale:g}, sides multiples of {dense.multiple}"
-    yield "anchors", "; ".join(f"{level.anchors_px} px every {level.stride} px" for level in dense.levels)
+    yield "refines" if bundle.is_refinement else "finds", ", ".join(_predicts(bundle))
+    for stage in bundle.stages:
+        yield from _STAGES[type(stage)](stage)
     yield "defaults", f"size {defaults.size_px} px, score {defaults.score:g}, NMS {defaults.nms_iou:g}"
     yield "verified", "against the float model" if bundle.verified else "no: see 'edgeface convert'"
     yield "licence", bundle.licence
@@ -162,11 +185,39 @@ def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 def _predicts(bundle: Bundle) -> Iterator[str]:
     yield "boxes"
-    for stage in bundle.stages:
-        if isinstance(stage, DenseStage) and all(level.landmarks for level in stage.levels):
-            yield "five landmarks"
-        elif isinstance(stage, PoseStage):
-            yield "head pose"
+    if bundle.gives_landmarks:
+        yield "five landmarks"
+    if bundle.gives_pose:
+        yield "head pose"
+    yield from (f"{name} from {threshold:g}" for name, threshold in bundle.attributes.items())
+
+
+def _dense(stage: DenseStage) -> Iterator[tuple[str, str]]:
+    yield "dense", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, sides multiples of {stage.multiple}"
+    yield "", "anchors " + "; ".join(f"{level.anchors_px} px every {level.stride} px" for level in stage.levels)
+
+
+def _pose(stage: PoseStage) -> Iterator[tuple[str, str]]:
+    yield "pose", f"{stage.patch} x {stage.patch} features of each face, {stage.bins} bins of {stage.bin_deg:g} degrees"
+
+
+def _pyramid(stage: PyramidStage) -> Iterator[tuple[str, str]]:
+    yield "pyramid", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, windows of {stage.cell_px} every {stage.stride} px"
+    yield "", (
+        f"faces from {stage.min_face_px:g} px, sizes {1 / stage.factor:.2f} apart, score {stage.threshold:g}, at most "
+        f"{stage.limit}"
+    )
+
+
+def _crops(stage: CropStage) -> Iterator[tuple[str, str]]:
+    how = "averaged with the one before" if stage.scores == "mean" else "instead of the one before"
+    yield "crops", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, {stage.size_px} px, {stage.margin:g} boxes wide"
+    yield "", f"score {stage.threshold:g}, {how}, at most {stage.limit}"
+
+
+_STAGES: dict[type[Stage], Callable[[Any], Iterator[tuple[str, str]]]] = {
+    DenseStage: _dense, PoseStage: _pose, PyramidStage: _pyramid, CropStage: _crops,
+}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

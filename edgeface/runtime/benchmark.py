@@ -144,17 +144,28 @@ class Samples:
 
 
 def open_subject(
-    name_or_path: str, *, threads: int, size_px: int | tuple[int, int], engine: str | None = None
+    name_or_path: str,
+    *,
+    threads: int,
+    size_px: int | tuple[int, int],
+    engine: str | None = None,
+    refine: str | None = None,
+    min_face: float | None = None,
+    thresholds: Sequence[float] | None = None,
+    candidates: int | None = None,
 ) -> Subject:
     """Load a name, a bundle's directory or a checkpoint for an input of ``size_px``: longest side, or (width, height).
-    ``engine`` is what a model's name alone leaves open.
+    ``engine`` is what a model's name alone leaves open; ``refine`` to ``candidates`` are those of ``edgeface.load``.
 
     Raises what ``edgeface.load`` raises.
     """
     sides = size_px if isinstance(size_px, tuple) else (size_px,)
     if max(sides) > MAX_SIZE_PX:
         raise OptionError(f"size {size_px} cannot work: choose at most {MAX_SIZE_PX} pixels")
-    detector = load(name_or_path, engine=engine, threads=threads, size=min(sides))
+    detector = load(
+        name_or_path, engine=engine, threads=threads, size=min(sides), refine=refine, min_face=min_face,
+        thresholds=thresholds, candidates=candidates,
+    )
     detector.size_px = size_px
     path = catalog.find(name_or_path, engine)
     files = detector.bundle.files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeface.bundle import Bundle, file_sets, read_bundle
@@ -11,6 +12,7 @@ from edgeface.errors import OptionError, UnverifiedBundleWarning
 from edgeface.runtime import catalog, engines
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, Session
+from edgeface.runtime.refinement import Limits, combined, limited
 
 MAX_DEFAULT_THREADS = 4
 
@@ -45,6 +47,10 @@ def load(
     size: int | None = None,
     score: float | None = None,
     nms: float | None = None,
+    refine: str | Path | None = None,
+    min_face: float | None = None,
+    thresholds: Sequence[float] | None = None,
+    candidates: int | None = None,
     device: str = "cpu",
 ) -> Detector:
     """A detector from a model's or a bundle's name, a bundle's directory, or a checkpoint.
@@ -52,6 +58,9 @@ def load(
     ``engine``: the one to run with; "torch" runs a checkpoint, and needs torch. ``threads``: by default the processors
     at hand, at most 4. ``size`` (longest side of the net's input, px), ``score`` and ``nms`` (0..1) are the bundle's
     own where they are None. ``device`` is torch's: "cpu", "cuda", "cuda:1".
+
+    ``refine`` is a refinement to put behind the detector, such as "tcnn", found as the model is and for its engine. Of
+    cascades ``min_face``, ``thresholds`` and ``candidates`` are the ``Limits``.
 
     Warns with UnverifiedBundleWarning of a bundle that departed from its checkpoint when it was converted. Raises
     UnknownModelError, UnknownEngineError, OptionError, BundleError, CheckpointError, EngineError and MissingExtraError,
@@ -63,28 +72,41 @@ def load(
         threads = default_threads()
     elif threads < 1:
         raise OptionError(f"{threads} threads cannot work: choose 1 or more")
+    directory, bundle = _found(model_or_path, engine)
+    if engine not in (None, bundle.engine):
+        raise OptionError(f"{directory}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
+    parts, whole = [(directory, bundle)], bundle
+    if refine is not None:
+        parts.append(_found(refine, bundle.engine))
+        whole = combined(bundle, parts[1][1])
+    whole = limited(whole, Limits(min_face, None if thresholds is None else tuple(thresholds), candidates))
+    sessions = [opened for part in parts for opened in open_sessions(*part, threads, device=device)]
+    defaults = whole.defaults
+    return Detector(
+        whole,
+        sessions,
+        size_px=defaults.size_px if size is None else size,
+        score=defaults.score if score is None else score,
+        nms_iou=defaults.nms_iou if nms is None else nms,
+    )
+
+
+def _found(model_or_path: str | Path, engine: str | None) -> tuple[Path, Bundle]:
+    """Where a bundle's files lie, and what it says; for a checkpoint what it is to the engine torch."""
     path = catalog.find(model_or_path, engine)
     if path.is_dir():
-        directory, bundle = path, read_bundle(path)
+        bundle = read_bundle(path)
         if not bundle.verified:
             warnings.warn(
                 f"{bundle.name} is not verified against its checkpoint and may find other faces: "
                 "'edgeface parity' says how far they are apart",
-                UnverifiedBundleWarning, stacklevel=2,
+                UnverifiedBundleWarning, stacklevel=3,
             )
+        directory = path
     else:
         if engine not in (None, "torch"):
             raise OptionError(f"{path}: a checkpoint runs with the engine torch: convert it for {engine}")
         from edgeface.runtime.engines.torch import checkpoint_bundle
 
         directory, bundle = path.parent, checkpoint_bundle(path)
-    if engine not in (None, bundle.engine):
-        raise OptionError(f"{path}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
-    defaults = bundle.defaults
-    return Detector(
-        bundle,
-        open_sessions(directory, bundle, threads, device=device),
-        size_px=defaults.size_px if size is None else size,
-        score=defaults.score if score is None else score,
-        nms_iou=defaults.nms_iou if nms is None else nms,
-    )
+    return directory, bundle

@@ -7,7 +7,7 @@ function of the same name is what users of the Python API need of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,10 @@ def stream(
     size: int | None = None,
     score: float | None = None,
     nms: float | None = None,
+    refine: str | Path | None = None,
+    min_face: float | None = None,
+    thresholds: Sequence[float] | None = None,
+    candidates: int | None = None,
     track: bool = True,
     detect_every: int = 1,
     width: int | None = None,
@@ -46,7 +50,7 @@ def stream(
     ``source``: a camera (``0``, ``"/dev/video2"``, ``"picamera2"``), an address (rtsp://, http://), a video, a folder
     of pictures, or ``"demo"``. ``frame.image`` is the picture, uint8 (H, W, 3) BGR; ``faces`` are Faces with
     ``tracks``. A source that stops is tried again and again (``deadlines`` say how, the log "edgeface.stream" why); the
-    iteration ends when a file does. ``model`` to ``nms`` are those of ``edgeface.load``, except that ``threads``
+    iteration ends when a file does. ``model`` to ``candidates`` are those of ``edgeface.load``, except that ``threads``
     leave a processor to the rest by default; ``width`` to ``every_frame`` are those of
     ``edgeface.stream.sources.make_spec``; with ``track`` faces have numbers, and in all but every ``detect_every``-th
     frame the tracker fills in for the detector.
@@ -69,7 +73,8 @@ def stream(
     options = tracking_options(score) if track else None
     detector = load(
         model, engine=engine, threads=stream_threads() if threads is None else threads, size=size, nms=nms,
-        score=score if options is None else options.low_score,
+        score=score if options is None else options.low_score, refine=refine, min_face=min_face, thresholds=thresholds,
+        candidates=candidates,
     )
     supervisor = Supervisor(spec, deadlines)
     running = Loop(

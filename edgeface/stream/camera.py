@@ -40,6 +40,10 @@ class Options:
     nms: float | None = None
     threads: int | None = None
     engine: str | None = None
+    refine: str | None = None
+    min_face: float | None = None
+    thresholds: tuple[float, ...] | None = None
+    candidates: int | None = None
     width: int | None = None
     height: int | None = None
     fps: float | None = None
@@ -142,14 +146,20 @@ def _prepared(options: Options) -> _Ready:
     if options.best_shots is not None and tracking is None:
         raise OptionError("--best-shots keeps a face a track: leave --no-track out")
     detector = load(
-        options.model, engine=options.engine, size=options.size, nms=options.nms,
+        options.model, engine=options.engine, size=options.size, nms=options.nms, refine=options.refine,
+        min_face=options.min_face, thresholds=options.thresholds, candidates=options.candidates,
         threads=stream_threads() if options.threads is None else options.threads,
         score=options.score if tracking is None else tracking.low_score,
     )
+    if options.best_shots is not None and not detector.bundle.gives_landmarks:
+        raise OptionError(
+            f"--best-shots turns faces upright by their landmarks, and {detector.bundle.name} gives none: choose a "
+            "model with landmarks, or add --refine tcnn"
+        )
     controls = Controls(
         detector.score if tracking is None else tracking.start_score,
         detector.size_px if isinstance(detector.size_px, int) else max(detector.size_px),
-        smallest_px=detector.bundle.dense.multiple,
+        smallest_px=detector.smallest_px,
     )
     supervisor = Supervisor(spec, Deadlines.patient(options.patience_s, options.give_up_s))
     loop = Loop(

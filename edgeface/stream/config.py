@@ -38,6 +38,10 @@ class DetectorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     score: Share | None = None
     nms: Share | None = None
     threads: Count | None = None
+    refine: str | None = None
+    min_face: Annotated[float, Meta(ge=1)] | None = None
+    thresholds: list[Share] | None = None
+    candidates: Count | None = None
     adapt_ms: Positive | None = None
 
 

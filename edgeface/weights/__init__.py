@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 # What a model's name alone means.
-DEFAULTS = {"mos_s": "mos_s-int8-ncnn"}
+DEFAULTS = {
+    "mos_s": "mos_s-int8-ncnn",
+    "mtcnn": "mtcnn-int8-ncnn",
+    "tcnn": "tcnn-int8-ncnn",
+    "mhcnn": "mhcnn-int8-ncnn",
+}
 
 
 def directory() -> Path:
