@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, CropStage, DenseStage, Level, PoseStage, PyramidStage, Stage
-from edgeface.runtime.cascade import output_names
+from edgeface.frames import as_frame
+from edgeface.runtime.cascade import output_names, pyramid_canvas
 from edgeface.runtime.crops import Squares, crop_planes, crop_signed, square_crops
 from edgeface.runtime.dense import map_names, net_input
 from edgeface.runtime.engines import RawMap, Session
-from edgeface.runtime.pyramid import canvas_planes, canvas_signed, plan
+from edgeface.runtime.pyramid import canvas_planes, canvas_signed
 from edgeface.runtime.roi import gather_patches
 
 from .parity import Floats, MapParity, MapSums
@@ -70,10 +71,7 @@ def _pose(bundle: Bundle, stage: PoseStage, _sides: Sides, look: Look) -> Iterat
 
 
 def _pyramid(_bundle: Bundle, stage: PyramidStage, sides: Sides, look: Look) -> Iterator[Trial]:
-    height, width = look.image.shape[:2]
-    sides_px = look.size_px if isinstance(look.size_px, tuple) else (look.size_px, look.size_px)
-    min_face_px = stage.min_face_px / min(sides_px[0] / width, sides_px[1] / height)
-    canvas = plan(width, height, stage.cell_px, stage.stride, stage.factor, min_face_px)
+    canvas = pyramid_canvas(stage, as_frame(look.image), look.size_px)
     x, z = (
         canvas_signed(look.image, canvas) if nets[0].takes == "pixels"
         else canvas_planes(look.image, canvas, mean=stage.mean, scale=stage.scale)

@@ -21,22 +21,24 @@ from edgeface.devices.emulation.root import EmulatedRoot, ensure_root
 from edgeface.devices.estimate import calibration
 from edgeface.devices.estimate.calibration import Calibration
 from edgeface.devices.estimate.costing import Counts, find_tools
-from edgeface.devices.estimate.count import Counted, Finished, run_jobs
-from edgeface.devices.estimate.jobs import Job, LayersJob, OperatorsJob, StagesJob
+from edgeface.devices.estimate.count import Counted, run_jobs
+from edgeface.devices.estimate.inputs import CROP_COUNTS, stage_pixels
+from edgeface.devices.estimate.jobs import CropsJob, Job, LayersJob, OperatorsJob, StagesJob
 from numpy.typing import NDArray
 
 from edgeface.atomic import refused
-from edgeface.bundle import Bundle, read_bundle
+from edgeface.bundle import Bundle, CropStage, PoseStage, file_sets, read_bundle
 from edgeface.errors import OptionError
 from edgeface.runtime import catalog
 
 PLACE: Literal["estimate"] = "estimate"
 _ENGINES = ("ncnn", "tflite")
 _PIXEL_MEAN = 128
+_NETS = ("network", "pose", "crops")
 
 
 class StageEstimate(msgspec.Struct, frozen=True):
-    """A stage of a picture: "preprocessing", "network", "decoding" or "pose", which is all nets on faces.
+    """A stage of a picture: "preprocessing", "network", "decoding", or the nets on faces, "pose" and "crops".
 
     ``ms`` is all of it; ``kernels_ms`` what of it runs in C kernels of edgeface, each with its call from Python, and
     ``cycles`` what the model of the core says, before the factor. ``covered``: the share of its instructions that was
@@ -63,9 +65,33 @@ class LayerEstimate(msgspec.Struct, frozen=True):
     instructions: int
 
 
+class CropsEstimate(msgspec.Struct, frozen=True):
+    """A crop stage, by its number in the bundle, on ``crops`` faces: its net, making its inputs, and all the rest.
+
+    ``layers`` are those of its net on one crop, by one thread, to be held against ``network_1_thread_ms``; none where
+    there are more crops.
+    """
+
+    stage: int
+    size_px: int
+    crops: int
+    network_ms: float
+    preprocessing_ms: float
+    decoding_ms: float
+    network_1_thread_ms: float
+    layers: list[LayerEstimate]
+
+    @property
+    def total_ms(self) -> float:
+        """All of it."""
+        return self.network_ms + self.preprocessing_ms + self.decoding_ms
+
+
 class BundleEstimate(msgspec.Struct, frozen=True):
-    """One bundle. ``layers`` in the order in which they run, by one thread; ``layers_ms`` is their sum, to be held
-    against ``network_1_thread_ms``, what the network takes as a whole with one thread."""
+    """One bundle. ``layers``, of the first stage's net, in the order in which they run, by one thread; ``layers_ms`` is
+    their sum, to be held against ``network_1_thread_ms``, what that net takes as a whole with one thread. ``crops``:
+    each crop stage on some numbers of faces, whatever was found in the picture. A bundle that refines faces and finds
+    none has these alone."""
 
     given: str
     name: str
@@ -79,6 +105,7 @@ class BundleEstimate(msgspec.Struct, frozen=True):
     layers_ms: float
     stages: list[StageEstimate]
     layers: list[LayerEstimate]
+    crops: list[CropsEstimate] = []
 
     def stage(self, name: str) -> StageEstimate:
         """The stage of that name; one that was not entered took nothing."""
@@ -131,10 +158,10 @@ def estimate(
 ) -> EstimateReport:
     """Estimate each bundle of ``names``, names or directories as ``catalog.find`` takes them.
 
-    ``progress`` gets a line for each step that takes a while; a bundle takes up to half a minute. Raises OptionError
-    for a checkpoint and for an engine that cannot be taken apart, what ``catalog.find``, ``read_bundle`` and
-    ``ensure_root`` raise, DeviceError without a calibration for the board, the core or the threads, and InstallError
-    for a program that must be installed first.
+    ``progress`` gets a line for each step that takes a while; a bundle takes up to half a minute, a cascade's more.
+    Raises OptionError for a checkpoint and for an engine that cannot be taken apart, what ``catalog.find``,
+    ``read_bundle`` and ``ensure_root`` raise, DeviceError without a calibration for the board, the core or the threads,
+    and InstallError for a program that must be installed first.
     """
     directories = [_bundle_directory(name, engine) for name in names]
     bundles = [read_bundle(directory) for directory in directories]
@@ -150,8 +177,8 @@ def estimate(
     found = []
     for name, directory, bundle in zip(names, directories, bundles, strict=True):
         progress(f"{bundle.name}: counting on an emulated {question.core}")
-        finished, layers = _counted(root, directory, bundle, question)
-        found.append(_bundle_estimate(name, bundle, finished, layers, factors, question))
+        counts = _counted(root, directory, bundle, question)
+        found.append(_bundle_estimate(name, bundle, counts, factors, question))
     threads_errors = [t.mean_error for t in factors.threads if (t.core, t.threads) == (fit.core, question.threads)]
     height, width = question.picture.shape[:2]
     return EstimateReport(
@@ -181,44 +208,73 @@ class _Layer:
     counts: Counts
 
 
-def _counted(
-    root: EmulatedRoot, directory: Path, bundle: Bundle, question: Question
-) -> tuple[Finished, list[_Layer]]:
-    """What came of the jobs, of which the first is the stages, and the layers."""
+@dataclass(frozen=True)
+class _Found:
+    """What came of a bundle's jobs: a picture's regions, layers by the number of their stage, and regions by the number
+    of a crop stage and its crops; the ``faces`` in the picture."""
+
+    picture: list[Counted]
+    layers: dict[int, list[_Layer]]
+    crops: dict[tuple[int, int], list[Counted]]
+    faces: int
+
+
+def _counted(root: EmulatedRoot, directory: Path, bundle: Bundle, question: Question) -> _Found:
     defaults = bundle.defaults
+    jobs: list[Job] = []
+    names: dict[int, dict[str, tuple[str, str]]] = {}
+    crops: dict[tuple[int, int], int] = {}
+    layers: dict[int, int] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="edgeface-estimate-") as scratch:
-            picture, operators = Path(scratch) / "picture.npy", Path(scratch) / "operators"
+            picture = Path(scratch) / "picture.npy"
             np.save(picture, question.picture)
-            common = (str(directory.resolve()), str(picture), question.size_px)
-            jobs: list[Job] = [StagesJob(*common, defaults.score, defaults.nms_iou)]
-            names: dict[str, tuple[str, str]] = {}
-            if bundle.engine == "ncnn":
-                jobs.append(LayersJob(*common))
-            else:
-                names = _taken_apart(directory, bundle, question, operators)
-                jobs.append(OperatorsJob(str(operators)))
+            here = str(directory.resolve()), str(picture)
+            if not bundle.is_refinement:
+                jobs.append(StagesJob(*here, question.size_px, defaults.score, defaults.nms_iou))
+            for number, stage in enumerate(bundle.stages):
+                if isinstance(stage, PoseStage):
+                    continue
+                layers[number] = len(jobs)
+                if bundle.engine == "ncnn":
+                    jobs.append(LayersJob(*here, question.size_px, number))
+                else:
+                    operators = Path(scratch) / f"operators{number}"
+                    names[number] = _taken_apart(directory, bundle, number, question, operators)
+                    jobs.append(OperatorsJob(str(operators)))
+                for count in CROP_COUNTS if isinstance(stage, CropStage) else ():
+                    crops[number, count] = len(jobs)
+                    jobs.append(CropsJob(*here, number, count))
             finished = run_jobs(root, question.core, jobs)
     except OSError as error:
         raise refused(tempfile.gettempdir(), error) from None
-    layers = [each for each in finished.regions if each.place.job == 1]
-    if bundle.engine == "ncnn":
-        return finished, _less_handing_over(layers)
-    return finished, _less_invoking(layers, names)
+
+    def regions(job: int) -> list[Counted]:
+        return [each for each in finished.regions if each.place.job == job]
+
+    return _Found(
+        [] if bundle.is_refinement else regions(0),
+        {
+            number: _less_invoking(regions(job), names[number]) if number in names else _less_handing_over(regions(job))
+            for number, job in layers.items()
+        },
+        {key: regions(job) for key, job in crops.items()},
+        finished.faces.get(0, 0),
+    )
 
 
 def _taken_apart(
-    directory: Path, bundle: Bundle, question: Question, operators: Path
+    directory: Path, bundle: Bundle, number: int, question: Question, operators: Path
 ) -> dict[str, tuple[str, str]]:
-    """Write the dense net's operators; their names and kinds by file."""
+    """Write the operators of a stage's net; their names and kinds by file."""
     from edgeface.devices.estimate.operators import write_operators
 
     from edgeface.runtime.engines.tflite_files import check_tflite
-    from edgeface.runtime.preprocess import letterbox
 
     operators.mkdir()
-    path = directory / bundle.dense.files[0]
-    pixels = letterbox(question.picture, question.size_px, bundle.dense.multiple).pixels
+    ((file,),) = file_sets(bundle.stages[number])
+    path = directory / file
+    pixels = stage_pixels(bundle, number, question.picture, question.size_px)
     # What the values are changes no time.
     x = (pixels.astype(np.int16) - _PIXEL_MEAN).astype(check_tflite(path.read_bytes(), path).inputs[0].dtype)
     return {each.file: (each.name, each.kind) for each in write_operators(path, x[None], operators)}
@@ -242,27 +298,38 @@ def _less_invoking(layers: Sequence[Counted], names: dict[str, tuple[str, str]])
 
 
 def _bundle_estimate(
-    given: str, bundle: Bundle, finished: Finished, layers: Sequence[_Layer], factors: Calibration,
-    question: Question,
+    given: str, bundle: Bundle, found: _Found, factors: Calibration, question: Question
 ) -> BundleEstimate:
-    stages_of = [each for each in finished.regions if each.place.job == 0]
-    whole = _by_stage(each for each in stages_of if not each.place.part)
-    kernels = _by_stage(each for each in stages_of if each.place.part)
+    whole = _by_stage(each for each in found.picture if not each.place.part)
+    kernels = _by_stage(each for each in found.picture if each.place.part)
 
     def ms(counts: Counts, threads: int = 1) -> float:
         return round(factors.milliseconds(question.core, counts.cycles, threads=threads), 4)
 
+    def layers_of(number: int) -> list[LayerEstimate]:
+        return [
+            LayerEstimate(each.name, each.kind, each.detail, ms(each.counts), each.counts.instructions)
+            for each in found.layers[number]
+        ]
+
     # Threads are the engine's: what is around it runs on one.
     stages = [
         StageEstimate(
-            name, ms(counts, question.threads if name in ("network", "pose") else 1), ms(kernels.get(name, Counts())),
+            name, ms(counts, question.threads if name in _NETS else 1), ms(kernels.get(name, Counts())),
             round(counts.cycles), counts.instructions, round(counts.covered, 4), counts.unknown,
         )
         for name, counts in whole.items()
     ]
-    found = [
-        LayerEstimate(each.name, each.kind, each.detail, ms(each.counts), each.counts.instructions) for each in layers
-    ]
+    crops = []
+    for (number, count), regions in found.crops.items():
+        parts = _by_stage(regions)
+        stage = bundle.stages[number]
+        assert isinstance(stage, CropStage)
+        crops.append(CropsEstimate(
+            number, stage.size_px, count, ms(parts["network"], question.threads), ms(parts["preprocessing"]),
+            ms(parts["decoding"]), ms(parts["network"]), layers_of(number) if count == 1 else [],
+        ))
+    layers = layers_of(0)
     return BundleEstimate(
         given=given,
         name=bundle.name,
@@ -270,12 +337,13 @@ def _bundle_estimate(
         engine=bundle.engine,
         precision=bundle.precision,
         size_bytes=sum(file.size_bytes for file in bundle.files),
-        faces=finished.faces[0],
+        faces=found.faces,
         total_ms=round(sum(stage.ms for stage in stages), 4),
-        network_1_thread_ms=ms(whole["network"]),
-        layers_ms=round(sum(layer.ms for layer in found), 4),
+        network_1_thread_ms=crops[0].network_1_thread_ms if bundle.is_refinement else ms(whole["network"]),
+        layers_ms=round(sum(layer.ms for layer in layers), 4),
         stages=stages,
-        layers=found,
+        layers=layers,
+        crops=crops,
     )
 
 

@@ -10,7 +10,8 @@ EMPTY = "empty"     # a region with nothing in it: what it costs to mark one fro
 class Place(msgspec.Struct, frozen=True):
     """A region: the index of its job, and what of the job it is.
 
-    Jobs on bundles have the stages "preprocessing", "network", "decoding" and "pose"; ``part`` is a kernel's or a
+    Jobs on bundles have the stages "preprocessing", "network", the first stage's net, "pose" and "crops", the nets on
+    faces, and "decoding", all that is neither; ``part`` is a kernel's or a
     layer's name within the stage, ``kind`` and ``detail`` say more of a layer: "Convolution", "3x3 / 2, 3 to 24". A
     stage that was entered several times has as many regions.
     """
@@ -54,7 +55,7 @@ class StagesJob(msgspec.Struct, frozen=True, tag="stages"):
 
 
 class LayersJob(msgspec.Struct, frozen=True, tag="layers"):
-    """The dense stage of an ncnn bundle on a picture, layer by layer, each in two regions.
+    """A stage of an ncnn bundle on ``inputs.stage_pixels`` of a picture, layer by layer, each in two regions.
 
     The second, "again", asks for the layer's blob once more: that is the first's share in handing it over, which the
     net itself does not do."""
@@ -62,6 +63,17 @@ class LayersJob(msgspec.Struct, frozen=True, tag="layers"):
     directory: str
     picture: str
     size_px: int | tuple[int, int]
+    stage: int = 0
+
+
+class CropsJob(msgspec.Struct, frozen=True, tag="crops"):
+    """The crop stage ``stage`` of a bundle on ``inputs.face_boxes`` of a picture, ``count`` of them: regions
+    "preprocessing", "network" and "decoding"."""
+
+    directory: str
+    picture: str
+    stage: int
+    count: int
 
 
 class OperatorsJob(msgspec.Struct, frozen=True, tag="operators"):
@@ -70,4 +82,4 @@ class OperatorsJob(msgspec.Struct, frozen=True, tag="operators"):
     directory: str
 
 
-Job = NetJob | StagesJob | LayersJob | OperatorsJob
+Job = NetJob | StagesJob | LayersJob | CropsJob | OperatorsJob

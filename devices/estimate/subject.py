@@ -15,18 +15,32 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from edgeface.devices.estimate.jobs import EMPTY, Job, LayersJob, NetJob, OperatorsJob, Outcome, Place, StagesJob
+from edgeface.devices.estimate.inputs import face_boxes, stage_pixels
+from edgeface.devices.estimate.jobs import (
+    EMPTY,
+    CropsJob,
+    Job,
+    LayersJob,
+    NetJob,
+    OperatorsJob,
+    Outcome,
+    Place,
+    StagesJob,
+)
 from numpy.typing import NDArray
 
-from edgeface.bundle import DenseStage, read_bundle
+from edgeface.bundle import CropStage, DenseStage, PoseStage, PyramidStage, read_bundle
 from edgeface.errors import InstallError
+from edgeface.frames import as_frame
 from edgeface.runtime import engines
-from edgeface.runtime.dense import net_input
+from edgeface.runtime.cascade import Refiner
+from edgeface.runtime.clock import Clock
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, RawMap, Run, Session
 from edgeface.runtime.engines.ncnn_files import WEIGHTED, Layer, parse_param
 from edgeface.runtime.kernels import library, status
 from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.preprocess import normalise
 
 _WARM_UP_RUNS = 2
 
@@ -41,6 +55,18 @@ class _Marks:
         self._begin, self._end = kernels.ef_mark_begin, kernels.ef_mark_end
         self.places: list[Place] = []
         self.faces: dict[int, int] = {}
+        self._entered = False
+
+    def enter(self, place: Place) -> None:
+        """Begin a region and end the one before it; ``leave`` ends the last one."""
+        self.leave()
+        self._entered = True
+        self.begin(place)
+
+    def leave(self) -> None:
+        if self._entered:
+            self.end()
+        self._entered = False
 
     @contextmanager
     def region(self, place: Place) -> Iterator[None]:
@@ -120,22 +146,10 @@ class _WalkedSession:
 def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
     directory, picture = Path(job.directory), np.load(job.picture)
     bundle = read_bundle(directory)
-    is_open = False
-
-    def enter(place: Place) -> None:
-        nonlocal is_open
-        if is_open:
-            marks.end()
-        is_open = True
-        marks.begin(place)
-
-    def ignore(_place: Place) -> None:
-        pass
-
-    first = _Walk(number, ignore)
+    first = _Walk(number, _ignore)
     sessions = [
-        [_WalkedSession(session, stage, first) for session in opened]
-        for stage, opened in zip(("network", "pose"), open_sessions(directory, bundle, 1), strict=False)
+        [_WalkedSession(session, _NAMES[type(stage)], first) for session in opened]
+        for stage, opened in zip(bundle.stages, open_sessions(directory, bundle, 1), strict=True)
     ]
     detector = Detector(bundle, sessions, size_px=job.size_px, score=job.score, nms_iou=job.nms_iou)
 
@@ -143,16 +157,71 @@ def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
         for session in (session for opened in sessions for session in opened):
             session.walk = walk
         walk.go("preprocessing")
-        return len(detector(picture))
+        with _inputs_known(walk):
+            return len(detector(picture))
 
     marks.faces[number] = detect(first)
-    detect(_Walk(number, ignore, replays=first))
+    detect(_Walk(number, _ignore, replays=first))
     gc.collect()
-    detect(_Walk(number, enter))
-    marks.end()
-    again = _Walk(number, ignore, replays=first)
+    detect(_Walk(number, marks.enter))
+    marks.leave()
+    again = _Walk(number, _ignore, replays=first)
     with _kernels_marked(number, again, marks):
         detect(again)
+
+
+_NAMES: dict[type, str] = {
+    DenseStage: "network", PyramidStage: "network", PoseStage: "pose", CropStage: "crops",
+}
+
+
+def _ignore(_place: Place) -> None:
+    pass
+
+
+@contextmanager
+def _inputs_known(walk: _Walk) -> Iterator[None]:
+    """Whatever makes inputs for nets, crops between two nets as well, is preprocessing to ``walk`` in the block."""
+    before = Clock.prepared
+
+    def prepared(clock: Clock, make: Callable[[], Any]) -> Any:
+        came_from = walk.stage
+        if came_from != "preprocessing":
+            walk.go("preprocessing")
+        got = before(clock, make)
+        if came_from != "preprocessing":
+            walk.go(came_from)
+        return got
+
+    setattr(Clock, "prepared", prepared)    # noqa: B010  (a method is assigned to, for as long as the block runs)
+    try:
+        yield
+    finally:
+        setattr(Clock, "prepared", before)  # noqa: B010
+
+
+def _crops(number: int, job: CropsJob, marks: _Marks) -> None:
+    directory, picture = Path(job.directory), np.load(job.picture)
+    bundle = read_bundle(directory)
+    stage = bundle.stages[job.stage]
+    assert isinstance(stage, CropStage)
+    first = _Walk(number, _ignore)
+    net = engines.engine.get(bundle.engine)(directory, stage.files, stage.input, Options(1, bundle.precision))
+    session = _WalkedSession(net, "network", first)
+    refiner = Refiner(bundle.name, stage, session, job.stage, is_last=True)
+    frame, boxes = as_frame(picture), face_boxes(picture, job.count)
+
+    def refine(walk: _Walk) -> None:
+        session.walk = walk
+        walk.go("decoding")
+        with _inputs_known(walk):
+            # With a score of 1 a mean keeps them all, so that every output is read of them.
+            refiner.refine(frame, boxes, np.ones(len(boxes), np.float32), 0.0, stage.nms_iou, Clock())
+
+    refine(first)
+    gc.collect()
+    refine(_Walk(number, marks.enter))
+    marks.leave()
 
 
 @contextmanager
@@ -200,9 +269,10 @@ def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
 
     directory = Path(job.directory)
     bundle = read_bundle(directory)
-    stage: DenseStage = bundle.dense
+    stage = bundle.stages[job.stage]
+    assert not isinstance(stage, PoseStage)
     session = open_ncnn_traced(directory, stage.files, stage.input, Options(1, bundle.precision))
-    x = net_input(session, stage, np.load(job.picture), job.size_px).x
+    x = normalise(stage_pixels(bundle, job.stage, np.load(job.picture), job.size_px), stage.mean, stage.scale)
     layers = [layer for layer in parse_param((directory / stage.files[0]).read_text("ascii")) if layer.kind != "Input"]
     started = session.run(x)
     gc.collect()
@@ -239,7 +309,7 @@ def _operators(job_number: int, job: OperatorsJob, marks: _Marks) -> None:
 
 
 _RUN: dict[type, Callable[[int, Any, _Marks], None]] = {
-    NetJob: _net, StagesJob: _stages, LayersJob: _layers, OperatorsJob: _operators,
+    NetJob: _net, StagesJob: _stages, LayersJob: _layers, CropsJob: _crops, OperatorsJob: _operators,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edgeface.cli.tables import counted, table
@@ -37,12 +37,17 @@ def estimate_lines(report: EstimateReport, layers: int) -> Iterator[str]:
     yield f"{versions}"
     yield f"Input {side}{size} px; picture {width} x {height}: {report.picture}; ms"
     yield ""
-    yield from table([
-        ["", "", "", "", "", "PREPROCESSING", "", "DECODING", "", "POSE OF", "", ""],
-        ["BUNDLE", "ENGINE", "PRECISION", "MB", "NETWORK", "all", "in C", "all", "in C", "FACES", "TOTAL", "FACES"],
-        *(_row(bundle) for bundle in report.bundles),
-    ], words=3)
-    yield from _notes(report)
+    detectors = [bundle for bundle in report.bundles if bundle.stages]
+    if detectors:
+        yield from table([
+            ["", "", "", "", "", "PREPROCESSING", "", "DECODING", "", "NETS ON", "", ""],
+            ["BUNDLE", "ENGINE", "PRECISION", "MB", "NETWORK", "all", "in C", "all", "in C", "FACES", "TOTAL", "FACES"],
+            *(_row(bundle) for bundle in detectors),
+        ], words=3)
+    if any(bundle.crops for bundle in report.bundles):
+        yield from [""] if detectors else []
+        yield from _crop_lines(report)
+    yield from _notes(report, detectors)
     for bundle in report.bundles:
         yield from _layer_lines(bundle, layers)
 
@@ -51,7 +56,7 @@ def _row(bundle: BundleEstimate) -> list[str]:
     preprocessing, decoding = (bundle.stage(name) for name in _THREADLESS)
     times_ms = (
         bundle.stage("network").ms, preprocessing.ms, preprocessing.kernels_ms, decoding.ms, decoding.kernels_ms,
-        bundle.stage("pose").ms, bundle.total_ms,
+        bundle.stage("pose").ms + bundle.stage("crops").ms, bundle.total_ms,
     )
     return [
         bundle.name, bundle.engine, bundle.precision, f"{bundle.size_bytes / 1e6:.2f}",
@@ -59,10 +64,27 @@ def _row(bundle: BundleEstimate) -> list[str]:
     ]
 
 
-def _notes(report: EstimateReport) -> Iterator[str]:
+def _crop_lines(report: EstimateReport) -> Iterator[str]:
+    """What nets on crops take of so many faces, whatever was found in the picture."""
+    rows = [
+        [
+            bundle.name, bundle.engine, bundle.precision, f"{each.size_px} px", str(each.crops),
+            *(f"{ms:.2f}" for ms in (
+                each.network_ms, each.preprocessing_ms, each.decoding_ms, each.total_ms, each.total_ms / each.crops
+            )),
+        ]
+        for bundle in report.bundles
+        for each in bundle.crops
+    ]
+    yield from table([
+        ["NETS ON CROPS", "ENGINE", "PRECISION", "CROPS OF", "FACES", "NET", "CUTTING", "REST", "ALL", "A FACE"], *rows,
+    ], words=4)
+
+
+def _notes(report: EstimateReport, detectors: Sequence[BundleEstimate]) -> Iterator[str]:
     """What a reader of the table must know to read it right."""
     yield "The factor is that of networks in ncnn; what is not in C is Python, which may be slower than its estimate."
-    if not any(bundle.faces for bundle in report.bundles):
+    if detectors and not any(bundle.faces for bundle in detectors):
         yield "No face was found: nets that run on faces alone, such as head pose, have no part in this."
     for bundle in report.bundles:
         for stage in bundle.stages:

@@ -37,7 +37,7 @@ class PyramidFinder:
 
     def look(self, frame: Frame, wanted: Wanted, clock: Clock, out: NDArray[Any] | None) -> PyramidLook:
         """As ``Finder``; the probability and the overlaps are the stage's own."""
-        canvas = self._canvas(frame, wanted.size_px)
+        canvas = pyramid_canvas(self.stage, frame, wanted.size_px)
         x = clock.prepared(lambda: self._input(frame, canvas, out))
         run = TimedRun(clock, lambda: self.net.run(x))
         stage = self.stage
@@ -48,17 +48,8 @@ class PyramidFinder:
         return PyramidLook(boxes, sigmoid(logits), x)
 
     def raw(self, frame: Frame, size_px: int | tuple[int, int]) -> dict[str, Floats]:
-        run = self.net.run(self._input(frame, self._canvas(frame, size_px), None))
+        run = self.net.run(self._input(frame, pyramid_canvas(self.stage, frame, size_px), None))
         return {f"0.{name}": run.output(name) for name in (self.stage.score, self.stage.box)}
-
-    def _canvas(self, frame: Frame, size_px: int | tuple[int, int]) -> Canvas:
-        """Faces are measured at the size that the picture would be letterboxed to; it is not, levels are made of it."""
-        stage = self.stage
-        width, height = size_px if isinstance(size_px, tuple) else (size_px, size_px)
-        scale = min(width / frame.width, height / frame.height)
-        return plan(
-            frame.width, frame.height, stage.cell_px, stage.stride, stage.factor, stage.min_face_px / scale
-        )
 
     def _input(self, frame: Frame, canvas: Canvas, out: NDArray[Any] | None) -> NDArray[Any]:
         if self.net.takes == "pixels":
@@ -76,6 +67,16 @@ class PyramidFinder:
                 f"{canvas.stride}: convert the checkpoint again"
             )
         return raw
+
+
+def pyramid_canvas(stage: PyramidStage, frame: Frame, size_px: int | tuple[int, int]) -> Canvas:
+    """The canvas of a picture at ``size_px``, the longest side or (width, height); raises OptionError as ``plan``.
+
+    Faces are measured at the size that the picture would be letterboxed to; it is not, levels are made of it.
+    """
+    width, height = size_px if isinstance(size_px, tuple) else (size_px, size_px)
+    scale = min(width / frame.width, height / frame.height)
+    return plan(frame.width, frame.height, stage.cell_px, stage.stride, stage.factor, stage.min_face_px / scale)
 
 
 @dataclass
