@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import InputError, OptionError
-from edgeface.frames import FORMATS, Frame, Picture, as_frame
-from edgeface.runtime.kernels import library
-from edgeface.runtime.kernels.arrays import address, done, rows_packed
+from edgeface.frames import Frame, Picture, as_frame
+from edgeface.runtime.kernels import library, pictures
 from edgeface.runtime.resampling import yuv_to_bgr
 
 SIZE_PX = 112
@@ -54,18 +53,7 @@ def align(picture: Picture, landmarks: NDArray[np.floating], *, size_px: int = S
     kernels = library()
     if kernels is None:
         return _warped(frame, maps, size_px)
-    pixels = rows_packed(frame.pixels)
-    step, first = pixels.strides[0], address(pixels)
-    second = first + step * frame.height if frame.format == "nv12" else None
-    out = np.empty((len(maps), size_px, size_px, 3), np.uint8)
-    form = FORMATS.index(frame.format)
-    done(
-        kernels.ef_align(
-            form, first, step, second, step, frame.width, frame.height, address(maps), len(maps), size_px, address(out)
-        ),
-        "ef_align",
-    )
-    return out
+    return pictures.align(kernels, frame, maps, size_px)
 
 
 def align_reference(picture: Picture, landmarks: NDArray[np.floating], *, size_px: int = SIZE_PX) -> NDArray[np.uint8]:

@@ -4,12 +4,14 @@ reference, and fast paths that equal it bit for bit.
 A square (x, y, side) is in whole pixels of the picture, x and y of its upper left corner, and may reach outside.
 
 1. Its region of the picture is B, G, R, 128 where there is no picture. RGB's channels change places and grey becomes
-   three equal ones; of NV12 and YUYV each pixel is converted by the formulas of ``preprocess.py`` with the U and V whose
-   sample covers it, which are those of column x // 2 and, in NV12, row y // 2.
+   three equal ones; of NV12 and YUYV each pixel is converted by the formulas of ``preprocess.py`` with the U and V
+   whose sample covers it, which are those of column x // 2 and, in NV12, row y // 2.
 2. The crop is what ``letterbox(region, (size_px, size_px), 1)`` makes of that: means of boxes of k x k pixels from its
    corner, k = max(1, side // size_px), and then exact bilinear weights.
 
-P crops lie one below the other in what a net takes, a strip (``bundle.CropStage``).
+P crops lie one below the other in what a net takes, a strip (``bundle.CropStage``). The fast path is the C kernel
+``ef_crops``, from a picture's rows into the strip; where it was not built NumPy and OpenCV do the same in several
+passes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from numpy.typing import NDArray
 
 from edgeface.errors import InputError, OptionError
 from edgeface.frames import Frame, Picture, as_frame
-from edgeface.runtime.preprocess import PADDING, normalise, signed
+from edgeface.runtime.kernels import library, pictures
+from edgeface.runtime.kernels.pictures import Normal, Output
+from edgeface.runtime.preprocess import PADDING, as_output, normalise, signed
 from edgeface.runtime.resampling import Bytes, Target, bilinear_reference, resample, yuv_to_bgr
 
 MAX_SIZE_PX = 4096
@@ -55,7 +59,8 @@ def crops(picture: Picture, squares: Squares, size_px: int) -> Bytes:
     P may be 0. Raises InputError for another picture and for squares that are not int64 (P, 3) with sides of 1 to 2^24
     pixels no farther than 2^25 from the picture's corner, and OptionError for a ``size_px`` that is not 1 to 4096.
     """
-    return _cut(_checked(picture, squares, size_px), squares, size_px, _crop)
+    strip = _strip(_checked(picture, squares, size_px), squares, size_px, "pixels", None, Normal())
+    return strip.reshape(-1, size_px, size_px, 3)
 
 
 def crop_planes(
@@ -72,8 +77,7 @@ def crop_planes(
     ``out`` is an array that may be overwritten; it is used when it is contiguous float32 of the right shape. Errors as
     ``crops``.
     """
-    pixels = crops(picture, squares, size_px)
-    return normalise(_strip(pixels), mean, scale)
+    return _strip(_checked(picture, squares, size_px), squares, size_px, "planes", out, Normal(mean, scale))
 
 
 def crop_signed(
@@ -81,24 +85,26 @@ def crop_signed(
 ) -> NDArray[np.int8]:
     """``crops`` as a strip of contiguous int8 (size_px * P, size_px, 3), value - 128 in B, G, R. The rest as
     ``crop_planes``."""
-    return signed(_strip(crops(picture, squares, size_px)))
+    return _strip(_checked(picture, squares, size_px), squares, size_px, "signed", out, Normal())
 
 
 def crops_reference(picture: Picture, squares: Squares, size_px: int) -> Bytes:
     """``crops`` in plain integer NumPy, slow: what every fast path is held against. Same arguments and errors."""
-    return _cut(_checked(picture, squares, size_px), squares, size_px, _crop_reference)
+    strip = _cut(_checked(picture, squares, size_px), squares, size_px, _crop_reference)
+    return strip.reshape(-1, size_px, size_px, 3)
 
 
 def crop_planes_reference(
     picture: Picture, squares: Squares, size_px: int, *, mean: float, scale: float
 ) -> NDArray[np.float32]:
     """``crop_planes`` by the reference."""
-    return normalise(_strip(crops_reference(picture, squares, size_px)), mean, scale)
+    strip = _cut(_checked(picture, squares, size_px), squares, size_px, _crop_reference)
+    return normalise(strip, mean, scale)
 
 
 def crop_signed_reference(picture: Picture, squares: Squares, size_px: int) -> NDArray[np.int8]:
     """``crop_signed`` by the reference."""
-    return signed(_strip(crops_reference(picture, squares, size_px)))
+    return signed(_cut(_checked(picture, squares, size_px), squares, size_px, _crop_reference))
 
 
 def _checked(picture: Picture, squares: Squares, size_px: int) -> Frame:
@@ -115,17 +121,25 @@ def _checked(picture: Picture, squares: Squares, size_px: int) -> Frame:
     return frame
 
 
-def _strip(pixels: Bytes) -> Bytes:
-    """(P, S, S, 3) as one picture (S * P, S, 3)."""
-    count, size_px = pixels.shape[:2]
-    return pixels.reshape(count * size_px, size_px, 3)
+def _strip(
+    frame: Frame, squares: Squares, size_px: int, output: Output, out: NDArray[Any] | None, normal: Normal
+) -> NDArray[Any]:
+    """A strip of crops as ``output`` has it, in ``out`` where that fits: by the kernel, or by NumPy and OpenCV where
+    there is none."""
+    kernels = library()
+    if kernels is None:
+        return as_output(_cut(frame, squares, size_px, _crop), output, normal)
+    out = pictures.room(output, size_px * len(squares), size_px, out)
+    pictures.crops(kernels, frame, squares, size_px, output, out, normal)
+    return out
 
 
 def _cut(frame: Frame, squares: Squares, size_px: int, crop: _Crop) -> Bytes:
-    out = np.empty((len(squares), size_px, size_px, 3), np.uint8)
-    for to, (x, y, side) in zip(out, squares.tolist(), strict=True):
-        to[...] = crop(frame, x, y, side, size_px)
-    return out
+    """A strip uint8 (size_px * P, size_px, 3) of crops by ``crop``."""
+    strip = np.empty((size_px * len(squares), size_px, 3), np.uint8)
+    for i, (x, y, side) in enumerate(squares.tolist()):
+        strip[size_px * i : size_px * (i + 1)] = crop(frame, x, y, side, size_px)
+    return strip
 
 
 def _crop(frame: Frame, x: int, y: int, side: int, size_px: int) -> Bytes:

@@ -36,14 +36,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import InputError, OptionError
-from edgeface.frames import FORMATS, Frame, Picture, as_frame
-from edgeface.runtime.kernels import library
-from edgeface.runtime.kernels.arrays import address, done, rows_packed
+from edgeface.frames import Frame, Picture, as_frame
+from edgeface.runtime.kernels import library, pictures
+from edgeface.runtime.kernels.pictures import Normal, Output
 from edgeface.runtime.resampling import Resample, Target, bgr_of, resample, resample_reference
 
 PADDING = 128
 _SIGN_BIT = 0x80
-_PLANES, _SIGNED, _PIXELS = range(3)    # outputs of ef_letterbox
 _MAX_SIDE = 1 << 24                     # EF_SIDE_MAX
 
 
@@ -87,7 +86,7 @@ def letterbox(picture: Picture, size: int | tuple[int, int], multiple: int) -> L
     picture is not uint8 (H, W, 3) nor a Frame, and OptionError when a size is below 1.
     """
     frame, plan = _planned(picture, size, multiple)
-    pixels = _fitted(frame, plan, _PIXELS, None, (0.0, 1.0))
+    pixels = _fitted(frame, plan, "pixels", None, Normal())
     return Letterboxed(pixels, plan.scale_x, plan.scale_y)
 
 
@@ -106,7 +105,7 @@ def letterbox_planes(
     ``letterbox``.
     """
     frame, plan = _planned(picture, size, multiple)
-    return NetInput(_fitted(frame, plan, _PLANES, out, (mean, scale)), plan.scale_x, plan.scale_y)
+    return NetInput(_fitted(frame, plan, "planes", out, Normal(mean, scale)), plan.scale_x, plan.scale_y)
 
 
 def letterbox_signed(
@@ -115,7 +114,7 @@ def letterbox_signed(
     """``letterbox`` and ``signed`` in one pass: contiguous int8 (h, w, 3), value - 128 in B, G, R. The rest as
     ``letterbox_planes``."""
     frame, plan = _planned(picture, size, multiple)
-    return NetInput(_fitted(frame, plan, _SIGNED, out, (0.0, 1.0)), plan.scale_x, plan.scale_y)
+    return NetInput(_fitted(frame, plan, "signed", out, Normal()), plan.scale_x, plan.scale_y)
 
 
 def letterbox_reference(picture: Picture, size: int | tuple[int, int], multiple: int) -> Letterboxed:
@@ -138,6 +137,13 @@ def signed(pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
     """value - 128 of contiguous uint8, as int8 of the same shape: 0 to 255 becomes -128 to 127."""
     flipped: NDArray[np.int8] = (pixels ^ np.uint8(_SIGN_BIT)).view(np.int8)
     return flipped
+
+
+def as_output(pixels: NDArray[np.uint8], output: Output, normal: Normal) -> NDArray[Any]:
+    """uint8 (h, w, 3) as what a kernel would have written."""
+    if output == "pixels":
+        return pixels
+    return normalise(pixels, normal.mean, normal.scale) if output == "planes" else signed(pixels)
 
 
 def _planned(picture: Picture, size: int | tuple[int, int], multiple: int) -> tuple[Frame, _Plan]:
@@ -173,36 +179,15 @@ def _plan(width: int, height: int, halved: tuple[int, int], size: int | tuple[in
 
 
 def _fitted(
-    frame: Frame, plan: _Plan, output: int, out: NDArray[Any] | None, normal: tuple[float, float]
+    frame: Frame, plan: _Plan, output: Output, out: NDArray[Any] | None, normal: Normal
 ) -> NDArray[Any]:
     """What ``output`` asks for, in ``out`` where that fits: by the kernel, or by NumPy and OpenCV where there is none.
     """
     kernels = library()
     if kernels is None:
-        pixels = _framed(frame, plan, resample)
-        if output == _PIXELS:
-            return pixels
-        return normalise(pixels, *normal) if output == _PLANES else signed(pixels)
-    h, w = plan.frame_h, plan.frame_w
-    shape, dtype = ((3, h, w), np.float32) if output == _PLANES else ((h, w, 3), np.int8)
-    if output == _PIXELS:
-        dtype = np.uint8
-    if out is None or out.shape != shape or out.dtype != dtype or not out.flags.carray:
-        out = np.empty(shape, dtype)
-    form, luma, chroma = FORMATS.index(frame.format), plan.luma, plan.chroma
-    sides = (frame.width, frame.height, luma.box_w, luma.box_h, chroma.box_w, chroma.box_h, luma.new_w, luma.new_h)
-    scratch = np.empty(done(kernels.ef_letterbox_scratch(form, *sides), "ef_letterbox_scratch"), np.uint8)
-    pixels = rows_packed(frame.pixels)
-    step = pixels.strides[0]
-    first = address(pixels)
-    # The chroma of NV12 lies in the rows below the luma.
-    second = first + step * frame.height if frame.format == "nv12" else None
-    done(
-        kernels.ef_letterbox(
-            form, first, step, second, step, *sides, output, address(out), w, h, *normal, address(scratch), scratch.size
-        ),
-        "ef_letterbox",
-    )
+        return as_output(_framed(frame, plan, resample), output, normal)
+    out = pictures.room(output, plan.frame_h, plan.frame_w, out)
+    pictures.letterbox(kernels, frame, plan.luma, plan.chroma, output, out, (plan.frame_w, plan.frame_h), normal)
     return out
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,14 @@ from edgeface.errors import OptionError
 from edgeface.frames import Frame, Picture, as_frame
 from edgeface.runtime.decode import Anchors, keep_anchors, keep_anchors_reference
 from edgeface.runtime.engines.registry import RawMap
+from edgeface.runtime.kernels import library, pictures
+from edgeface.runtime.kernels.pictures import Normal, Output
 from edgeface.runtime.nms import nms, nms_reference
-from edgeface.runtime.preprocess import PADDING, normalise, signed
+from edgeface.runtime.preprocess import PADDING, as_output
 from edgeface.runtime.resampling import Bytes, Resample, Target, bgr_of, resample, resample_reference
 
 MAX_AREA_PX = 1 << 26       # of a canvas: 0.8 GB as float32 planes
+_ONE_PADDING = np.full((1, 1, 3), PADDING, np.uint8)
 _CROWD = 8                  # windows that are looked at for each that may go on
 
 Floats = NDArray[np.float32]
@@ -101,19 +105,19 @@ def canvas_planes(
     ``out`` is an array that may be overwritten; it is used when it is contiguous float32 of the right shape. Raises
     InputError for another picture, and ValueError for one of another size than the plan's.
     """
-    return normalise(_canvas(picture, plan, resample), mean, scale)
+    return _fitted(picture, plan, "planes", out, Normal(mean, scale))
 
 
 def canvas_signed(picture: Picture, plan: Canvas, *, out: NDArray[np.int8] | None = None) -> NDArray[np.int8]:
     """The same as contiguous int8 (plan.height, plan.width, 3), value - 128 in B, G, R. The rest as ``canvas_planes``.
     """
-    return signed(_canvas(picture, plan, resample))
+    return _fitted(picture, plan, "signed", out, Normal())
 
 
 def canvas_reference(picture: Picture, plan: Canvas) -> Bytes:
     """The canvas in plain integer NumPy, slow, as uint8 (plan.height, plan.width, 3) BGR: what ``canvas_planes`` and
     ``canvas_signed`` are held against, after ``normalise`` or ``signed``. Errors as theirs."""
-    return _canvas(picture, plan, resample_reference)
+    return _canvas(_planned(picture, plan), plan, resample_reference)
 
 
 def windows(
@@ -126,8 +130,8 @@ def windows(
     The maps are the net's on the canvas, (1, h, w) logits and (4, h, w) offsets of the face's edges from the window's
     in windows, w = (plan.width - cell_px) // stride + 1. Of the windows that lie wholly in a level and reach the
     threshold, the 8 * ``limit`` best are looked at. They are suppressed at ``nms_iou`` within each level, of which at
-    most ``limit`` go on, and at ``merge_iou`` among all; n is at most ``limit`` (1 up). Raises FloatingPointError when a
-    score is not a number or a box is not finite, and ValueError when a map has not the canvas's shape.
+    most ``limit`` go on, and at ``merge_iou`` among all; n is at most ``limit`` (1 up). Raises FloatingPointError when
+    a score is not a number or a box is not finite, and ValueError when a map has not the canvas's shape.
     """
     return _windows(score_map, box_map, plan, threshold_logit, limit, nms_iou, merge_iou, keep_anchors, nms)
 
@@ -209,8 +213,25 @@ def _targets(frame: Frame, level: Level) -> tuple[Target, Target]:
     return Target(level.box_w, level.box_h, level.w, level.h), Target(box_w, box_h, level.w, level.h)
 
 
-def _canvas(picture: Picture, plan: Canvas, by: Resample) -> Bytes:
+def _fitted(
+    picture: Picture, plan: Canvas, output: Output, out: NDArray[Any] | None, normal: Normal
+) -> NDArray[Any]:
+    """The canvas as ``output`` has it, in ``out`` where that fits: by the letterbox's kernel, or NumPy and OpenCV."""
     frame = _planned(picture, plan)
+    kernels = library()
+    if kernels is None:
+        return as_output(_canvas(frame, plan, resample), output, normal)
+    out = pictures.room(output, plan.height, plan.width, out)
+    out.fill(as_output(_ONE_PADDING, output, normal).flat[0])
+    for level in plan.levels:
+        luma, chroma = _targets(frame, level)
+        pictures.letterbox(
+            kernels, frame, luma, chroma, output, out, (level.w, level.h), normal, (level.x, level.y)
+        )
+    return out
+
+
+def _canvas(frame: Frame, plan: Canvas, by: Resample) -> Bytes:
     out = np.full((plan.height, plan.width, 3), PADDING, np.uint8)
     for level in plan.levels:
         out[level.y : level.y + level.h, level.x : level.x + level.w] = bgr_of(frame, *_targets(frame, level), by)

@@ -22,7 +22,7 @@
 _Static_assert(FLT_EVAL_METHOD == 0, "build with SSE2 or another floating point without excess precision");
 
 /* Raised with every change of a function's arguments or meaning, here and in library.py. */
-#define EF_ABI 2
+#define EF_ABI 3
 
 #define EF_API __attribute__((visibility("default")))
 

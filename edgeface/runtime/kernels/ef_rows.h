@@ -97,11 +97,11 @@ static inline __m256i ef_means_of_four(__m256i a, __m256i b)
 }
 #endif
 
-/* n pixels, `step` bytes apart, of channels `apart` bytes from each other: planar. */
+/* n pixels, `step` bytes apart, of channels `apart` bytes from each other: planar, `row` bytes apart. */
 static inline void ef_unpack(
-    int32_t n, const uint8_t *restrict from, int32_t step, int32_t channels, int32_t apart, uint8_t *restrict to)
+    int32_t n, const uint8_t *restrict from, int32_t step, int32_t channels, int32_t apart, uint8_t *restrict to,
+    int64_t row)
 {
-    int64_t row = EF_ROW(n);
     int32_t i = 0;
     if (step == 1) {
         memcpy(to, from, (size_t)n);
@@ -222,9 +222,9 @@ static inline void ef_add_rows(
 
 /* As ef_unpack, for sums. */
 static inline void ef_unpack_sums(
-    int32_t n, const uint16_t *restrict from, int32_t step, int32_t channels, int32_t apart, uint16_t *restrict to)
+    int32_t n, const uint16_t *restrict from, int32_t step, int32_t channels, int32_t apart, uint16_t *restrict to,
+    int64_t row)
 {
-    int64_t row = EF_ROW(n);
     if (step == 3) {
         for (int32_t i = 0; i < n; i++) {
             to[i] = from[3 * i];

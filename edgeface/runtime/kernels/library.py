@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeface.errors import InstallError
 
-ABI = 2     # EF_ABI of ef_common.h
+ABI = 3     # EF_ABI of ef_common.h
 FILE_NAME = "libedgeface_kernels.so"
 CHOICE = "EDGEFACE_KERNELS"     # "off", or the path of another build
 
@@ -20,17 +20,22 @@ _REBUILD = "sudo apt install gcc, then install edgeface again (pip install --for
 
 _I32, _I64, _FLOAT, _ARRAY = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
+# Format, first rows and steps of one or two arrays of pixels, width and height.
+_PICTURE = [_I32, _ARRAY, _I64, _ARRAY, _I64, _I32, _I32]
+
 # Result and arguments, as the sources declare them.
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ef_abi": (_I32, []),
     "ef_mark_begin": (None, []),
     "ef_mark_end": (None, []),
-    "ef_align": (_I32, [_I32, _ARRAY, _I64, _ARRAY, _I64, _I32, _I32, _ARRAY, _I64, _I32, _ARRAY]),
+    "ef_align": (_I32, [*_PICTURE, _ARRAY, _I64, _I32, _ARRAY]),
     "ef_letterbox_scratch": (_I64, [_I32] * 9),
     "ef_letterbox": (
         _I32,
-        [_I32, _ARRAY, _I64, _ARRAY, _I64, *[_I32] * 8, _I32, _ARRAY, _I32, _I32, _FLOAT, _FLOAT, _ARRAY, _I64],
+        [*_PICTURE, *[_I32] * 6, _I32, _ARRAY, _I64, _I64, _I32, _I32, _FLOAT, _FLOAT, _ARRAY, _I64],
     ),
+    "ef_crops_scratch": (_I64, [_I32] * 4),
+    "ef_crops": (_I32, [*_PICTURE, _ARRAY, _I64, _I32, _I32, _ARRAY, _FLOAT, _FLOAT, _ARRAY, _I64]),
     "ef_keep_anchors": (_I32, [_I32, _ARRAY, _FLOAT, _I32, _I32, _ARRAY, _ARRAY]),
     "ef_best_boxes": (_I32, [_ARRAY, _ARRAY, _I32, _ARRAY, _ARRAY, *[_FLOAT] * 3, *[_ARRAY] * 3]),
     "ef_decode_landmarks": (_I32, [_ARRAY, _ARRAY, _I32, _ARRAY, _FLOAT, _FLOAT, _ARRAY]),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeface.errors import InstallError, UnknownNameError
 from edgeface.frames import FORMATS, Frame
 from edgeface.registry import Registry
-from edgeface.runtime import align, decode, exponential, nms, preprocess, roi
+from edgeface.runtime import align, crops, decode, exponential, nms, preprocess, pyramid, roi
 from edgeface.runtime.decode import Anchors, Pyramid
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.kernels.library import library, status
@@ -214,3 +214,61 @@ def _align(use_c: bool) -> Arrays:
     right, down = (align.TEMPLATE[:, i] * scale for i in (0, 1))
     landmarks = np.stack((x + right - down * turned / 2, y + down + right * turned / 2), axis=2)
     return {frame.format: crops(frame, landmarks) for frame in _frames(9, 200, 150)}
+
+
+@case("crops")
+def _crops(use_c: bool) -> Arrays:
+    # Inside at its own size, halved, averaged, enlarged; over every edge and corner; larger than the picture, so that
+    # boxes' sums need more than 16 bits; beside it, and far away.
+    squares = np.array(
+        [
+            [20, 30, 24], [41, 33, 48], [3, 1, 52], [10, 5, 80], [7, 20, 130], [61, 50, 7], [90, 60, 1], [-9, 40, 31],
+            [180, -20, 49], [-30, -40, 200], [150, 120, 75], [-500, -400, 1300], [-4000, -3500, 12_600], [400, 10, 40],
+            [-(1 << 25), 1 << 25, 1 << 24], [-5_000_001, -6_000_003, 1 << 24],
+        ]
+    )  # fmt: skip
+    found: Arrays = {}
+    for frame in _frames(12, 200, 150):
+        for size_px in (24, 48, 5):
+            cut, normal = (frame, squares, size_px), {"mean": 123.675, "scale": 1 / 58.395}
+            name = f"{frame.format} at {size_px}"
+            if use_c:
+                planes, less, pixels = crops.crop_planes(*cut, **normal), crops.crop_signed(*cut), crops.crops(*cut)
+            else:
+                planes, less = crops.crop_planes_reference(*cut, **normal), crops.crop_signed_reference(*cut)
+                pixels = crops.crops_reference(*cut)
+            found |= {f"{name}: planes": planes, f"{name}: int8": less, f"{name}: pixels": pixels}
+    return found
+
+
+@case("canvas")
+def _canvas(use_c: bool) -> Arrays:
+    found: Arrays = {}
+    for width, height, face_px in ((200, 150, 10.0), (150, 202, 37.0), (600, 84, 24.0)):
+        plan = pyramid.plan(width, height, 12, 2, 0.7071, face_px)
+        for frame in _frames(13, width, height):
+            name = f"{frame.format} {width} x {height}, {face_px}"
+            if use_c:
+                planes = pyramid.canvas_planes(frame, plan, mean=123.675, scale=1 / 58.395)
+                less = pyramid.canvas_signed(frame, plan)
+            else:
+                pixels = pyramid.canvas_reference(frame, plan)
+                planes, less = preprocess.normalise(pixels, 123.675, 1 / 58.395), preprocess.signed(pixels)
+            found[f"{name}: planes"], found[f"{name}: int8"] = planes, less
+    return found
+
+
+@case("windows")
+def _windows(use_c: bool) -> Arrays:
+    name = pyramid.windows if use_c else pyramid.windows_reference
+    plan = pyramid.plan(200, 150, 12, 2, 0.7071, 20)
+    shape = ((plan.height - 12) // 2 + 1, (plan.width - 12) // 2 + 1)
+    rng = np.random.default_rng(14)
+    score, box = _reals(rng, (1, *shape), -8, 8), _reals(rng, (4, *shape), -0.5, 0.5)
+    levels = [RawMap(np.rint(values * np.float32(8)).astype(np.int8), 0.125) for values in (score, box)]
+    found: Arrays = {}
+    for kind, maps in (("float32", [RawMap(score), RawMap(box)]), ("int8", levels)):
+        for threshold, limit in ((7.5, 100), (0.0, 20), (-9.0, 400), (9.0, 5)):
+            boxes, logits = name(*maps, plan, threshold, limit, 0.5, 0.7)
+            found[f"{kind}, {threshold}: boxes"], found[f"{kind}, {threshold}: logits"] = boxes, logits
+    return found
