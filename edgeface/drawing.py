@@ -1,14 +1,15 @@
-"""Faces drawn on a picture: boxes, scores, five landmarks and the axes of the head."""
+"""Faces drawn on a picture: boxes, scores, five landmarks, the axes of the head, and what a face has in words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.faces import Faces
+from edgeface.faces import QUALITY, Faces
 
 Colour = tuple[int, int, int]
 
@@ -31,6 +32,8 @@ _LINE_OF_FACE = 1 / 24
 _OUTLINED_FACE_PX = 32
 _SMALLEST_AXES_PX = 16
 _WIDEST_SCORE = 1.25
+# Lines of words may be this part of their face high: more would hide what is below it.
+_HIGHEST_WORDS = 0.6
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,28 @@ class _Pen:
     line_px: int
     text_px: float
 
+    @property
+    def scale(self) -> float:
+        """Of the font."""
+        return self.text_px / _FONT_PX
+
+    @property
+    def stroke_px(self) -> int:
+        """Width of a letter's lines."""
+        return max(1, round(self.text_px / 9))
+
+    @property
+    def margin_px(self) -> int:
+        """Round a text, on its plate."""
+        return max(1, self.line_px)
+
 
 def draw_faces(image: NDArray[np.uint8], faces: Faces) -> NDArray[np.uint8]:
     """A copy of ``image``, uint8 (H, W, 3) BGR, with every face of ``faces`` (pixels of that picture) on it.
 
     Lines grow with the picture and shrink with the face, so that neither a photograph of 20 megapixels nor a face of
-    10 pixels is lost. Of a small face the axes are left out, and a score that would hide its neighbours. The best
-    faces are drawn last, on top.
+    10 pixels is lost. Of a small face the axes are left out, and a score and words that would hide its neighbours. The
+    best faces are drawn last, on top. Attributes are words below the face, those that it has; quality is a number.
     """
     canvas: NDArray[np.uint8] = image.copy()
     longest_px = max(image.shape[:2])
@@ -70,6 +88,7 @@ def draw_faces(image: NDArray[np.uint8], faces: Faces) -> NDArray[np.uint8]:
         if landmarks is not None:
             _landmarks(canvas, landmarks[i], width_px, outline)
         _score(canvas, box, float(faces.scores[i]), pen)
+        _words(canvas, box, _said(faces, i), pen)
     return canvas
 
 
@@ -135,16 +154,59 @@ def _axes(
 def _score(canvas: NDArray[np.uint8], box: NDArray[np.float32], score: float, pen: _Pen) -> None:
     """The score on a plate above the box, or inside it where the picture ends."""
     text = f"{score:.2f}"
-    scale, stroke_px = pen.text_px / _FONT_PX, max(1, round(pen.text_px / 9))
-    (width_px, height_px), below_px = cv2.getTextSize(text, _FONT, scale, stroke_px)
-    if width_px > _WIDEST_SCORE * float(box[2] - box[0]):
+    plate = _Plate.of(text, pen)
+    if plate.text_px > _WIDEST_SCORE * float(box[2] - box[0]):
         return
-    margin_px = max(1, pen.line_px)
-    plate_px = height_px + below_px // 2 + 2 * margin_px
-    left = max(0, min(round(float(box[0])), canvas.shape[1] - width_px - 2 * margin_px))
     bottom = round(float(box[1]))
-    if bottom < plate_px:
-        bottom = max(0, bottom) + plate_px
-    cv2.rectangle(canvas, (left, bottom - plate_px), (left + width_px + 2 * margin_px, bottom), INK, cv2.FILLED)
-    at = (left + margin_px, bottom - margin_px - below_px // 2)
-    cv2.putText(canvas, text, at, _FONT, scale, BOX, stroke_px, cv2.LINE_AA)
+    if bottom < plate.height_px:
+        bottom = max(0, bottom) + plate.height_px
+    plate.draw(canvas, text, round(float(box[0])), bottom)
+
+
+def _words(canvas: NDArray[np.uint8], box: NDArray[np.float32], words: Sequence[str], pen: _Pen) -> None:
+    """Words on plates below the box, or inside it where the picture ends: as many beside each other as are no wider
+    than the score may be. A word that is wider alone is left out, and so are lines where they would be high for their face."""
+    widest_px = _WIDEST_SCORE * float(box[2] - box[0])
+    lines: list[str] = []
+    for word in words:
+        if lines and _Plate.of(f"{lines[-1]} {word}", pen).text_px <= widest_px:
+            lines[-1] += f" {word}"
+        elif _Plate.of(word, pen).text_px <= widest_px:
+            lines.append(word)
+    plate_px = _Plate.of("Mg", pen).height_px
+    lines = lines[: int(_HIGHEST_WORDS * float(box[3] - box[1]) / plate_px)]
+    bottom = min(round(float(box[3])), canvas.shape[0] - len(lines) * plate_px)
+    for line in lines:
+        bottom += plate_px
+        _Plate.of(line, pen).draw(canvas, line, round(float(box[0])), bottom)
+
+
+@dataclass(frozen=True)
+class _Plate:
+    """How large a line of text and the plate under it are, in pixels: ``below_px`` is what hangs below the line."""
+
+    text_px: int
+    height_px: int
+    below_px: int
+    pen: _Pen
+
+    @classmethod
+    def of(cls, text: str, pen: _Pen) -> _Plate:
+        (width_px, height_px), below_px = cv2.getTextSize(text, _FONT, pen.scale, pen.stroke_px)
+        return cls(width_px, height_px + below_px // 2 + 2 * pen.margin_px, below_px // 2, pen)
+
+    def draw(self, canvas: NDArray[np.uint8], text: str, left: int, bottom: int) -> None:
+        """Draw it with its lower left corner there, or farther left where the picture ends."""
+        pen, width_px = self.pen, self.text_px + 2 * self.pen.margin_px
+        left = max(0, min(left, canvas.shape[1] - width_px))
+        cv2.rectangle(canvas, (left, bottom - self.height_px), (left + width_px, bottom), INK, cv2.FILLED)
+        at = (left + pen.margin_px, bottom - pen.margin_px - self.below_px)
+        cv2.putText(canvas, text, at, _FONT, pen.scale, BOX, pen.stroke_px, cv2.LINE_AA)
+
+
+def _said(faces: Faces, index: int) -> list[str]:
+    """What a face has, in words; its quality as a number, since it is a matter of degree."""
+    words = [name for name in faces.attributes if name != QUALITY and faces.has(name)[index]]
+    if QUALITY in faces.attributes:
+        words.append(f"q{faces.attributes[QUALITY][index]:.2f}".replace("0.", "."))
+    return words

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from edgeface.errors import UnknownAttributeError
 from edgeface.registry import unknown_name
 
+# The attribute that says how good a picture of its face it is.
+QUALITY = "quality"
+
 _ANGLES = ("pitch", "yaw", "roll")
 
 

@@ -1,4 +1,4 @@
-"""``edgeface evaluate``: a model's AP, landmark error and head pose error on annotated pictures."""
+"""``edgeface evaluate``: a model's AP, landmark and head pose errors and attributes on annotated pictures."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def command(
 
     AP by WIDER FACE's protocol where pictures are completely annotated: easy, medium and hard where the set has these
     subsets, over all faces elsewhere, and by face height. Landmark and head pose errors where the source annotated
-    them; what detectors annotated is never scored on. False faces on a set without faces.
+    them; what detectors annotated is never scored on. Masks and sunglasses where the set has them and the model tells
+    them: accuracy, balanced accuracy and area under the ROC curve, by face size, at the model's own thresholds. False
+    faces on a set without faces.
 
     Where one face of a picture is annotated, the detection that overlaps it best is evaluated (IoU at least 0.3), and
     a face that nothing overlaps is reported as not found. Sets of face crops are scaled like all others: --size 320

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.annotations import Face, Picture
 from edgeface.errors import DataError
+from edgeface.evaluation.attributes import evaluate_attributes, labelled
 from edgeface.evaluation.landmarks import evaluate_landmarks
 from edgeface.evaluation.pose import evaluate_pose
 from edgeface.evaluation.report import FalseAlarmReport, Measures
@@ -95,6 +96,8 @@ def reasons_against(pictures: Sequence[Picture]) -> dict[str, str]:
         reasons["landmarks"] = "no landmarks of the source's own"
     if not any(_own_pose(face) for face in faces):
         reasons["pose"] = "no head pose of the source's own"
+    if not labelled(pictures):
+        reasons["attributes"] = "no mask or sunglasses of the source's own"
     if faces or not all(picture.complete for picture in pictures):
         reasons["false_alarms"] = "not a set of pictures without faces"
     return reasons
@@ -107,6 +110,9 @@ def measure(pictures: Sequence[Picture], detections: Sequence[Faces]) -> Measure
     for name in ("landmarks", "pose"):
         if name not in reasons and not any(getattr(found, name) is not None for found in detections):
             reasons[name] = "the model gives none"
+    attributes = {} if "attributes" in reasons else evaluate_attributes(pictures, detections)
+    if "attributes" not in reasons and not attributes:
+        reasons["attributes"] = f"the model gives no {' or '.join(labelled(pictures))}"
     complete = [(picture, found) for picture, found in pairs if picture.complete]
     return Measures(
         detection=None
@@ -118,6 +124,7 @@ def measure(pictures: Sequence[Picture], detections: Sequence[Faces]) -> Measure
         pose=None
         if "pose" in reasons
         else evaluate_pose([(face, found) for p, found in pairs for face in p.faces if _own_pose(face)]),
+        attributes=attributes or None,
         false_alarms=None if "false_alarms" in reasons else _false_alarms(detections),
         not_measured=reasons,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from edgeface.evaluation.attributes import AttributeReport, BinaryFigures
 from edgeface.evaluation.landmarks import LandmarkReport
 from edgeface.evaluation.pose import PoseReport
 from edgeface.evaluation.wider import AveragePrecision, DetectionReport
@@ -30,6 +31,7 @@ class Measures:
     detection: DetectionReport | None
     landmarks: LandmarkReport | None
     pose: PoseReport | None
+    attributes: Mapping[str, AttributeReport] | None
     false_alarms: FalseAlarmReport | None
     not_measured: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,6 +80,8 @@ class Report:
             yield from _landmarks(measures.landmarks)
         if measures.pose:
             yield from _pose(measures.pose)
+        for name, report in (measures.attributes or {}).items():
+            yield from _attribute(name, report)
         if measures.false_alarms:
             yield from _false_alarms(measures.false_alarms)
         if measures.not_measured:
@@ -122,6 +126,23 @@ def _pose(report: PoseReport) -> Iterator[str]:
             f"  pitch {report.pitch_deg:.2f}, yaw {report.yaw_deg:.2f}, roll {report.roll_deg:.2f}, "
             f"mean {report.mean_deg:.2f}; not found {report.missed_share:.1%}"
         )
+
+
+def _attribute(name: str, report: AttributeReport) -> Iterator[str]:
+    yield ""
+    title = f"{name}, yes from {report.threshold:g}, {report.found} of {report.faces} faces found"
+    yield f"{title:<52}{'faces':>7}{'yes':>6}{'accuracy':>10}{'balanced':>10}{'AUC':>7}"
+    yield _binary("all", report.overall)
+    for band, figures in report.by_side_px.items():
+        yield _binary(f"longer side {band} px", figures)
+    if report.incorrect_as_worn is not None:
+        yield f"  of {report.incorrect} masks worn wrongly, {report.incorrect_as_worn:.1%} of those found count as worn"
+
+
+def _binary(name: str, figures: BinaryFigures) -> str:
+    shares = [(figures.accuracy, 10), (figures.balanced_accuracy, 10), (figures.auc, 7)]
+    cells = "".join(f"{'-' if share is None else f'{share:.3f}':>{width}}" for share, width in shares)
+    return f"  {name:<50}{figures.faces:>7}{figures.positives:>6}{cells}"
 
 
 def _false_alarms(report: FalseAlarmReport) -> Iterator[str]:

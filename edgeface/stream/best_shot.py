@@ -1,8 +1,9 @@
 """The best face of every track, for whoever compares faces (mos.txt, section 1: image selection by pose and quality).
 
-A face's quality is the geometric mean of four shares, 0..1 each: the detector's score; how nearly it looks into the
-camera; its size, up to that of the crop; and the sharpness of its crop. The first three cost nothing, so a crop is made
-only where they leave a chance of being better than what the track has.
+A face's quality is the model's where it predicts one, which has seen what makes faces hard to tell apart. Elsewhere it
+is the geometric mean of four shares, 0..1 each: the detector's score; how nearly it looks into the camera; its size, up
+to that of the crop; and the sharpness of its crop. All but the last cost nothing, so a crop is made only where they
+leave a chance of being better than what the track has.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgeface.atomic import refused, write_bytes
 from edgeface.errors import InputError, OutputError
-from edgeface.faces import face_records
+from edgeface.faces import QUALITY, Faces, face_records
 from edgeface.runtime.align import SIZE_PX, align
 from edgeface.stream.results import Result
 from edgeface.stream.shots import Shot, Status
@@ -66,19 +67,17 @@ class BestShots:
         for i, track in enumerate(faces.tracks.tolist()):
             if track < 1 or not faces.seen[i]:
                 continue
-            shares = {
-                "score": float(faces.scores[i]),
-                "pose": 1.0 if faces.pose is None else frontal_share(faces.pose[i]),
-                "size": size_share(faces.boxes[i]),
-            }
+            shares = _shares(faces, i)
+            is_predicted = "predicted" in shares
             known = self._best.get(track)
-            if known is not None and _mean([*shares.values(), 1.0]) <= known.quality:
+            if known is not None and _mean([*shares.values(), *([] if is_predicted else [1.0])]) <= known.quality:
                 continue
             try:
                 (crop,) = align(shot.frame, faces.landmarks[i : i + 1])
             except InputError:      # landmarks that make no face: there is nothing to keep
                 continue
-            shares["sharpness"] = sharpness_share(crop)
+            if not is_predicted:
+                shares["sharpness"] = sharpness_share(crop)
             quality = _mean(shares.values())
             if not math.isfinite(quality):      # nothing compares with it: it would stay the best for good
                 continue
@@ -94,6 +93,17 @@ class BestShots:
     def take_all(self) -> list[BestShot]:
         """The best faces of all tracks, and forget them."""
         return self.take(list(self._best))
+
+
+def _shares(faces: Faces, index: int) -> dict[str, float]:
+    """What can be said of a face's quality without its crop."""
+    if QUALITY in faces.attributes:
+        return {"predicted": float(faces.attributes[QUALITY][index])}
+    return {
+        "score": float(faces.scores[index]),
+        "pose": 1.0 if faces.pose is None else frontal_share(faces.pose[index]),
+        "size": size_share(faces.boxes[index]),
+    }
 
 
 def frontal_share(pose: NDArray[np.floating]) -> float:

@@ -75,8 +75,10 @@ function label(pen, face, parts, x1, y1, y2, density, colour) {
     words.push(face.track === null ? face.score.toFixed(2) : `${face.track} · ${face.score.toFixed(2)}`);
   }
   if (parts.attributes) {
-    for (const [name, value] of Object.entries(face.attributes)) {
-      words.push(`${name} ${typeof value === "number" ? value.toFixed(2) : value}`);
+    // Quality is a matter of degree.
+    words.push(...face.present.filter((name) => name !== "quality"));
+    if (typeof face.attributes.quality === "number") {
+      words.push(`q${face.attributes.quality.toFixed(2).replace(/^0/, "")}`);
     }
   }
   if (!words.length) {
