@@ -165,7 +165,8 @@ def _score(canvas: NDArray[np.uint8], box: NDArray[np.float32], score: float, pe
 
 def _words(canvas: NDArray[np.uint8], box: NDArray[np.float32], words: Sequence[str], pen: _Pen) -> None:
     """Words on plates below the box, or inside it where the picture ends: as many beside each other as are no wider
-    than the score may be. A word that is wider alone is left out, and so are lines where they would be high for their face."""
+    than the score may be. A word that is wider alone is left out, and so are lines that would be too many for the face.
+    """
     widest_px = _WIDEST_SCORE * float(box[2] - box[0])
     lines: list[str] = []
     for word in words:
