@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edgeface.atomic import refused
 from edgeface.data.annotations import ANNOTATIONS, read_annotations
 from edgeface.errors import DataError, TrainingError
 from edgeface.models import model
@@ -182,8 +183,9 @@ class TCNNTraining:
         """Train both steps, or as far as ``stop`` lets it. Raises as ``PatchTrainer.run``, and DataError."""
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
+        for step in STEPS:
+            self._make(self.out / step)
         directory = RunDirectory(self.out)
-        self.out.mkdir(parents=True, exist_ok=True)
         directory.claim()
         try:
             if not self._steps(show):
@@ -198,6 +200,13 @@ class TCNNTraining:
             self.config.model, self.options, {k: v.clone() for k, v in self.net.state_dict().items()},
             {**self.figures, "thresholds": self.thresholds}, {**self.made, "config": config}, self.licence,
         ))
+
+    @staticmethod
+    def _make(folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refused(folder, error) from None
 
     def _steps(self, show: Say) -> bool:
         samples = self._data.samples("faces")
@@ -217,6 +226,7 @@ class TCNNTraining:
             self._train_quality(narrowed(quality, attributes), probe, show)
             if self.stop_requested:
                 return False
+        self.net.eval()
         self.thresholds = probe.thresholds(self.net)
         self.figures = {k: v for k, v in probe.figures(self.net, self.thresholds).items() if k != "choose"}
         return True

@@ -222,7 +222,7 @@ def add_mined(
     them windows about the faces, since of positives that is too few."""
     names = {id(source): name for name, source in sources.items()}
     for i, source, known in _scenes(sources, sampling, progress, "what passes"):
-        picture, boxes = source.pixels[i], proposals.boxes[names[id(source)]][i]
+        picture, boxes = source.pixels[i], proposals.boxes[names[id(source)]][i][: sampling.mined_windows]
         if rnet is not None:
             boxes = refined(rnet, picture, boxes, sampling.mining_thresholds[1], 0.7)
         squares = square_crops(boxes, 1.0)
