@@ -228,7 +228,9 @@ def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, 
 
     versions = {name: metadata.version(name) for name in ("edgeface", "torch", "numpy", "opencv-python-headless")}
     made = {**made, "versions": {"python": platform.python_version(), **versions}}
-    calibrated = dataclasses.replace(checkpoint, metrics={}, made=made, quantisation=start.quantisation)
+    # Figures are of the float network; the thresholds that were chosen with them hold for this one too.
+    metrics = {name: value for name, value in checkpoint.metrics.items() if name == "thresholds"}
+    calibrated = dataclasses.replace(checkpoint, metrics=metrics, made=made, quantisation=start.quantisation)
     save(out, finished(calibrated, start.net))
     click.echo(f"weights: {out}")
 
