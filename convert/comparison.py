@@ -20,9 +20,9 @@ from edgeface.runtime.detector import Detector
 from edgeface.runtime.loading import default_threads, open_sessions
 
 from .face_parity import FaceSums
-from .parity import INT8_AGAINST_FLOAT, ParityReport, SizeParity, Tolerance
+from .parity import INT8_AGAINST_FLOAT, Floats, ParityReport, SizeParity, Tolerance
 from .pictures import Image, Pictures
-from .raw import FACES, Floats, Look, Sessions, compare_raw
+from .raw import FACES, Look, Sessions, compare_raw
 from .targets import target_of
 from .walk import walk
 

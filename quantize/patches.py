@@ -46,7 +46,8 @@ def cascade_inputs(
 
     Raises DataError when there are no pictures, or no windows in them.
     """
-    rng, found = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    found: list[Inputs] = []
     for boxes, image in _read(data, pictures, progress):
         height, width = image.shape[:2]
         canvas = plan(width, height, P_NET.size_px, P_NET.stride, factor, _SMALLEST_FACE_PX)
@@ -76,7 +77,8 @@ def cascade_inputs(
 def face_inputs(stem: str, size_px: int, margin: float, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     """Windows (N, 3, size_px, size_px) about faces, ``margin`` times as large, and a few beside them, of about
     ``pictures`` training pictures: what a net sees that refines a detector's faces. Raises DataError as above."""
-    rng, found = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    found: list[Inputs] = []
     for boxes, image in _read(data, pictures, progress):
         squares = near_squares(rng, boxes, 1, _SHIFT / 2, _SCALE / 2)
         side = np.rint(squares[:, 2] * margin).astype(np.int64)
