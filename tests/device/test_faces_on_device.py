@@ -11,7 +11,7 @@ from edgeface.devices.client import Client
 from numpy.typing import NDArray
 
 import edgeface
-from device_subjects import SHIPPED, SIZE_PX, TIMEOUT_S, Device, Image
+from device_subjects import CASCADES, SHIPPED, SIZE_PX, TIMEOUT_S, Device, Image
 from edgeface.faces import Faces
 
 # Fifty pictures, emulated, where other work may keep this machine busy.
@@ -19,16 +19,18 @@ pytestmark = pytest.mark.timeout(1200)
 
 # How far the scores of one face may be apart, and how little its boxes may overlap, a face of 12 px among them. Float32
 # differs by rounding, TFLite's int8 by a level at most, and ncnn's not at all.
-_TOLERANCE = {"mos_s-fp16-ncnn": (1e-3, 0.99), "mos_s-int8-ncnn": (0.0, 1.0), "mos_s-int8-tflite": (0.02, 0.95)}
+_EXACT = (0.0, 1.0)
+_TOLERANCE = {"mos_s-fp16-ncnn": (1e-3, 0.99), "mos_s-int8-tflite": (0.02, 0.95)}
 # The processors of one board agree to the last bit, which a few pictures show; the first one sees all of them. The
-# bundle in float, which differs by rounding alone and takes longest, sees every second one of either.
+# bundle in float, which differs by rounding alone and takes longest, sees every second one of either, and cascades a
+# few.
 _FEW = 10
-_FLOAT_STEP = 2
+_STEPS = {"mos_s-fp16-ncnn": 2, **dict.fromkeys(CASCADES, 10)}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *CASCADES])
 def test_the_same_faces(device: Device, pictures: list[Image], name: str) -> None:
-    score, iou = _TOLERANCE[name]
+    score, iou = _TOLERANCE.get(name, _EXACT)
     detector = edgeface.load(name, threads=1, size=SIZE_PX)
     threshold = detector.score
     wrong = []
@@ -45,7 +47,7 @@ def test_the_same_faces(device: Device, pictures: list[Image], name: str) -> Non
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *CASCADES])
 def test_all_processors_of_the_board_find_the_same_to_the_last_bit(
     device: Device, pictures: list[Image], name: str
 ) -> None:
@@ -62,7 +64,7 @@ def _found(device: Device, pictures: Sequence[Image], name: str) -> dict[int, Fa
 
     def run(client: Client) -> dict[int, Faces]:
         step = 1 if client is first else max(1, len(pictures) // _FEW)
-        step *= _FLOAT_STEP if name == "mos_s-fp16-ncnn" else 1
+        step = max(step, _STEPS.get(name, 1)) if name in CASCADES else step * _STEPS.get(name, 1)
         loaded = client.load(name, threads=1, size_px=SIZE_PX, timeout_s=TIMEOUT_S)
         found = {
             i: client.detect(loaded, pictures[i], timeout_s=TIMEOUT_S) for i in range(0, len(pictures), step)
