@@ -120,35 +120,48 @@ def match_compensated(
     ``faces`` are each picture's boxes (N, 4) and ignore (N,). Stage one: every face takes its best anchor, and an
     anchor takes the face of its best IoU from ``positive_iou`` on. Stage two: a face with fewer anchors than the faces
     of the batch have on average takes the best of those that stage one left, up to that average, with an IoU above
-    ``least_iou``. Whatever is then not taken is background, but for ignored regions.
+    ``least_iou``. Of anchors with equal IoU the nearer is the better. Whatever is then not taken is background, but for
+    ignored regions.
     """
     overlaps = [pairwise_overlap(anchors, boxes) for boxes, _ in faces]
     ious = [
         torch.where(ignore[None], torch.zeros_like(iou), iou)
         for (iou, _), (_, ignore) in zip(overlaps, faces, strict=True)
     ]
-    matched = [_first_stage(iou, positive_iou) for iou in ious]
+    ranks = [iou - 1e-3 * _distance(anchors, boxes) for iou, (boxes, _) in zip(ious, faces, strict=True)]
+    matched = [_first_stage(iou, rank, positive_iou) for iou, rank in zip(ious, ranks, strict=True)]
     counts = [torch.bincount(m[m >= 0], minlength=len(ignore)) for m, (_, ignore) in zip(matched, faces, strict=True)]
     every = torch.cat([c[~ignore] for c, (_, ignore) in zip(counts, faces, strict=True)])
     mean = int(every.float().mean().round()) if len(every) else 0
-    for assigned, iou, count, (_, cover), (_, ignore), whole in zip(
-        matched, ious, counts, overlaps, faces, complete, strict=True
+    for assigned, iou, rank, count, (_, cover), (_, ignore), whole in zip(
+        matched, ious, ranks, counts, overlaps, faces, complete, strict=True
     ):
-        free = assigned == BACKGROUND
-        _second_stage(assigned, iou, torch.nonzero(~ignore & (count < mean)).flatten(), count, mean, least_iou)
-        ignored = (cover * ignore).amax(1) > IGNORE_COVER if len(ignore) else torch.zeros_like(free)
-        assigned[(assigned == BACKGROUND) & (ignored | (not whole))] = IGNORED
+        needy = torch.nonzero(~ignore & (count < mean)).flatten()
+        if len(needy):
+            offered = torch.where((assigned == BACKGROUND)[:, None] & (iou[:, needy] > least_iou), rank[:, needy], -1.0)
+            _second_stage(assigned, offered, needy, mean - count[needy])
+        left = assigned == BACKGROUND
+        if not whole:
+            assigned[left] = IGNORED
+        elif len(ignore):
+            assigned[left & ((cover * ignore).amax(1) > IGNORE_COVER)] = IGNORED
     return matched
 
 
-def _first_stage(iou: Tensor, positive_iou: float) -> Tensor:
-    """IoU (K, N) -> the face of each anchor, or BACKGROUND."""
+def _distance(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """From each anchor's centre to each box's, in the anchor's sides and 1 at most: (K, N)."""
+    return (torch.cdist(anchors[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2) / anchors[:, 2:]).clamp_max(1.0)
+
+
+def _first_stage(iou: Tensor, rank: Tensor, positive_iou: float) -> Tensor:
+    """IoU (K, N), and how good an anchor is for a face, (K, N) -> the face of each anchor, or BACKGROUND."""
     assigned = torch.full((len(iou),), BACKGROUND, dtype=torch.int64, device=iou.device)
     if iou.shape[1] == 0:
         return assigned
     best, face = iou.max(1)
     assigned[best >= positive_iou] = face[best >= positive_iou]
-    overlap, anchor = iou.max(0)
+    anchor = rank.argmax(0)
+    overlap = iou.gather(0, anchor[None])[0]
     # Where two faces have one best anchor, the one that fills it better is written last.
     for number in overlap.argsort(stable=True).tolist():
         if overlap[number] > 0:
@@ -156,19 +169,14 @@ def _first_stage(iou: Tensor, positive_iou: float) -> Tensor:
     return assigned
 
 
-def _second_stage(
-    assigned: Tensor, iou: Tensor, needy: Tensor, count: Tensor, wanted: int, least_iou: float
-) -> None:
-    """Let the ``needy`` faces take free anchors, up to ``wanted`` each; of two faces the one of higher IoU gets it."""
-    if len(needy) == 0:
-        return
-    offered = torch.where((assigned == BACKGROUND)[:, None] & (iou[:, needy] > least_iou), iou[:, needy], -1.0)
-    best = offered.topk(min(wanted, len(offered)), 0)
-    place = torch.arange(len(best.values), device=iou.device)[:, None]
-    within = (best.values > 0) & (place < wanted - count[needy][None])
-    chosen = torch.full_like(offered, -1.0).scatter_(0, best.indices, torch.where(within, best.values, -1.0))
-    overlap, face = chosen.max(1)
-    assigned[overlap > 0] = needy[face[overlap > 0]]
+def _second_stage(assigned: Tensor, offered: Tensor, needy: Tensor, wanted: Tensor) -> None:
+    """Let the ``needy`` faces take anchors, the best of those with a value above 0 in ``offered`` (K, needy), up to
+    ``wanted`` each; of two faces the one that it is better for gets it."""
+    best = offered.topk(min(int(wanted.max()), len(offered)), 0)
+    place = torch.arange(len(best.values), device=offered.device)[:, None]
+    taken = torch.where(place < wanted[None], best.values, -1.0)
+    value, face = torch.full_like(offered, -1.0).scatter_(0, best.indices, taken).max(1)
+    assigned[value > 0] = needy[face[value > 0]]
 
 
 def encode(
