@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.models.mos import ANCHOR_SIZES, MOS, PIXEL_MEAN, PIXEL_SCALE, STRIDES, VARIANCES, DenseOutput
+from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.assign import BACKGROUND, anchor_grid, assign, encode
 from edgeface.training.config import Loss
 from edgeface.training.dense import Matches, Objective, Recipe, flat, recipe
@@ -74,6 +75,7 @@ class MOSObjective(Objective):
         known = torch.nonzero(~m.face[:, 14:17].isnan().all(1)).flatten()
         if len(known) > MAX_POSES:
             known = known[torch.randperm(len(known), device=known.device)[:MAX_POSES]]
+        assert isinstance(self.net, (MOS, FoldedMOS))
         total = out.features[0].sum() * 0.0
         start = 0
         for level, (size, stride) in enumerate(zip(level_sizes, STRIDES, strict=True)):

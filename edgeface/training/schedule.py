@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from torch import nn, optim
 
-from edgeface.training.config import Optimiser, Run
+from edgeface.training.config import Optimiser
 
 
-def done_share(step: int, spent_s: float, run: Run) -> float:
+class Length(Protocol):
+    """How long a run is: its steps and, above 0, its minutes."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def budget_minutes(self) -> float: ...
+
+
+def done_share(step: int, spent_s: float, run: Length) -> float:
     """How much of the run is done, 0 to 1: the larger of the share of its steps and of its minutes."""
     by_time = spent_s / (60 * run.budget_minutes) if run.budget_minutes > 0 else 0.0
     return min(1.0, max(step / run.steps, by_time))

@@ -230,13 +230,14 @@ def _crops(use_c: bool) -> Arrays:
     found: Arrays = {}
     for frame in _frames(12, 200, 150):
         for size_px in (24, 48, 5):
-            cut, normal = (frame, squares, size_px), {"mean": 123.675, "scale": 1 / 58.395}
+            cut = frame, squares, size_px
             name = f"{frame.format} at {size_px}"
             if use_c:
-                planes, less, pixels = crops.crop_planes(*cut, **normal), crops.crop_signed(*cut), crops.crops(*cut)
+                planes = crops.crop_planes(*cut, mean=123.675, scale=1 / 58.395)
+                less, pixels = crops.crop_signed(*cut), crops.crops(*cut)
             else:
-                planes, less = crops.crop_planes_reference(*cut, **normal), crops.crop_signed_reference(*cut)
-                pixels = crops.crops_reference(*cut)
+                planes = crops.crop_planes_reference(*cut, mean=123.675, scale=1 / 58.395)
+                less, pixels = crops.crop_signed_reference(*cut), crops.crops_reference(*cut)
             found |= {f"{name}: planes": planes, f"{name}: int8": less, f"{name}: pixels": pixels}
     return found
 
@@ -267,8 +268,8 @@ def _windows(use_c: bool) -> Arrays:
     score, box = _reals(rng, (1, *shape), -8, 8), _reals(rng, (4, *shape), -0.5, 0.5)
     levels = [RawMap(np.rint(values * np.float32(8)).astype(np.int8), 0.125) for values in (score, box)]
     found: Arrays = {}
-    for kind, maps in (("float32", [RawMap(score), RawMap(box)]), ("int8", levels)):
+    for kind, (scores, offsets) in (("float32", [RawMap(score), RawMap(box)]), ("int8", levels)):
         for threshold, limit in ((7.5, 100), (0.0, 20), (-9.0, 400), (9.0, 5)):
-            boxes, logits = name(*maps, plan, threshold, limit, 0.5, 0.7)
+            boxes, logits = name(scores, offsets, plan, threshold, limit, 0.5, 0.7)
             found[f"{kind}, {threshold}: boxes"], found[f"{kind}, {threshold}: logits"] = boxes, logits
     return found

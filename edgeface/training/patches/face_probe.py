@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.data.annotations import Picture
+from edgeface.evaluation.attributes import BANDS_PX, binary_figures, figures_by_side, roc_auc
+from edgeface.evaluation.landmarks import nme
 from edgeface.evaluation.wider import SUBSETS, evaluate_detection
 from edgeface.faces import Faces
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
@@ -24,8 +26,7 @@ from edgeface.training.patches.labels import LABELS, MASK, QUALITY, SUNGLASSES
 Floats = NDArray[np.float32]
 Classify = Callable[[torch.Tensor], PatchOutput]
 
-# Faces by the longer side of their box, in pixels of the picture.
-SMALL_PX, LARGE_PX = 16.0, 32.0
+_BANDS = dict(zip(BANDS_PX, ("16_to_32", "over_32"), strict=True))
 FALSE_FACE_SCORE = 0.5
 _NMS_IOU = 0.4
 _BATCH = 1024
@@ -74,7 +75,7 @@ def annotated(sets: Sequence[Labelled], found: Mapping[str, Sequence[Floats]]) -
                 patches.append(crops(labelled.source.pixels[i], square, SIZE_PX)[0])
                 labels.append(labelled.labels[i][row])
                 landmarks.append(((points - [x, y]) / side - 0.5).ravel() if marked else np.full(10, np.nan))
-                sides.append(side / MARGIN)
+                sides.append((frames[row][0, 2:] - frames[row][0, :2]).max())
                 incorrect.append(wrongly)
     n = len(patches)
     return Annotated(
@@ -110,12 +111,12 @@ def classify(net: nn.Module | Classify, patches: NDArray[np.uint8]) -> PatchOutp
 
 
 class FaceProbe:
-    """Dev figures of a net; ``attributes`` names its attribute outputs in their order."""
+    """Dev figures of a net on ``faces`` and on detections; ``attributes`` names its attribute outputs in order."""
 
     def __init__(
         self, faces: Annotated, scenes: Sequence[Refinable], backgrounds: Sequence[Refinable], attributes: Sequence[str]
     ) -> None:
-        self._faces, self._scenes, self._backgrounds = faces, scenes, backgrounds
+        self.faces, self._scenes, self._backgrounds = faces, scenes, backgrounds
         self._attributes = tuple(attributes)
 
     def figures(self, net: nn.Module | Classify, thresholds: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -124,27 +125,31 @@ class FaceProbe:
         Attributes are judged at ``thresholds``, by default 0.5; ``choose`` is what the best weights are chosen by.
         """
         at = dict.fromkeys(LABELS, 0.5) | dict(thresholds or {})
-        faces, out = self._faces, classify(net, self._faces.patches)
+        faces, out = self.faces, classify(net, self.faces.patches)
         figures: dict[str, float] = {}
         probabilities = self.probabilities(out)
         if "mask" in probabilities:
-            right = (probabilities["mask"] >= at["mask"]) == (faces.labels[:, MASK] == 1)
-            known, sides = ~np.isnan(faces.labels[:, MASK]), faces.sides_px
-            figures |= _mean("mask_over_32", right[known & (sides > LARGE_PX)])
-            figures |= _mean("mask_16_to_32", right[known & (sides > SMALL_PX) & (sides <= LARGE_PX)])
-            figures |= _mean("mask_incorrect_as_worn", probabilities["mask"][faces.incorrect] >= at["mask"])
+            known = ~np.isnan(faces.labels[:, MASK])
+            by_side = figures_by_side(
+                probabilities["mask"][known], faces.labels[known, MASK] == 1, faces.sides_px[known], at["mask"]
+            )
+            for band, name in _BANDS.items():
+                figures |= _where_known(f"mask_{name}", by_side[band].accuracy)
+            wrongly = probabilities["mask"][faces.incorrect] >= at["mask"]
+            figures |= _where_known("mask_incorrect_as_worn", float(wrongly.mean()) if len(wrongly) else None)
         if "sunglasses" in probabilities:
-            truth, said = faces.labels[:, SUNGLASSES], probabilities["sunglasses"] >= at["sunglasses"]
-            if (truth == 1).any() and (truth == 0).any():
-                figures["sunglasses_balanced"] = float((said[truth == 1].mean() + (~said[truth == 0]).mean()) / 2)
+            known = ~np.isnan(faces.labels[:, SUNGLASSES])
+            judged = binary_figures(
+                probabilities["sunglasses"][known], faces.labels[known, SUNGLASSES] == 1, at["sunglasses"]
+            )
+            figures |= _where_known("sunglasses_balanced", judged.balanced_accuracy)
         if "quality" in probabilities:
-            truth = faces.labels[:, QUALITY]
-            if (truth == 1).any() and (truth == 0).any():
-                figures["quality_auc"] = area_under_roc(probabilities["quality"], truth)
+            auc = self.quality_auc(probabilities)
+            figures |= {} if auc is None else {"quality_auc": auc}
         marked = ~np.isnan(faces.landmarks).any(1)
         if marked.any():
-            pairs = (v[marked].reshape(-1, 5, 2) for v in (out.landmarks.numpy(), faces.landmarks))
-            figures["nme_percent"] = 100 * float(_nme(*pairs).mean())
+            said, true = (v[marked].reshape(-1, 5, 2) for v in (out.landmarks.numpy(), faces.landmarks))
+            figures["nme_percent"] = 100 * float(nme(said, true).mean())
         figures |= self._refined(net)
         chosen = [figures[name] for name in _CHOSEN_BY if name in figures]
         error = figures.get("nme_percent", 0.0) / 100
@@ -153,15 +158,14 @@ class FaceProbe:
 
     def quality_figures(self, net: nn.Module | Classify) -> dict[str, float]:
         """``quality_auc``, by which the best weights of the second step are chosen."""
-        auc = self.quality_auc(self.probabilities(classify(net, self._faces.patches)))
+        auc = self.quality_auc(self.probabilities(classify(net, self.faces.patches)))
         return {"choose": 0.0} if auc is None else {"quality_auc": auc, "choose": auc}
 
     def quality_auc(self, probabilities: Mapping[str, Floats]) -> float | None:
         """None where dev has not both kinds of faces."""
-        truth = self._faces.labels[:, QUALITY]
-        if "quality" not in probabilities or not ((truth == 1).any() and (truth == 0).any()):
-            return None
-        return area_under_roc(probabilities["quality"], truth)
+        truth = self.faces.labels[:, QUALITY]
+        known = ~np.isnan(truth)
+        return roc_auc(probabilities["quality"][known], truth[known] == 1) if "quality" in probabilities else None
 
     def probabilities(self, out: PatchOutput) -> dict[str, Floats]:
         """By name, (N,) each, of what the net has."""
@@ -175,10 +179,10 @@ class FaceProbe:
 
     def thresholds(self, net: nn.Module | Classify) -> dict[str, float]:
         """The probability above which each thing is said to be there: where the balanced accuracy on dev is best."""
-        probabilities = self.probabilities(classify(net, self._faces.patches))
+        probabilities = self.probabilities(classify(net, self.faces.patches))
         chosen = {}
         for name, values in probabilities.items():
-            truth = self._faces.labels[:, LABELS.index(name)]
+            truth = self.faces.labels[:, LABELS.index(name)]
             if (truth == 1).any() and (truth == 0).any():
                 chosen[name] = best_threshold(values, truth)
         return chosen
@@ -209,13 +213,6 @@ def refine(net: nn.Module | Classify, seen: Refinable) -> Faces:
     return Faces(boxes[kept], scores[kept])
 
 
-def area_under_roc(scores: Floats, truth: Floats) -> float:
-    """Area under the ROC curve of ``scores`` (N,) for ``truth`` (N,) of 0 and 1, NaN left out; ties count half."""
-    high, low = np.sort(scores[truth == 1]), np.sort(scores[truth == 0])
-    below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
-    return float(below.mean() / 2 / len(low))
-
-
 def best_threshold(scores: Floats, truth: Floats) -> float:
     """The threshold of ``scores`` (N,) with the best balanced accuracy on ``truth`` (N,) of 0 and 1, NaN left out.
 
@@ -232,11 +229,5 @@ def best_threshold(scores: Floats, truth: Floats) -> float:
     return round(float(middles[widest]), 3)
 
 
-def _nme(found: Floats, truth: Floats) -> Floats:
-    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
-    error: Floats = np.linalg.norm(found - truth, axis=2).mean(1) / eyes
-    return error
-
-
-def _mean(name: str, right: NDArray[np.bool_]) -> dict[str, float]:
-    return {name: float(right.mean())} if len(right) else {}
+def _where_known(name: str, value: float | None) -> dict[str, float]:
+    return {} if value is None else {name: value}

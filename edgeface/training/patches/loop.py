@@ -87,7 +87,7 @@ class PatchTrainer:
         dev: Callable[[nn.Module], dict[str, float]] | None = None,
         trainable: nn.Module | None = None,
     ) -> None:
-        self.net, self.config, self.directory = net.to(memory_format=torch.channels_last), config, RunDirectory(folder)
+        self.net, self.config, self.directory = _channels_last(net), config, RunDirectory(folder)
         self.samples, self.dev = samples, dev
         self._trainable = net if trainable is None else trainable
         self.average = AveragedWeights(net, config.optimiser.ema_decay)
@@ -181,7 +181,7 @@ class PatchTrainer:
                 "lower optimiser.learning_rate and resume"
             )
         self._optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
+        losses.total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trainable.parameters(), config.optimiser.clip_norm)
         self._optimiser.step()
         for module in self.net.modules():
@@ -200,6 +200,14 @@ class PatchTrainer:
         if self.dev is None or chosen >= self.progress.best or not self._best:
             self.progress.best = chosen
             self._best = {name: tensor.clone() for name, tensor in to_cpu(self.average.net.state_dict()).items()}
+
+
+def _channels_last(net: nn.Module) -> nn.Module:
+    """The net with its weights in the order in which the patches lie, which saves reordering them every step."""
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return net
 
 
 def keep_freed_memory() -> None:

@@ -44,7 +44,8 @@ class Known:
 def findable(targets: Targets, min_face_px: float) -> NDArray[np.bool_]:
     """Which faces (N,) are to be found: those not ignored whose shorter side is at least ``min_face_px``."""
     sides = np.minimum(targets.boxes[:, 2] - targets.boxes[:, 0], targets.boxes[:, 3] - targets.boxes[:, 1])
-    return ~targets.ignore & (sides >= min_face_px)
+    found: NDArray[np.bool_] = ~targets.ignore & (sides >= min_face_px)
+    return found
 
 
 def as_boxes(squares: Squares) -> Floats:
@@ -177,7 +178,7 @@ def turned_patches(
         shrink = max(1, side // detail)
         if shrink > 1:
             small = max(1, (right - left) // shrink), max(1, (bottom - top) // shrink)
-            region = cv2.resize(region, small, interpolation=cv2.INTER_AREA)
+            region = cv2.resize(region, small, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         scale_x, scale_y = region.shape[1] / (right - left), region.shape[0] / (bottom - top)
         # From the patch's pixels, whose centres lie at + 1/2, to the region's.
         cos, sin, step = math.cos(math.radians(angle)), math.sin(math.radians(angle)), side / size_px
