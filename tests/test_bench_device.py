@@ -11,10 +11,18 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from edgeface.convert import convert
 from edgeface.devices import boards
 from edgeface.devices.estimate import estimates
 from edgeface.devices.estimate.costing import find_tools
-from edgeface.devices.estimate.estimates import BundleEstimate, EstimateReport, LayerEstimate, StageEstimate
+from edgeface.devices.estimate.estimates import (
+    BundleEstimate,
+    CropsEstimate,
+    EstimateReport,
+    LayerEstimate,
+    StageEstimate,
+)
+from edgeface.devices.estimate.inputs import face_boxes, stage_pixels
 from edgeface.devices.estimate.plots import layer_bars
 from edgeface.devices.links import open_link
 from edgeface.devices.links.local import LocalLink
@@ -26,7 +34,11 @@ from edgeface.cli import main
 from edgeface.cli.bench import text_lines
 from edgeface.cli.bench_estimate import estimate_lines
 from edgeface.errors import InstallError, OptionError
+from edgeface.images import write_image
 from edgeface.runtime.benchmark import Condition, Pictures, synthetic_scene
+from edgeface.runtime.engines.torch import checkpoint_bundle
+from edgeface.runtime.loading import load
+from lively_patches import save_int8, save_lively
 from loopback_ssh import LoopbackSsh
 
 # A first run makes the emulated root.
@@ -67,6 +79,27 @@ def test_every_line_calls_an_estimate_what_it_is() -> None:
     # Where too little was costed, it says so.
     assert "net-int8-ncnn, decoding: 98.0% of the instructions were costed, 20 of those without a model" in lines
     assert not any("network: 99.9%" in line for line in lines)
+
+
+def test_nets_on_crops_stand_below_by_the_face() -> None:
+    crops = [CropsEstimate(2, 48, count, 2.0 * count, 0.5 * count, 0.5, 2.0 * count, []) for count in (1, 10)]
+    cascade = msgspec.structs.replace(
+        a_bundle(), name="cascade", crops=crops, stages=[*a_bundle().stages, StageEstimate("crops", 4.0, 0, 1, 1, 1, 0)]
+    )
+    lines = list(estimate_lines(a_report(cascade), 0))
+    row = next(line for line in lines if line.startswith("cascade  "))
+    assert row.split()[9:] == ["4.00", "21.50", "2"]        # the nets on faces that were found, the total, the faces
+    rows = [line.split() for line in lines if line.startswith("cascade  ") and "48 px" in line]
+    assert [row[5:] for row in rows] == [
+        ["1", "2.00", "0.50", "0.50", "3.00", "3.00"], ["10", "20.00", "5.00", "0.50", "25.50", "2.55"]
+    ]
+    # A refinement finds no faces, so there is nothing to say of a whole picture.
+    refinement = msgspec.structs.replace(cascade, stages=[], faces=0)
+    alone = list(estimate_lines(a_report(refinement), 0))
+    assert not any(line.startswith("BUNDLE") or "No face was found" in line for line in alone)
+    assert sum("48 px" in line for line in alone) == 2
+    report = a_report(cascade, refinement)
+    assert msgspec.json.decode(report.to_json(), type=EstimateReport) == report
 
 
 def test_layers_are_summed_by_kind_and_the_slowest_shown() -> None:
@@ -189,6 +222,52 @@ def test_what_must_be_installed_first_is_named_before_any_work(
         assert f"sudo apt-get install {package}" in result.stderr
         assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_nets_are_given_alone_is_what_they_see_in_a_picture(tmp_path: Path) -> None:
+    picture = synthetic_scene(200, 120)
+    for name, shapes in (("mtcnn", [None, (24, 24, 3), (48, 48, 3)]), ("tcnn", [(48, 48, 3)])):
+        save_lively(tmp_path / f"{name}.pt", name)
+        bundle = checkpoint_bundle(tmp_path / f"{name}.pt")
+        for number, shape in enumerate(shapes):
+            pixels = stage_pixels(bundle, number, picture, 160)
+            assert pixels.dtype == np.uint8
+            assert pixels.std() > 1
+            assert shape is None or pixels.shape == shape
+    detector = load(tmp_path / "mtcnn.pt", size=160)
+    maps = detector.raw(picture)["0.score"].shape[1:]
+    pixels = stage_pixels(detector.bundle, 0, picture, 160)
+    assert maps == tuple((side - 12) // 2 + 1 for side in pixels.shape[:2])
+    boxes = face_boxes(picture, 10)
+    assert boxes.shape == (10, 4)
+    assert boxes.min() >= 0
+    assert (boxes[:, 2:] <= [200, 120]).all()
+    assert len(np.unique(boxes, axis=0)) == 10
+
+
+@pytest.mark.timeout(ROOT_TIMEOUT_S)
+def test_an_emulated_board_gets_an_estimate_of_nets_on_crops(tmp_path: Path) -> None:
+    llvm_or_skip()
+    for program in ("qemu-aarch64", "apt-get"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}: sudo apt-get install qemu-user")
+    write_image(tmp_path / "scene.png", synthetic_scene(200, 160))
+    convert(save_int8(tmp_path / "tcnn.pt", "tcnn"), "ncnn", out=tmp_path / "tcnn", pictures=tmp_path)
+    result = bench(
+        tmp_path / "tcnn", "--device", "rk3399", "--pictures", tmp_path, "--json", tmp_path / "report.json"
+    )
+    assert result.exit_code == 0, result.stderr
+    (bundle,) = msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=EstimateReport).bundles
+    one, ten = bundle.crops
+    assert (one.crops, ten.crops, one.size_px) == (1, 10, 48)
+    assert min(one.network_ms, one.preprocessing_ms, one.decoding_ms) > 0
+    # The net takes as long for each, what is around it does not.
+    assert ten.network_ms == pytest.approx(10 * one.network_ms, rel=0.25)
+    assert ten.total_ms < 10 * one.total_ms
+    assert bundle.layers == one.layers
+    assert bundle.layers_ms == pytest.approx(one.network_1_thread_ms, rel=0.15)
+    assert not bundle.stages
+    assert any(line.startswith(f"{bundle.name}  ") for line in result.stdout.splitlines())
 
 
 @pytest.mark.timeout(ROOT_TIMEOUT_S)

@@ -38,7 +38,8 @@ def stage_pixels(bundle: Bundle, number: int, picture: Image, size_px: Size) -> 
     (width, height): the whole of it, its pyramid's canvas, or one crop. Not for pose stages, which see features."""
     stage = bundle.stages[number]
     assert not isinstance(stage, PoseStage)
-    return _PIXELS[type(stage)](stage, picture, size_px)
+    pixels: Image = _PIXELS[type(stage)](stage, picture, size_px)
+    return pixels
 
 
 def _dense(stage: DenseStage, picture: Image, size_px: Size) -> Image:
@@ -53,7 +54,8 @@ def _pyramid(stage: PyramidStage, picture: Image, size_px: Size) -> Image:
 
 def _crop(stage: CropStage, picture: Image, _size_px: Size) -> Image:
     square = np.array([[0, 0, min(_FACE_PX, *picture.shape[:2])]], np.int64)
-    return crops(picture, square, stage.size_px)[0]
+    cut: Image = crops(picture, square, stage.size_px)[0]
+    return cut
 
 
 _PIXELS: dict[type, Callable[[Any, Image, Size], Image]] = {
