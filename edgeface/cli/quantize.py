@@ -87,9 +87,11 @@ def command(
         raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
     models.get(checkpoint.model)
     measures = auto_keep is not None or report_directory is not None
-    if measures or not calibrate_only:
-        _require_detector(checkpoint, measures)
-    settings = None if calibrate_only and not measures else _settings(checkpoint, config, overrides)
+    settings = None
+    if _is_detector(checkpoint):
+        settings = _settings(checkpoint, config, overrides)
+    else:
+        _require_calibration_alone(checkpoint, measures, calibrate_only, config, overrides)
     _require_writable(out)
     if report_directory is not None:
         require_plots()
@@ -110,22 +112,31 @@ def command(
         _train(checkpoint, start, settings, made, data, out, cache, overrides)
 
 
-def _require_detector(checkpoint: Checkpoint, measures: bool) -> None:
-    """Raises OptionError for a cascade's net, which has no loss on whole pictures to be measured by or trained with."""
-    from edgeface.errors import OptionError
+def _is_detector(checkpoint: Checkpoint) -> bool:
+    """Whether it has a loss on whole pictures, to be measured by and trained with."""
     from edgeface.models.export import exporter
     from edgeface.models.mos import MOS
 
-    if MOS in exporter.get(checkpoint.model).nets:
-        return
+    return MOS in exporter.get(checkpoint.model).nets
+
+
+def _require_calibration_alone(
+    checkpoint: Checkpoint, measures: bool, calibrate_only: bool, config: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Raises OptionError for what a cascade's nets, which have no such loss, cannot be asked here."""
+    from edgeface.errors import OptionError
+
     if measures:
         raise OptionError(
             f"--report and --auto-keep measure the loss of a dense detector: leave them out for {checkpoint.model}"
         )
-    raise OptionError(
-        f"{checkpoint.model} is only calibrated here: add --calibrate-only, then train what that writes by 'edgeface "
-        f"train {checkpoint.model} --start-from'"
-    )
+    if not calibrate_only:
+        raise OptionError(
+            f"{checkpoint.model} is only calibrated here: add --calibrate-only, then train what that writes by "
+            f"'edgeface train {checkpoint.model} --start-from'"
+        )
+    if config is not None or overrides:
+        raise OptionError(f"--config and overrides change the training, which {checkpoint.model} has none of here")
 
 
 def _settings(checkpoint: Checkpoint, config: Path | None, overrides: tuple[str, ...]) -> Config:
@@ -182,7 +193,7 @@ def _measured(
     from edgeface.quantize.sensitivity import Losses, dev_batches, task_loss
     from edgeface.quantize.sensitivity import auto_keep as choose
 
-    assert isinstance(start.net, FoldedMOS)     # _require_detector has seen to that
+    assert isinstance(start.net, FoldedMOS)     # _is_detector has seen to that
     losses = Losses(start.net, task_loss(start.net, settings, dev_batches(data, settings)), progress)
     if auto_keep is not None:
         fixed = start.quantisation.keep_float
