@@ -147,7 +147,7 @@ class TCNNExporter(PatchExporter):
         return [
             CropStage(
                 list(files("tcnn")), INPUT, PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, TCNN_MARGIN, "score", "box",
-                threshold=thresholds.get("tcnn", 0.3), nms_iou=0.4, limit=100, scores="mean", landmarks="landmarks",
+                threshold=thresholds.get("tcnn", 0.05), nms_iou=0.4, limit=200, scores="mean", landmarks="landmarks",
                 attributes=[
                     Attribute(name, output, i, thresholds.get(name, _EVEN)) for name, output, i in places
                 ],
