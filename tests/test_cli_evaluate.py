@@ -59,6 +59,10 @@ class FakeDetector:
         return self._by_picture[index]
 
 
+# What is asked of a cascade, where nothing is.
+NO_LIMITS = dict.fromkeys(("refine", "min_face", "thresholds", "candidates"))
+
+
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[FakeDetector, dict[str, Any]]]:
     def use(*by_picture: Faces) -> tuple[FakeDetector, dict[str, Any]]:
@@ -103,6 +107,7 @@ def test_ap_by_subset_and_height_in_text_and_json(tmp_path: Path, use: Any) -> N
     assert result.stderr == ""
     assert asked == {
         "model": "some_model", "engine": None, "threads": None, "size": 640, "score": 0.02, "nms": 0.4, "device": "cpu",
+        **NO_LIMITS,
     }
     report = json.loads(target.read_text())
     ap = report["measures"]["detection"]["ap"]
@@ -115,7 +120,7 @@ def test_ap_by_subset_and_height_in_text_and_json(tmp_path: Path, use: Any) -> N
     assert {key: report[key] for key in ("model", "engine", "data", "split", "pictures", "size_px")} == {
         "model": "fake-fp32-none", "engine": "none", "data": "wider", "split": "dev", "pictures": 3, "size_px": 640,
     }  # fmt: skip
-    assert set(report["measures"]["not_measured"]) == {"landmarks", "pose", "false_alarms"}
+    assert set(report["measures"]["not_measured"]) == {"attributes", "landmarks", "pose", "false_alarms"}
     text = result.stdout
     assert text.startswith("fake-fp32-none (none) on wider, dev part, 3 pictures\nlongest side 640 px, score >= 0.02")
     easy, hard = (next(line for line in text.splitlines() if name in line.split()) for name in ("easy", "hard"))
@@ -177,6 +182,34 @@ def test_crops_give_landmark_and_pose_error_of_the_face_annotated(tmp_path: Path
     assert "detection not measured: no complete picture with annotated boxes" in text
 
 
+def test_masks_and_sunglasses_are_counted_at_the_model_s_threshold(tmp_path: Path, use: Any) -> None:
+    data = write_set(tmp_path / "masks", [
+        {"complete": 1, "faces": [{"box": A, "mask": "worn"}, {"box": B, "mask": "none"}, {"box": C, "mask": "worn"}]},
+        {"complete": 1, "faces": [{"box": A, "mask": "incorrect"}, {"box": B, "sunglasses": 1, "teacher": 1}]},
+    ])
+    found = faces((A, 0.9), (B, 0.8))
+    given = {"mask": np.array([0.7, 0.65], np.float32), "sunglasses": np.array([0.1, 0.1], np.float32)}
+    use(*(Faces(found.boxes, found.scores, attributes=given, thresholds={"mask": 0.6}) for _ in range(2)))
+    attributes = report_of(run("m", "--data", data, "--json", "-"))["measures"]["attributes"]
+    assert list(attributes) == ["mask"]
+    mask = attributes["mask"]
+    assert (mask["faces"], mask["found"], mask["threshold"]) == (3, 2, 0.6)
+    assert mask["overall"] == {"faces": 2, "positives": 1, "accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 1.0}
+    assert (mask["incorrect"], mask["incorrect_as_worn"]) == (1, 1.0)
+    text = run("m", "--data", data).stdout
+    assert "mask, yes from 0.6, 2 of 3 faces found" in text
+    assert "longer side 16-32 px" in text
+    assert "of 1 masks worn wrongly, 100.0% of those found count as worn" in text
+
+
+def test_a_model_without_attributes_says_so(tmp_path: Path, use: Any) -> None:
+    data = write_set(tmp_path / "masks", [{"complete": 0, "faces": [{"box": A, "mask": "worn"}]}])
+    use(faces((A, 0.9)))
+    measures = report_of(run("m", "--data", data, "--json", "-"))["measures"]
+    assert measures["attributes"] is None
+    assert measures["not_measured"]["attributes"] == "the model gives no mask"
+
+
 def test_a_model_without_landmarks_and_pose_says_so(tmp_path: Path, use: Any) -> None:
     data = write_set(tmp_path / "crops", [{"complete": 0, "faces": [{"landmarks": FIVE, "pose": [0, 0, 0]}]}])
     use(faces((A, 0.9)))
@@ -200,7 +233,7 @@ def test_false_faces_on_pictures_without_any(tmp_path: Path, use: Any) -> None:
     [
         {"complete": 1, "faces": [{"box": A, "landmarks": FIVE, "teacher": 1}]},
         {"complete": 1, "faces": [{"box": A, "ignore": 1}]},
-        {"complete": 0, "faces": [{"sunglasses": 1}]},
+        {"complete": 0, "faces": [{"smile": 1}]},
         {"complete": 0, "faces": []},
     ],
 )
@@ -243,7 +276,7 @@ def test_options_reach_the_detector(tmp_path: Path, use: Any) -> None:
     options = ["--size", "320", "--score", "0.1", "--nms", "0.3", "--engine", "onnx", "--threads", "2"]
     report = report_of(run("m", "--data", data, *options, "--json", "-"))
     assert asked == {
-        "model": "m", "engine": "onnx", "threads": 2, "size": 320, "score": 0.1, "nms": 0.3, "device": "cpu",
+        "model": "m", "engine": "onnx", "threads": 2, "size": 320, "score": 0.1, "nms": 0.3, "device": "cpu", **NO_LIMITS,
     }
     assert (report["size_px"], report["score"], report["nms_iou"]) == (320, 0.1, 0.3)
     # Nothing was found: an AP of 0, and not a failure.
@@ -312,4 +345,4 @@ def test_a_real_network_from_its_checkpoint(tmp_path: Path, tiny_checkpoint: Pat
     measures = report["measures"]
     assert 0 <= measures["detection"]["ap"]["all"]["ap"] <= 1
     assert measures["landmarks"]["faces"] == measures["pose"]["faces"] == 1
-    assert set(measures["not_measured"]) == {"false_alarms"}
+    assert set(measures["not_measured"]) == {"attributes", "false_alarms"}
