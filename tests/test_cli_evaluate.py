@@ -276,7 +276,8 @@ def test_options_reach_the_detector(tmp_path: Path, use: Any) -> None:
     options = ["--size", "320", "--score", "0.1", "--nms", "0.3", "--engine", "onnx", "--threads", "2"]
     report = report_of(run("m", "--data", data, *options, "--json", "-"))
     assert asked == {
-        "model": "m", "engine": "onnx", "threads": 2, "size": 320, "score": 0.1, "nms": 0.3, "device": "cpu", **NO_LIMITS,
+        "model": "m", "engine": "onnx", "threads": 2, "size": 320, "score": 0.1, "nms": 0.3, "device": "cpu",
+        **NO_LIMITS,
     }
     assert (report["size_px"], report["score"], report["nms_iou"]) == (320, 0.1, 0.3)
     # Nothing was found: an AP of 0, and not a failure.
