@@ -92,6 +92,16 @@ def test_faces_filled_in_untracked_or_without_landmarks_are_not_kept(
     assert best.take_all() == []
 
 
+def test_a_predicted_quality_is_taken_instead(astronaut: NDArray[np.uint8], faces: Faces) -> None:
+    best = BestShots()
+    soft = cv2.GaussianBlur(astronaut, (0, 0), 3)
+    for number, (image, quality) in enumerate(((astronaut, 0.4), (soft, 0.8), (astronaut, 0.7))):
+        best.add(shot(image, number), result(replace(faces, attributes={"quality": np.array([quality], np.float32)})))
+    (kept,) = best.take([1])
+    assert (kept.frame, kept.shares) == (1, {"predicted": pytest.approx(0.8)})
+    assert kept.quality == pytest.approx(0.8)
+
+
 def test_shares() -> None:
     assert frontal_share(np.array([0.0, 0.0, 80.0])) == 1.0
     assert frontal_share(np.array([10.0, 0.0, 0.0])) > frontal_share(np.array([10.0, 30.0, 0.0]))

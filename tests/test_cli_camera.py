@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,3 +234,31 @@ def test_help_loads_neither_numpy_nor_opencv() -> None:
     )
     done = subprocess.run([sys.executable, "-c", "import json\n" + script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_a_cascades_settings_come_from_the_file_as_well(camera: Camera, here: Path) -> None:
+    (here / "camera.toml").write_text('[source]\nsource = "demo"\n[detector]\nthresholds = [0.5]\n')
+    result = camera("--config", "camera.toml", "--check")
+    assert result.exit_code == 2
+    assert "is no cascade, it has one threshold" in result.output
+    for line in ("thresholds = [2.0]", "min_face = 0.5", "candidates = 0"):
+        (here / "camera.toml").write_text(f'[source]\nsource = "demo"\n[detector]\n{line}\n')
+        result = camera("--config", "camera.toml", "--check")
+        assert result.exit_code == 2
+        assert line.split()[0] in result.output
+
+
+def test_best_shots_need_a_model_with_landmarks(here: Path, tiny_bundle: Path) -> None:
+    from edgeface.cli import main
+
+    shutil.copytree(tiny_bundle, here / "bare")
+    manifest = here / "bare" / "bundle.json"
+    content = json.loads(manifest.read_text())
+    for level in content["stages"][0]["levels"]:
+        level["landmarks"] = None
+    manifest.write_text(json.dumps(content))
+    result = CliRunner().invoke(main, ["camera", "demo", "--model", str(here / "bare"), "--best-shots", "shots"])
+    assert result.exit_code == 2
+    assert "--best-shots turns faces upright by their landmarks" in result.output
+    assert "add --refine tcnn" in result.output
+    assert not (here / "shots").exists()

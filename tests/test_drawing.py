@@ -140,6 +140,35 @@ def test_any_box_on_any_picture_can_be_drawn(
     assert draw_faces(blank(height, width), faces).shape == (height, width, 3)
 
 
+def _with_words(side: float, left: float = 100, top: float = 100) -> Faces:
+    face = one_face(left, top, side)
+    given = {"mask": 0.9, "sunglasses": 0.2, "quality": 0.87}
+    attributes = {name: np.array([value], np.float32) for name, value in given.items()}
+    return Faces(face.boxes, face.scores, None, None, attributes, {"mask": 0.5, "sunglasses": 0.5})
+
+
+def test_words_say_what_a_face_has_below_it() -> None:
+    image = blank(480, 640)
+    drawn = draw_faces(image, _with_words(150))
+    below = drawn[256:290, 100:260]
+    assert has_colour(below, BOX)
+    nothing = Faces(*(getattr(_with_words(150), name) for name in ("boxes", "scores")))
+    assert (draw_faces(image, nothing)[256:290, 100:260] == 100).all()
+    # What is under its threshold is not said: with it, the words would need more room.
+    words = np.flatnonzero((drawn[260] != 100).any(axis=1))
+    both = _with_words(150)
+    both.attributes["sunglasses"][...] = 0.9
+    wider = np.flatnonzero((draw_faces(image, both)[260] != 100).any(axis=1))
+    assert wider.max() > words.max()
+
+
+def test_words_stay_inside_the_picture_and_off_small_faces() -> None:
+    assert (draw_faces(blank(480, 640), _with_words(16))[118:, :] == 100).all()
+    at_the_edge = draw_faces(blank(480, 640), _with_words(150, top=328))
+    assert has_colour(at_the_edge[455:478, 104:200], BOX)
+    assert (draw_faces(blank(480, 640), _with_words(60))[100 + 60 + 40 :] == 100).all()
+
+
 def test_no_faces_leave_the_picture_as_it_is() -> None:
     none = Faces(np.empty((0, 4), np.float32), np.empty(0, np.float32))
     assert (draw_faces(blank(30, 30), none) == 100).all()

@@ -163,10 +163,12 @@ def test_faces_without_landmarks_or_pose_are_tracked_too() -> None:
 
 def test_attributes_and_the_order_by_score_go_through() -> None:
     found = joined(faces_at((100.0, 100.0), score=0.91), faces_at((300.0, 100.0), score=0.99))
-    tracked = Tracker().update(replace(found, attributes={"mask": np.array([0.2, 0.7], np.float32)}), 0.0)
+    given = {"mask": np.array([0.2, 0.7], np.float32)}
+    tracked = Tracker().update(replace(found, attributes=given, thresholds={"mask": 0.6}), 0.0)
     assert tracked.ids.tolist() == [2, 1]
     assert tracked.faces.scores.tolist() == pytest.approx([0.99, 0.91])
     assert tracked.faces.attributes["mask"].tolist() == pytest.approx([0.7, 0.2])
+    assert tracked.faces.has("mask").tolist() == [True, False]
 
 
 def test_time_that_goes_back_is_refused() -> None:

@@ -10,17 +10,14 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Numbers with commas between them, or a list of them from a file of settings: a tuple of float."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        try:
-            return tuple(float(part) for part in parts)
-        except ValueError:
-            self.fail(f"{value!r} is not numbers with commas between them, as in 0.6,0.7", param, ctx)
+def _numbers(_context: click.Context, _option: click.Parameter, value: Any) -> tuple[float, ...] | None:
+    """A text of numbers with commas between them, or a list of numbers from a file of settings."""
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not numbers with commas between them, as in 0.6,0.7") from None
 
 
 def complete_refinement(
@@ -53,7 +50,7 @@ _OPTIONS = (
         help="Of a model with an image pyramid, as mtcnn: the smallest face to look for, at --size.",
     ),
     click.option(
-        "--thresholds", type=Numbers(), metavar="A,B",
+        "--thresholds", type=click.UNPROCESSED, callback=_numbers, metavar="A,B",
         help="Of a cascade: the probabilities that let a face through each stage before the last, whose is --score.",
     ),
     click.option(
