@@ -115,7 +115,7 @@ def _checked(picture: Picture, squares: Squares, size_px: int) -> Frame:
         raise InputError(f"squares must be int64 (P, 3), not {squares.dtype} {squares.shape}")
     if len(squares):
         x, y, side = squares.T
-        near = max(x.max(), y.max(), -x.min(), -y.min()) <= _MAX_CORNER
+        near = max(x.max(), y.max()) <= _MAX_CORNER and min(x.min(), y.min()) >= -_MAX_CORNER
         if not near or side.min() < 1 or side.max() > MAX_SIDE_PX:
             raise InputError(f"squares need sides of 1 to {MAX_SIDE_PX} pixels within {_MAX_CORNER} of the picture")
     return frame

@@ -26,7 +26,7 @@ from edgeface.models import model
 from edgeface.models.checkpoint import Checkpoint, save
 from edgeface.models.patch_nets import PatchNet
 from edgeface.training.patches.detections import detections
-from edgeface.training.patches.face_probe import FaceProbe, annotated, refinable
+from edgeface.training.patches.face_probe import Annotated, FaceProbe, annotated, refinable
 from edgeface.training.patches.faces import (
     SIZE_PX,
     Drawing,
@@ -83,6 +83,8 @@ class TCNNData:
                 picture.split == split for picture in read_annotations(self._data / name, None)
             ):
                 self._sets[key] = read_labelled(self._data, name, split, self._cache, self._progress)
+            elif split == "train":
+                _LOG.warning("%s: no training pictures: trains without this set", self._data / name)
         return self._sets[key]
 
     def found(self, labelled: Labelled, split: str) -> Found:
@@ -116,15 +118,23 @@ class TCNNData:
             if labelled is not None:
                 add(out, labelled, self.found(labelled, "train"), self._drawing, rng, self._progress)
 
+    def dev_faces(self) -> Annotated:
+        """The annotated faces of all dev parts."""
+        sets = self._dev_sets()
+        return annotated(sets, {each.source.name: self.found(each, "dev") for each in sets})
+
+    def _dev_sets(self) -> list[Labelled]:
+        names = dict.fromkeys((*self._drawing.scenes, *self._drawing.faces))
+        return [each for name in names if (each := self.labelled(name, "dev")) is not None]
+
     def probe(self, attributes: Sequence[str]) -> FaceProbe:
         """Dev figures for a net with these attributes, from what dev parts there are."""
-        names = dict.fromkeys((*self._drawing.scenes, *self._drawing.faces))
-        sets = [each for name in names if (each := self.labelled(name, "dev")) is not None]
+        sets = self._dev_sets()
         found = {each.source.name: self.found(each, "dev") for each in sets}
         scenes = [s for s in sets if s.source.complete and any(f.subset for p in s.source.pictures for f in p.faces)]
         empty = [s for s in sets if s.source.complete and not any(p.faces for p in s.source.pictures)]
         return FaceProbe(
-            annotated(sets, found),
+            self.dev_faces(),
             [each for s in scenes for each in refinable(s, found[s.source.name])],
             [each for s in empty for each in refinable(s, found[s.source.name])],
             attributes,
@@ -209,6 +219,9 @@ class TCNNTraining:
             raise refused(folder, error) from None
 
     def _steps(self, show: Say) -> bool:
+        home = Path(self.config.samples_of)
+        if self.config.samples_of and not all((home / step / "samples").is_dir() for step in STEPS):
+            raise TrainingError(f"{home}: no samples there: give samples_of the folder of a finished run")
         samples = self._data.samples("faces")
         if not ((samples.kind == POSITIVE).any() and (samples.kind == NEGATIVE).any()):
             raise DataError("no detected faces and false alarms to train on: give data with complete pictures (wider)")

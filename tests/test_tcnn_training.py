@@ -1,0 +1,199 @@
+"""T-CNN's training from end to end on a few pictures: its two steps, going on between them, tasks without labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from edgeface.cli import main
+from edgeface.models.checkpoint import load
+from edgeface.models.patch_nets import PatchNet
+from edgeface.training.config import default_config_path, read_settings
+from edgeface.training.patches.labels import LABELS
+from edgeface.training.patches.samples import Samples
+from edgeface.training.tcnn import TCNNConfig, TCNNTraining
+from tiny_data import FACE_BOX, FACE_POINTS, write_set
+
+Image = NDArray[np.uint8]
+WIDER_CLEAR = {"blur": 0, "occlusion": 0, "atypical_pose": 0}
+WIDER_HEAVY = {"blur": 2, "occlusion": 0, "atypical_pose": 0}
+TINY = (
+    "drawing.scenes={wider=[320], masks=[320], backgrounds=[320]}", 'drawing.faces=["landmarks68", "masks", "wider"]',
+    *(f"{step}.{setting}" for step in ("faces", "quality") for setting in ("steps=4", "batch=16", "budget_minutes=0")),
+)
+
+
+def scenes(astronaut: Image, fields: list[dict[str, Any]]) -> list[tuple[str, Image, dict[str, Any]]]:
+    """One training picture of the astronaut a field, and a dev picture of each as well."""
+    rows = []
+    for split in ("train", "dev"):
+        for i, more in enumerate(fields):
+            side = 200 + 20 * i
+            image = cv2.resize(astronaut, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8)
+            face = {
+                "box": [v * side / 512 for v in FACE_BOX],
+                "landmarks": [[x * side / 512 for x in point] for point in FACE_POINTS],
+                **more,
+            }
+            rows.append((f"{split}{i}", image, {"split": split, "complete": 1, "faces": [face]}))
+    return rows
+
+
+def write_data(folder: Path, astronaut: Image, masks: bool) -> Path:
+    """Sets with every label, or without masks."""
+    clear = [{"subset": "easy", **WIDER_CLEAR, "sunglasses": i % 2} for i in range(4)]
+    heavy = [{"subset": "easy", **WIDER_HEAVY} for _ in range(2)]
+    write_set(folder / "wider", scenes(astronaut, [*clear, *heavy]))
+    if masks:
+        write_set(folder / "masks", scenes(astronaut, [{"mask": "worn"}, {"mask": "none"}, {"mask": "incorrect"}]))
+    crop = np.ascontiguousarray(astronaut[30:230, 120:320])
+    face = {"landmarks": [[x - 120, y - 30] for x, y in FACE_POINTS], "pose": [-5.0, 8.0, 2.0]}
+    write_set(folder / "landmarks68", [("crop", crop, {"split": "train", "complete": 0, "faces": [face]})])
+    noise = np.random.default_rng(0).integers(0, 255, (120, 150, 3)).astype(np.uint8)
+    grounds = [
+        (f"ground{split}", cv2.GaussianBlur(noise, (0, 0), 2).astype(np.uint8),
+         {"split": split, "complete": 1, "faces": []})
+        for split in ("train", "dev")
+    ]  # fmt: skip
+    write_set(folder / "backgrounds", grounds)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, astronaut: Image) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), astronaut, masks=True)
+
+
+def train(data: Path, out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(
+        main, ["train", "tcnn", *TINY, *arguments, "--data", str(data), "--out", str(out), "--cache",
+               str(data / "cache")],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "tcnn"
+    result = train(data, out)
+    assert result.exit_code == 0, result.output
+    for name in ("mask over 32", "sunglasses balanced", "quality auc", "nme percent", "ap easy", "false faces"):
+        assert name in result.output
+    return out
+
+
+def test_a_run_trains_both_steps_and_chooses_thresholds(run: Path) -> None:
+    checkpoint = load(run / "tcnn.best.pt")
+    assert set(checkpoint.metrics["thresholds"]) == set(LABELS)
+    assert all(0 <= value <= 1 for value in checkpoint.metrics["thresholds"].values())
+    assert "samples" not in {path.name for path in run.iterdir()}
+    faces, quality = (Samples.open(run / step / "samples") for step in ("faces", "quality"))
+    assert {name for name, count in faces.counts().items() if count} == {"negatives", "positives", "landmarks"}
+    assert np.isnan(faces.labels[:, 2]).all()
+    assert np.isnan(quality.labels[:, :2]).all()
+    assert np.array_equal(quality.labels[:, 2] == 1, quality.kind == 2)
+
+
+def test_the_second_step_changes_the_quality_branch_alone(run: Path) -> None:
+    """Batch norms' statistics as well: the other tasks must not move."""
+    first = torch.load(run / "faces" / "state.pt", weights_only=True)["best"]
+    whole = load(run / "tcnn.best.pt").state
+    for name, tensor in first.items():
+        assert torch.equal(tensor, whole[name]) != name.startswith("quality"), name
+
+
+def test_a_run_stopped_between_its_steps_goes_on(run: Path, data: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    first = training(data, tmp_path)
+    inner = first._train
+
+    def stops(trainer: Any, step: str, show: Any) -> bool:
+        done = inner(trainer, step, show)
+        first.stop()
+        return done
+
+    first._train = stops  # type: ignore[method-assign]
+    first.run()
+    assert not first.weights.exists()
+    assert list(first.result()) == ["stopped: the same command goes on"]
+    again = training(data, tmp_path)
+    assert again.going_on() == "faces"
+    again.run()
+    whole = load(run / "tcnn.best.pt").state
+    assert all(torch.equal(whole[name], tensor) for name, tensor in load(again.weights).state.items())
+
+
+def training(data: Path, out: Path) -> TCNNTraining:
+    config = read_settings(default_config_path("tcnn"), TINY, TCNNConfig)
+    torch.manual_seed(config.seed)
+    return TCNNTraining(net_of(config), config, data, out, data / "cache", {}, "test", lambda items, _l, _t: items)
+
+
+def net_of(config: TCNNConfig) -> PatchNet:
+    from edgeface.models import model
+
+    net = model.get("tcnn")(**config.options)
+    assert isinstance(net, PatchNet)
+    return net
+
+
+def test_a_task_without_labels_is_left_out_and_said(
+    astronaut: Image, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_data(tmp_path / "data", astronaut, masks=False)
+    result = train(data, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "no training faces with and without mask: trains without that task" in caplog.messages
+    assert any(message.endswith("masks: no training pictures: trains without this set") for message in caplog.messages)
+    checkpoint = load(tmp_path / "run" / "tcnn.best.pt")
+    assert checkpoint.options["attributes"] == ["sunglasses"]
+    assert set(checkpoint.metrics["thresholds"]) == {"sunglasses", "quality"}
+    net = checkpoint.build()
+    assert isinstance(net, PatchNet)
+    out = net(torch.zeros(2, 3, 48, 48))
+    assert out.attributes is not None
+    assert out.attributes.shape == (2, 1)
+
+
+def test_without_quality_labels_there_is_no_quality_branch(astronaut: Image, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", astronaut, masks=True)
+    annotations = data / "wider" / "annotations.jsonl"
+    lines = [json.loads(line) for line in annotations.read_text().splitlines()]
+    for line in lines:
+        line["faces"] = [{k: v for k, v in face.items() if k not in WIDER_CLEAR} for face in line["faces"]]
+    annotations.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    result = train(data, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    checkpoint = load(tmp_path / "run" / "tcnn.best.pt")
+    assert checkpoint.options["quality"] is False
+    assert not any(name.startswith("quality") for name in checkpoint.state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["samples_of=/nowhere"], "no samples there: give samples_of the folder of a finished run"),
+        (["options.activation=gelu"], "activation 'gelu' cannot work: choose prelu or relu"),
+        (['options.attributes=["beard"]'], "T-CNN has no attribute 'beard': choose from mask, sunglasses"),
+        (["faces.stepps=3"], "stepps"),
+        (["drawing.scenes={}"], "no detected faces and false alarms to train on"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(data: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = train(data, tmp_path, *arguments)
+    assert result.exit_code not in (0, None)
+    assert message in str(result.exception) + result.output
+
+
+def test_the_shipped_configuration_is_whole() -> None:
+    config = read_settings(default_config_path("tcnn"), [], TCNNConfig)
+    assert config.faces.weights == {"face": 1.0, "box": 0.5, "landmarks": 1.0, "attributes": 1.0}
+    assert config.quality.weights["quality"] == 1.0
+    assert not any(value for name, value in config.quality.weights.items() if name != "quality")
