@@ -10,7 +10,7 @@ multiples of ``stride``, among 128s; windows that reach over a level's edge do n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, pairwise
@@ -30,6 +30,8 @@ from edgeface.runtime.preprocess import PADDING, as_output
 from edgeface.runtime.resampling import Bytes, Resample, Target, bgr_of, resample, resample_reference
 
 MAX_AREA_PX = 1 << 26       # of a canvas: 0.8 GB as float32 planes
+MAX_LEVELS = 128
+_BESIDE = 12                # levels whose widths are tried for the canvas's
 _ONE_PADDING = np.full((1, 1, 3), PADDING, np.uint8)
 _CROWD = 8                  # windows that are looked at for each that may go on
 
@@ -72,19 +74,15 @@ class Canvas:
 def plan(width: int, height: int, cell_px: int, stride: int, factor: float, min_face_px: float) -> Canvas:
     """The canvas for pictures of ``width`` x ``height``; arguments as in ``bundle.PyramidStage``.
 
-    Raises OptionError when a number cannot work, and when the canvas would have more than 2^26 pixels.
+    Raises OptionError when a number cannot work, and when the levels would have more than 2^26 pixels or be more than
+    128.
     """
     if min(width, height, cell_px, stride) < 1 or not (0 < factor < 1 and 0 < min_face_px < float("inf")):
         raise OptionError(
             f"no image pyramid of {width} x {height} pixels, windows of {cell_px} every {stride}, factor {factor} and "
             f"faces from {min_face_px} px: give sizes above 0 and a factor between 0 and 1"
         )
-    sizes = list(_sizes(width, height, cell_px, factor, min_face_px))
-    if sum(w * h for w, h in sizes) > MAX_AREA_PX:
-        raise OptionError(
-            f"faces from {min_face_px:g} px in {width} x {height} pixels need an image pyramid of more than "
-            f"{MAX_AREA_PX} pixels: choose a larger smallest face"
-        )
+    sizes = _sizes(width, height, cell_px, factor, min_face_px)
     canvas_w, canvas_h, corners = _packed(sizes, stride)
     levels = []
     for (w, h), (x, y) in zip(sizes, corners, strict=True):
@@ -146,17 +144,22 @@ def windows_reference(
     )
 
 
-def _sizes(
-    width: int, height: int, cell_px: int, factor: float, min_face_px: float
-) -> Iterator[tuple[int, int]]:
-    """Of the levels, the largest first."""
-    scale = cell_px / min_face_px
-    while True:
+def _sizes(width: int, height: int, cell_px: int, factor: float, min_face_px: float) -> list[tuple[int, int]]:
+    """Of the levels, the largest first. Raises OptionError when they are too many or too large."""
+    sizes: list[tuple[int, int]] = []
+    scale, area = cell_px / min_face_px, 0.0
+    while min(width, height) * scale >= cell_px - 1:
+        area += width * scale * height * scale
+        if area > MAX_AREA_PX or len(sizes) == MAX_LEVELS:
+            raise OptionError(
+                f"faces from {min_face_px:g} px in {width} x {height} pixels, in steps of {factor:g}, need an image "
+                f"pyramid of more than {MAX_AREA_PX} pixels or {MAX_LEVELS} levels: choose a larger smallest face"
+            )
         w, h = round(width * scale), round(height * scale)
-        if min(w, h) < cell_px:
-            return
-        yield w, h
+        if min(w, h) >= cell_px:
+            sizes.append((w, h))
         scale *= factor
+    return sizes
 
 
 def _packed(sizes: list[tuple[int, int]], stride: int) -> tuple[int, int, list[tuple[int, int]]]:
@@ -168,31 +171,29 @@ def _packed(sizes: list[tuple[int, int]], stride: int) -> tuple[int, int, list[t
         return 0, 0, []
     cells = [(-(-w // stride), -(-h // stride)) for w, h in sizes]
     first = cells[0][0]
-    others = [w for w, _ in cells[1:]]
+    others = [w for w, _ in cells[1:_BESIDE]]
     widths = {first, *(first + w for w in others), *(first + a + b for a, b in combinations(others, 2))}
-    best: tuple[int, int, list[tuple[int, int]]] | None = None
+    found = []
     for limit in sorted(widths):
-        corners = _shelved(cells, limit)
-        placed = [(x * stride, y * stride) for x, y in corners]
+        placed = [(x * stride, y * stride) for x, y in _shelved(cells, limit)]
         width = max(x + w for (x, _), (w, _) in zip(placed, sizes, strict=True))
         height = max(y + h for (_, y), (_, h) in zip(placed, sizes, strict=True))
-        if best is None or width * height < best[0] * best[1]:
-            best = width, height, placed
-    assert best is not None
-    return best
+        found.append((width, height, placed))
+    return min(found, key=lambda canvas: canvas[0] * canvas[1])
 
 
 def _shelved(cells: list[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
     """Corners of rectangles on a canvas ``limit`` wide: each where its lower edge comes highest, the leftmost of those.
     """
-    floor = np.zeros(limit, np.int64)       # of each column, what is taken from the top on
+    steps = [(0, 0)]        # columns and what is taken from the top on, from each of them to the next
     corners = []
     for w, h in cells:
-        under = np.lib.stride_tricks.sliding_window_view(floor, w).max(axis=1)
-        x = int(under.argmin())
-        y = int(under[x])
+        places = [(max(y for start, y in steps[i:] if start < x + w), x) for i, (x, _) in enumerate(steps)]
+        y, x = min((y, x) for y, x in places if x + w <= limit)
         corners.append((x, y))
-        floor[x : x + w] = y + h
+        end = x + w
+        after = [(end, max(step for step in steps if step[0] <= end)[1])] if end < limit else []
+        steps = [step for step in steps if step[0] < x] + [(x, y + h), *after] + [s for s in steps if s[0] > end]
     return corners
 
 
