@@ -210,7 +210,7 @@ def test_a_quantised_checkpoint_needs_nothing_but_its_file(nets: dict[str, MOS],
 
 
 def test_only_mos_is_deployed() -> None:
-    with pytest.raises(ConversionError, match="Conv2d cannot be quantised"):
+    with pytest.raises(ConversionError, match="Conv2d has no export graphs"):
         deployed(nn.Conv2d(1, 1, 1), 8)
-    with pytest.raises(ConversionError, match="Conv2d cannot be quantised"):
+    with pytest.raises(ConversionError, match="Conv2d has no export graphs"):
         quantised(nn.Conv2d(1, 1, 1), Quantisation("mse", False))

@@ -222,6 +222,8 @@ _STAGES: dict[type[Stage], Callable[[Any], Iterator[tuple[str, str]]]] = {
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = {str(i): item for i, item in enumerate(value)}
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
