@@ -54,7 +54,7 @@ def gathered(tracks: Sequence[Track], boxes: Floats) -> Faces:
         landmarks = placed(layout(seen, np.array([track.box for track in tracks])), boxes).astype(np.float32)
     if n and all(track.pose is not None for track in tracks):
         pose = np.array([track.pose for track in tracks], np.float32)
-    names = sorted(set.intersection(*(set(track.attributes) for track in tracks))) if n else []
+    names = [name for name in tracks[0].attributes if all(name in track.attributes for track in tracks)] if n else []
     return Faces(
         boxes=boxes.astype(np.float32).reshape(n, 4),
         scores=np.array([track.score for track in tracks], np.float32),
