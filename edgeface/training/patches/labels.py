@@ -16,7 +16,7 @@ LABELS = (*ATTRIBUTES, "quality")
 MASK, SUNGLASSES, QUALITY = range(3)
 
 # Faces of these were photographed before masks were worn in the street (2017 at the latest), so that a face without a
-# mask label has none; 600 of them were looked through, and one was veiled.
+# mask label has none; of 300 that were looked through one may be veiled.
 _BEFORE_MASKS_SETS = frozenset({"landmarks5", "landmarks68", "attributes"})
 _BEFORE_MASKS_SOURCES = frozenset({"helen_full", "afw_full", "voc2012_animals", "coco_val2014_200", "ccp_fashion"})
 # In this set sunglasses were looked for; of 300 faces without the label 4 wear some, and the rest are what a net needs
