@@ -148,18 +148,18 @@ def _sizes(width: int, height: int, cell_px: int, factor: float, min_face_px: fl
     """Of the levels, the largest first. Raises OptionError when they are too many or too large."""
     sizes: list[tuple[int, int]] = []
     scale, area = cell_px / min_face_px, 0.0
-    while min(width, height) * scale >= cell_px - 1:
+    while True:
         area += width * scale * height * scale
-        if area > MAX_AREA_PX or len(sizes) == MAX_LEVELS:
+        if area > MAX_AREA_PX or len(sizes) > MAX_LEVELS:
             raise OptionError(
                 f"faces from {min_face_px:g} px in {width} x {height} pixels, in steps of {factor:g}, need an image "
                 f"pyramid of more than {MAX_AREA_PX} pixels or {MAX_LEVELS} levels: choose a larger smallest face"
             )
         w, h = round(width * scale), round(height * scale)
-        if min(w, h) >= cell_px:
-            sizes.append((w, h))
+        if min(w, h) < cell_px:
+            return sizes
+        sizes.append((w, h))
         scale *= factor
-    return sizes
 
 
 def _packed(sizes: list[tuple[int, int]], stride: int) -> tuple[int, int, list[tuple[int, int]]]:
