@@ -204,6 +204,14 @@ def bundle(light: S3FD, tmp_path_factory: pytest.TempPathFactory, astronaut: NDA
     return done.directory
 
 
+def test_quantize_refuses_it_in_one_line(bundle: Path, tmp_path: Path) -> None:
+    checkpoint, out = bundle.parent / "light.pt", tmp_path / "int8.pt"
+    result = CliRunner().invoke(main, ["quantize", str(checkpoint), "--data", str(tmp_path), "--out", str(out)])
+    assert result.exit_code == ConversionError.exit_code
+    assert result.output == "edgeface: s3fd_light cannot be quantised: use one of mos_s, mtcnn, tcnn\n"
+    assert not out.exists()
+
+
 def test_a_bundle_finds_what_its_checkpoint_finds(bundle: Path, astronaut: NDArray[np.uint8]) -> None:
     faces = edgeface.load(bundle, threads=1)(astronaut)
     expected = edgeface.load(bundle.parent / "light.pt", size=256)(astronaut)

@@ -71,6 +71,7 @@ def command(
     from edgeface.errors import CheckpointError, OptionError
     from edgeface.models import model as models
     from edgeface.models.checkpoint import load
+    from edgeface.models.export import require_quantisable
     from edgeface.quantize.calibrated import calibrated
     from edgeface.quantize.calibration import method as methods
     from edgeface.quantize.plots import require_plots
@@ -86,6 +87,7 @@ def command(
     if checkpoint.quantisation is not None:
         raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
     models.get(checkpoint.model)
+    require_quantisable(checkpoint.model)
     measures = auto_keep is not None or report_directory is not None
     settings = None
     if _is_detector(checkpoint):

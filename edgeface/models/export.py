@@ -109,6 +109,12 @@ def graphs(net: nn.Module) -> list[Graph]:
     return exporter_of(net).graphs(net)
 
 
+def require_quantisable(name: str) -> None:
+    """Raises ConversionError for a model whose family stays in float, and UnknownModelError for one of no family."""
+    if type(exporter.get(name)).deployed is Exporter.deployed:
+        raise ConversionError(f"{name} cannot be quantised: {_quantisable()}")
+
+
 def thresholds_of(metrics: Mapping[str, Any]) -> Mapping[str, float]:
     """The thresholds that a checkpoint's metrics hold; none where they hold none."""
     found: Mapping[str, float] = metrics.get("thresholds", {})
