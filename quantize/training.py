@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from edgeface.data.pixels import ProgressBar
 from edgeface.models.checkpoint import Checkpoint
 from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.config import Config
-from edgeface.training.detector import ProgressBar, network_trainer
+from edgeface.training.detector import network_trainer
 from edgeface.training.loop import Trainer
 
 from .calibrated import Calibrated

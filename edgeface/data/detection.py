@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from edgeface.data import augment
 from edgeface.data.annotations import Picture, read_annotations
 from edgeface.data.augment import Crop
-from edgeface.data.pixels import Pixels, open_pixels
+from edgeface.data.pixels import Pixels, ProgressBar, open_pixels
 from edgeface.data.targets import Targets, targets_of
 from edgeface.errors import DataError
 from edgeface.training.config import Data
@@ -54,7 +54,7 @@ def read_sources(
     data: Path,
     names: Iterable[str],
     cache: Path,
-    progress: Callable[[Iterable[int], str, int], Iterable[int]] = lambda items, _label, _total: items,
+    progress: ProgressBar = lambda items, _label, _total: items,
     split: str = "train",
 ) -> dict[str, SourceSet]:
     """The ``split`` of the named sets below ``data``, without the pictures whose faces nothing places.

@@ -16,6 +16,9 @@ from edgeface.atomic import refused, replacing
 from edgeface.data.annotations import Picture
 from edgeface.errors import DataError
 
+ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
+"""Wraps a loop to show how far it is: (items, label, total) -> the same items."""
+
 
 class PixelIndex(msgspec.Struct, frozen=True):
     """Where each picture lies in the cache file: ``offsets`` in bytes, ``sizes`` (width, height)."""
@@ -52,7 +55,7 @@ def cache_directory() -> Path:
 def open_pixels(
     pictures: Sequence[Picture],
     cache: Path,
-    progress: Callable[[Iterable[int], str, int], Iterable[int]] = lambda items, _label, _total: items,
+    progress: ProgressBar = lambda items, _label, _total: items,
 ) -> Pixels:
     """Map the decoded pictures, decoding them into ``cache`` the first time.
 

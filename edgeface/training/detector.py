@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import distributed, nn
 from edgeface.bundle import sha256_of
 from edgeface.data.annotations import ANNOTATIONS
 from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
+from edgeface.data.pixels import ProgressBar
 from edgeface.errors import OptionError, OutputError, TrainingError
 from edgeface.models import model
 from edgeface.models.checkpoint import FORMAT, load, read_untrusted
@@ -28,7 +29,6 @@ from edgeface.training.probe import DetectionProbe
 # What the sets of the data folder allow; weights trained on data of one's own carry what --licence says.
 DEFAULT_LICENCE = "research only: trained on WIDER FACE, 300-W and other data with research terms"
 
-ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
 def detector_trainer(

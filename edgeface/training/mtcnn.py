@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from edgeface.data.detection import SourceSet, read_sources
+from edgeface.data.pixels import ProgressBar
 from edgeface.errors import OptionError, TrainingError
 from edgeface.models.checkpoint import Checkpoint, save
 from edgeface.models.patch_folded import FoldedMTCNN
@@ -26,7 +27,6 @@ from edgeface.quantize.calibrated import finished
 from edgeface.quantize.network import Quantisation
 from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.mining import (
-    ProgressBar,
     Proposals,
     Sampling,
     add_landmark_faces,

@@ -21,6 +21,7 @@ from torch import nn
 
 from edgeface.atomic import refused
 from edgeface.data.annotations import ANNOTATIONS, read_annotations
+from edgeface.data.pixels import ProgressBar
 from edgeface.errors import DataError, TrainingError
 from edgeface.models import model
 from edgeface.models.checkpoint import Checkpoint, save
@@ -31,7 +32,6 @@ from edgeface.training.patches.faces import (
     SIZE_PX,
     Drawing,
     Labelled,
-    ProgressBar,
     add_detections,
     add_faces,
     add_quality,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgeface.bundle import sha256_of
-from edgeface.data.pixels import cache_directory
+from edgeface.data.pixels import ProgressBar, cache_directory
 from edgeface.errors import TrainingError, UnknownModelError
 from edgeface.models import model
 from edgeface.models.checkpoint import load
@@ -20,8 +20,6 @@ from edgeface.registry import Registry
 from edgeface.training.config import default_config_path, load_config, read_settings
 from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer, versions
 from edgeface.training.loop import StepReport, Trainer
-
-ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
 @dataclass(frozen=True)

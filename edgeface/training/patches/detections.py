@@ -4,7 +4,7 @@ detector frames them, and learns to tell its false alarms (mhcnn.txt, section 3.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeface.data.detection import SourceSet
+from edgeface.data.pixels import ProgressBar
 from edgeface.errors import UnverifiedBundleWarning
 from edgeface.runtime.loading import load
 from edgeface.training.state import RunDirectory
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
 
 Floats = NDArray[np.float32]
-ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
 def detections(

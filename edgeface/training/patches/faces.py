@@ -4,7 +4,7 @@ cut with jitter, turned and spoilt (mhcnn.txt, section 3.3)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.annotations import Picture, read_annotations
 from edgeface.data.detection import SourceSet
-from edgeface.data.pixels import open_pixels
+from edgeface.data.pixels import ProgressBar, open_pixels
 from edgeface.data.targets import box_from_landmarks5, box_from_landmarks68, face_box, targets_of
 from edgeface.models.patch_nets import O_NET
 from edgeface.runtime.crops import crops, square_crops
@@ -34,7 +34,6 @@ from edgeface.training.patches.windows import (
 )
 
 Floats = NDArray[np.float32]
-ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 
 SIZE_PX = O_NET.size_px
 # A window's side in sides of the box: a face from forehead to chin with some of its hair, ears and neck.

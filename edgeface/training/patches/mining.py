@@ -3,7 +3,7 @@ later ones, and turned faces with landmarks for all (mtcnn.txt, section III.A)."
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgeface.data.detection import SourceSet
+from edgeface.data.pixels import ProgressBar
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_nets import P_NET, R_NET, PatchNet, normalised
 from edgeface.runtime.crops import crops, square_crops
@@ -35,7 +36,6 @@ from edgeface.training.patches.windows import (
 )
 
 Floats = NDArray[np.float32]
-ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 
 _FACES_A_PICTURE = 12       # that windows are drawn about: a crowd would be most of the samples
 _SHIFT, _SCALE = 0.14, 0.22
