@@ -6,21 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgeface.data.pixels import read_pixels
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError
 from edgeface.models.export import Inputs, Progress
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_folded import FoldedPatchNet
-from edgeface.models.patch_nets import P_NET, R_NET, normalised
-from edgeface.runtime.crops import Squares, crops, square_crops
-from edgeface.runtime.decode import logit
-from edgeface.runtime.engines import RawMap
-from edgeface.runtime.pyramid import canvas_planes, plan, windows
+from edgeface.models.patch_nets import R_NET
+from edgeface.runtime.crops import square_crops
+from edgeface.training.patches.passing import patches_of, pnet_boxes, pnet_input, refined_boxes
 from edgeface.training.patches.windows import near_squares, random_squares
 
 from .pictures import calibration_pictures
@@ -34,13 +29,12 @@ _SMALLEST_FACE_PX = 14.0
 # As far off as an earlier net leaves a face.
 _SHIFT, _SCALE = 0.14, 0.22
 _BACKGROUND = 4
-# Lower than a detector's: what is calibrated must hold for whatever may come.
+# Lower than a detector's: what is calibrated must hold for whatever may come, overlapping or not.
 _PNET_PROBABILITY, _RNET_PROBABILITY = 0.3, 0.2
+_KEEP_ALL = 1.0
 
 
-def cascade_inputs(
-    nets: Mapping[str, FoldedPatchNet], data: Path, pictures: int, factor: float, progress: Progress
-) -> list[Inputs]:
+def cascade_inputs(nets: Mapping[str, FoldedPatchNet], data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     """What MTCNN's nets, in float, see on about ``pictures`` training pictures: P-Net each one's pyramid (1, 3, H, W),
     R-Net the windows (N, 3, 24, 24) that P-Net passes and some about faces, O-Net (N, 3, 48, 48) those of R-Net.
 
@@ -49,26 +43,17 @@ def cascade_inputs(
     rng = np.random.default_rng(0)
     found: list[Inputs] = []
     for boxes, image in _read(data, pictures, progress):
-        height, width = image.shape[:2]
-        canvas = plan(width, height, P_NET.size_px, P_NET.stride, factor, _SMALLEST_FACE_PX)
-        whole = torch.from_numpy(canvas_planes(image, canvas, mean=PIXEL_MEAN, scale=PIXEL_SCALE))[None]
-        with torch.inference_mode():
-            maps = {name: m[0].numpy() for name, m in nets["pnet"].maps(whole).items()}
-        passed, _ = windows(
-            RawMap(maps["score"]), RawMap(maps["box"]), canvas, logit(_PNET_PROBABILITY), _CANDIDATES, 0.5, 0.7
-        )
+        canvas, whole = pnet_input(image, _SMALLEST_FACE_PX)
         inputs = {"pnet": whole}
         faces = near_squares(rng, boxes, 1, _SHIFT, _SCALE)
+        passed = pnet_boxes(nets["pnet"], canvas, whole, _PNET_PROBABILITY, _CANDIDATES)
         first = np.concatenate((square_crops(passed, 1.0), faces))
         if len(first):
-            inputs["rnet"] = patches = _patches(image, first, R_NET.size_px)
-            with torch.inference_mode():
-                out = nets["rnet"](patches)
-            likely = out.score.numpy() >= logit(_RNET_PROBABILITY)
-            moved = _moved(first[likely], out.box.numpy()[likely])
+            inputs["rnet"] = patches = patches_of(image, first, R_NET.size_px)
+            moved = refined_boxes(nets["rnet"], patches, first, _RNET_PROBABILITY, _KEEP_ALL)
             second = np.concatenate((square_crops(moved, 1.0), faces))
             if len(second):
-                inputs["onet"] = _patches(image, second, nets["onet"].architecture.size_px)
+                inputs["onet"] = patches_of(image, second, nets["onet"].architecture.size_px)
         found.append(inputs)
     _require(found, "onet", data)
     return found
@@ -85,7 +70,7 @@ def face_inputs(stem: str, size_px: int, margin: float, data: Path, pictures: in
         corner = squares[:, :2] + (squares[:, 2:] - side[:, None]) // 2
         height, width = image.shape[:2]
         beside = random_squares(rng, width, height, _BACKGROUND, size_px // 2)
-        found.append({stem: _patches(image, np.concatenate((np.column_stack((corner, side)), beside)), size_px)})
+        found.append({stem: patches_of(image, np.concatenate((np.column_stack((corner, side)), beside)), size_px)})
     _require(found, stem, data)
     return found
 
@@ -104,13 +89,3 @@ def _read(data: Path, count: int, progress: Progress) -> Iterator[tuple[Floats, 
 def _require(found: list[Inputs], stem: str, data: Path) -> None:
     if not any(stem in inputs and len(inputs[stem]) for inputs in found):
         raise DataError(f"{data}: no faces in its training pictures to calibrate {stem} on: give --data another folder")
-
-
-def _moved(squares: Squares, offsets: Floats) -> Floats:
-    x, y, side = squares.T.astype(np.float32)
-    boxes = np.stack((x, y, x + side, y + side), 1) + offsets * side[:, None]
-    return np.ascontiguousarray(boxes.astype(np.float32))
-
-
-def _patches(image: Image, squares: Squares, size_px: int) -> Tensor:
-    return normalised(torch.from_numpy(crops(image, squares, size_px)), PIXEL_MEAN, PIXEL_SCALE)

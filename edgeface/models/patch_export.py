@@ -20,8 +20,10 @@ from edgeface.quantize.modules import layer_scales
 from edgeface.quantize.scales import LayerScales
 
 INPUT = "data"
-# Of the pyramid: each level's faces are 1.41 times as large as those of the one before.
-_FACTOR, _MIN_FACE_PX = 0.7071, 20.0
+# Of P-Net's pyramid: each level's faces are 1.41 times as large as those of the one before; windows that overlap more
+# than this within a level, and then among all, are one.
+PYRAMID_FACTOR, LEVEL_NMS_IOU, MERGE_NMS_IOU = 0.7071, 0.5, 0.7
+_MIN_FACE_PX = 20.0
 # T-CNN sees a face with this much round it: a crop's side over the box's longer one.
 TCNN_MARGIN = 1.2
 _EVEN = 0.5
@@ -98,8 +100,8 @@ class MTCNNExporter(PatchExporter):
         return [
             PyramidStage(
                 list(files("pnet")), INPUT, PIXEL_MEAN, PIXEL_SCALE, P_NET.size_px, P_NET.stride, "score", "box",
-                factor=_FACTOR, min_face_px=_MIN_FACE_PX, threshold=thresholds.get("pnet", 0.6), nms_iou=0.5,
-                merge_iou=0.7, limit=500,
+                factor=PYRAMID_FACTOR, min_face_px=_MIN_FACE_PX, threshold=thresholds.get("pnet", 0.6),
+                nms_iou=LEVEL_NMS_IOU, merge_iou=MERGE_NMS_IOU, limit=500,
             ),
             CropStage(
                 list(files("rnet")), INPUT, PIXEL_MEAN, PIXEL_SCALE, R_NET.size_px, 1.0, "score", "box",
@@ -119,7 +121,7 @@ class MTCNNExporter(PatchExporter):
     def calibration(self, net: nn.Module, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
         from edgeface.quantize.patches import cascade_inputs
 
-        return cascade_inputs(self.folded(net), data, pictures, _FACTOR, progress)
+        return cascade_inputs(self.folded(net), data, pictures, progress)
 
 
 class TCNNExporter(PatchExporter):
@@ -143,7 +145,9 @@ class TCNNExporter(PatchExporter):
 
     def stages(self, files: Files, options: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Stage]:
         names = options.get("attributes", ATTRIBUTES)
-        places = [*((name, "attributes", i) for i, name in enumerate(names)), ("quality", "quality", 0)]
+        places = [(name, "attributes", i) for i, name in enumerate(names)]
+        if options.get("quality", True):
+            places.append(("quality", "quality", 0))
         return [
             CropStage(
                 list(files("tcnn")), INPUT, PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, TCNN_MARGIN, "score", "box",

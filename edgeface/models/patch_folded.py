@@ -124,12 +124,7 @@ class FoldedPatchNet(PatchMaps):
 
     def forward(self, x: Tensor) -> PatchOutput:
         """Normalised BGR patches (N, 3, size_px, size_px) -> PatchOutput, as ``PatchNet`` gives it."""
-        maps = self.maps(x)
-        attributes, quality = maps.get("attributes"), maps.get("quality")
-        return PatchOutput(
-            maps["score"].flatten(), maps["box"].flatten(1), maps["landmarks"].flatten(1),
-            None if attributes is None else attributes.flatten(1), None if quality is None else quality.flatten(),
-        )
+        return PatchOutput.of(self.maps(x))
 
     def quality_parameters(self) -> list[nn.Parameter]:
         """Those of the quality branch, as ``PatchNet.quality_parameters``."""

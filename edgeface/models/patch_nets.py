@@ -8,7 +8,7 @@ patch, and patches that lie one below the other, without a gap, can be computed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +82,15 @@ class PatchOutput:
     attributes: Tensor | None = None
     quality: Tensor | None = None
 
+    @classmethod
+    def of(cls, maps: Mapping[str, Tensor]) -> PatchOutput:
+        """From a net's outputs by name, (N, O, 1, 1) each."""
+        attributes, quality = maps.get("attributes"), maps.get("quality")
+        return cls(
+            maps["score"].flatten(), maps["box"].flatten(1), maps["landmarks"].flatten(1),
+            None if attributes is None else attributes.flatten(1), None if quality is None else quality.flatten(),
+        )
+
 
 class ConvUnit(nn.Sequential):
     """Convolution without padding, batch norm, and PReLU (a slope a channel) or ReLU: (N, I, H, W) -> (N, O, ...)."""
@@ -146,15 +155,20 @@ class PatchNet(nn.Module):
             x = unit[2](x)
         return x
 
-    def forward(self, x: Tensor) -> PatchOutput:
-        """Normalised BGR patches (N, 3, size_px, size_px) -> PatchOutput."""
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Every output by name: (N, O, 1, 1) of patches, and of a picture (N, 3, H, W) P-Net's maps (N, O, h, w)."""
         features = self.features(x)
         shared = features if self.shared is None else self.shared(features)
-        return PatchOutput(
-            self.score(shared).flatten(), self.box(shared).flatten(1), self.landmarks(shared).flatten(1),
-            None if self.attributes is None else self.attributes(shared).flatten(1),
-            None if self.quality_unit is None else self.quality(self.quality_unit(features)).flatten(),
-        )
+        maps = {"score": self.score(shared), "box": self.box(shared), "landmarks": self.landmarks(shared)}
+        if self.attributes is not None:
+            maps["attributes"] = self.attributes(shared)
+        if self.quality_unit is not None:
+            maps["quality"] = self.quality(self.quality_unit(features))
+        return maps
+
+    def forward(self, x: Tensor) -> PatchOutput:
+        """Normalised BGR patches (N, 3, size_px, size_px) -> PatchOutput."""
+        return PatchOutput.of(self.maps(x))
 
     def quality_parameters(self) -> list[nn.Parameter]:
         """Those of the quality branch, which T-CNN's second step of training trains alone."""

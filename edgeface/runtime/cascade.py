@@ -14,7 +14,7 @@ from edgeface.bundle import CropStage, PyramidStage
 from edgeface.errors import BundleError
 from edgeface.frames import Frame
 from edgeface.runtime.clock import Clock, TimedRun
-from edgeface.runtime.crops import Squares, crop_planes, crop_signed, square_crops
+from edgeface.runtime.crops import Squares, crop_planes, crop_signed, offset_boxes, square_crops
 from edgeface.runtime.decode import logit, sigmoid
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.looks import Floats, Indices, Wanted, checked, require
@@ -145,8 +145,7 @@ class Refiner:
         of_strip = self._chosen(strips, kept)
         corners, sides = squares[kept, :2].astype(np.float32), squares[kept, 2:].astype(np.float32)
         offsets = _joined([strip.values(stage.box, 4)[:, rows].T for strip, rows in of_strip], 4)
-        with np.errstate(over="ignore", invalid="ignore"):      # a box that is not finite is reported
-            refined = np.concatenate((corners, corners + sides), axis=1) + offsets * sides
+        refined = offset_boxes(squares[kept], offsets)
         if not np.isfinite(refined).all():
             raise FloatingPointError("a box is not finite")
         best = nms(refined, found[kept], nms_iou)

@@ -53,6 +53,15 @@ def square_crops(boxes: NDArray[np.float32], margin: float) -> Squares:
     return np.stack((*np.rint(centre - side / 2), side), axis=1).astype(np.int64)
 
 
+def offset_boxes(squares: Squares, offsets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes float32 (P, 4), x1 y1 x2 y2 in pixels, whose edges are ``offsets`` (P, 4) from their ``squares``' own, in
+    sides of these: what a net on crops says of a face's box (``bundle.CropStage``). What is not finite stays so."""
+    corners, sides = squares[:, :2].astype(np.float32), squares[:, 2:].astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        boxes: NDArray[np.float32] = np.concatenate((corners, corners + sides), axis=1) + offsets * sides
+    return np.ascontiguousarray(boxes, np.float32)
+
+
 def crops(picture: Picture, squares: Squares, size_px: int) -> Bytes:
     """Crops uint8 (P, size_px, size_px, 3) BGR of a picture, uint8 (H, W, 3) BGR or a Frame, by ``squares`` (P, 3).
 

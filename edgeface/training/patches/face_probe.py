@@ -18,7 +18,7 @@ from edgeface.evaluation.wider import SUBSETS, evaluate_detection
 from edgeface.faces import Faces
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_nets import PatchOutput, normalised
-from edgeface.runtime.crops import crops, square_crops
+from edgeface.runtime.crops import crops, offset_boxes, square_crops
 from edgeface.runtime.nms import nms
 from edgeface.training.patches.faces import MARGIN, SIZE_PX, Labelled, framed
 from edgeface.training.patches.labels import LABELS, MASK, QUALITY, SUNGLASSES
@@ -205,10 +205,8 @@ def refine(net: nn.Module | Classify, seen: Refinable) -> Faces:
     if not len(seen.found):
         return Faces(np.empty((0, 4), np.float32), np.empty(0, np.float32))
     out = classify(net, seen.patches)
-    corner, side = seen.squares[:, [0, 1]].astype(np.float32), seen.squares[:, 2:].astype(np.float32)
-    boxes = np.concatenate((corner, corner + side), 1) + side * out.box.numpy()
-    scores = (seen.found[:, 4] + torch.sigmoid(out.score).numpy()) / 2
-    boxes, scores = np.ascontiguousarray(boxes, np.float32), np.ascontiguousarray(scores, np.float32)
+    boxes = offset_boxes(seen.squares, out.box.numpy())
+    scores = np.ascontiguousarray((seen.found[:, 4] + torch.sigmoid(out.score).numpy()) / 2, np.float32)
     kept = nms(boxes, scores, _NMS_IOU)
     return Faces(boxes[kept], scores[kept])
 

@@ -14,18 +14,14 @@ from numpy.typing import NDArray
 
 from edgeface.data.detection import SourceSet
 from edgeface.data.pixels import ProgressBar
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.patch_nets import P_NET, R_NET, PatchNet, normalised
+from edgeface.models.patch_export import MERGE_NMS_IOU
+from edgeface.models.patch_nets import PatchNet
 from edgeface.runtime.crops import crops, square_crops
-from edgeface.runtime.decode import logit
-from edgeface.runtime.engines.registry import RawMap
-from edgeface.runtime.nms import nms
-from edgeface.runtime.pyramid import canvas_planes, plan, windows
+from edgeface.training.patches.passing import patches_of, pnet_boxes, pnet_input, refined_boxes
 from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, SampleList
 from edgeface.training.patches.windows import (
     Judged,
     Known,
-    Squares,
     add_judged,
     judge,
     landmark_offsets,
@@ -174,58 +170,29 @@ def propose(
 ) -> Proposals:
     """Run P-Net over every picture of the scenes."""
     found: dict[str, list[Floats]] = {name: [] for name in sampling.scenes if name in sources}
-    names = {id(source): name for name, source in sources.items()}
+    pnet.eval()
     for i, source, _ in _scenes(sources, sampling, progress, "P-Net on"):
-        found[names[id(source)]].append(pnet_boxes(pnet, source.pixels[i], sampling))
+        canvas, x = pnet_input(source.pixels[i], sampling.mining_face_px)
+        boxes = pnet_boxes(pnet, canvas, x, sampling.mining_thresholds[0], sampling.mined_windows)
+        found[source.name].append(boxes)
     return Proposals(found)
-
-
-def pnet_boxes(pnet: PatchNet, picture: NDArray[np.uint8], sampling: Sampling) -> Floats:
-    """The boxes (n, 4) that P-Net lets through, best first."""
-    height, width = picture.shape[:2]
-    canvas = plan(width, height, P_NET.size_px, P_NET.stride, 0.7071, sampling.mining_face_px)
-    planes = canvas_planes(picture, canvas, mean=PIXEL_MEAN, scale=PIXEL_SCALE)
-    with torch.inference_mode():
-        features = pnet.eval().features(torch.from_numpy(planes)[None])
-        score, box = pnet.score(features)[0].numpy(), pnet.box(features)[0].numpy()
-    threshold = logit(sampling.mining_thresholds[0])
-    boxes, _ = windows(RawMap(score), RawMap(box), canvas, threshold, sampling.mined_windows, 0.5, 0.7)
-    return boxes
-
-
-def refined(net: PatchNet, picture: NDArray[np.uint8], boxes: Floats, threshold: float, nms_iou: float) -> Floats:
-    """The boxes (n, 4) that R-Net lets through and has moved, best first."""
-    squares = square_crops(boxes, 1.0)
-    if not len(squares):
-        return boxes
-    with torch.inference_mode():
-        patches = torch.from_numpy(crops(picture, squares, R_NET.size_px))
-        out = net.eval()(normalised(patches, PIXEL_MEAN, PIXEL_SCALE))
-        scores, offsets = out.score.numpy(), out.box.numpy()
-    keep = scores >= logit(threshold)
-    moved = _moved(squares[keep], offsets[keep])
-    best = nms(moved, np.ascontiguousarray(scores[keep]), nms_iou)
-    return moved[best]
-
-
-def _moved(squares: Squares, offsets: Floats) -> Floats:
-    x, y, side = squares.T.astype(np.float32)
-    boxes = np.stack((x, y, x + side, y + side), 1) + offsets * side[:, None]
-    return np.ascontiguousarray(boxes.astype(np.float32))
 
 
 def add_mined(
     out: SampleList, proposals: Proposals, sources: Mapping[str, SourceSet], sampling: Sampling, size_px: int,
     rng: np.random.Generator, progress: ProgressBar, rnet: PatchNet | None = None,
 ) -> None:
-    """Add negatives, parts and positives: what P-Net, and ``rnet`` where there is one, let through; beside
-    them windows about the faces, since of positives that is too few."""
-    names = {id(source): name for name, source in sources.items()}
+    """Add negatives, parts and positives: what P-Net, and ``rnet`` where there is one, let through; beside them windows
+    about the faces, since of positives that is too few."""
+    if rnet is not None:
+        rnet.eval()
     for i, source, known in _scenes(sources, sampling, progress, "what passes"):
-        picture, boxes = source.pixels[i], proposals.boxes[names[id(source)]][i][: sampling.mined_windows]
-        if rnet is not None:
-            boxes = refined(rnet, picture, boxes, sampling.mining_thresholds[1], 0.7)
+        picture, boxes = source.pixels[i], proposals.boxes[source.name][i][: sampling.mined_windows]
         squares = square_crops(boxes, 1.0)
+        if rnet is not None and len(squares):
+            patches = patches_of(picture, squares, rnet.architecture.size_px)
+            boxes = refined_boxes(rnet, patches, squares, sampling.mining_thresholds[1], MERGE_NMS_IOU)
+            squares = square_crops(boxes, 1.0)
         judged = judge(squares, known)
         negatives = np.nonzero(judged.kind == NEGATIVE)[0]      # best first
         best, rest = np.split(negatives, [sampling.mined_negatives // 2])

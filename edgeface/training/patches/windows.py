@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.targets import Targets
+from edgeface.runtime.crops import crops
 from edgeface.runtime.nms import iou
 from edgeface.runtime.preprocess import PADDING
 from edgeface.training.patches.samples import NEGATIVE, PART, POSITIVE, SampleList
@@ -137,8 +138,6 @@ def add_judged(
     """Cut the windows that are samples out of ``picture`` and add them, with boxes and landmarks where these are known,
     and with ``labels`` (n, L) of the known faces where there are some.
     """
-    from edgeface.runtime.crops import crops
-
     use = judged.kind >= 0
     squares, kind, face = squares[use], judged.kind[use], judged.face[use]
     if not len(squares):
