@@ -39,10 +39,9 @@ from edgeface.evaluation.attributes import roc_auc
 from edgeface.models.checkpoint import load
 from edgeface.models.patch_nets import PatchNet
 from edgeface.training.config import default_config_path, read_settings
-from edgeface.training.patches.face_probe import classify
 from edgeface.training.patches.faces import unrecognisable
 from edgeface.training.patches.labels import QUALITY
-from edgeface.training.patches.loop import PatchTrainer, Step
+from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Samples
 from edgeface.training.tcnn import TCNNConfig, TCNNData, narrowed
 
@@ -136,7 +135,7 @@ def train_branch(weights: Path, samples: Samples, step: Step) -> PatchNet:
 
 def branch_scores(net: PatchNet, patches: Patches) -> NDArray[np.float32]:
     """The quality logits (N,) of patches."""
-    quality = classify(net, patches).quality
+    quality = predict(net, patches).quality
     assert quality is not None
     return quality.numpy()
 

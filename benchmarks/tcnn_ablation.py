@@ -26,9 +26,9 @@ from edgeface.evaluation.attributes import BinaryFigures, binary_figures
 from edgeface.models import model
 from edgeface.models.patch_nets import PatchNet
 from edgeface.training.config import default_config_path, read_settings
-from edgeface.training.patches.face_probe import Annotated, FaceProbe, classify
+from edgeface.training.patches.face_probe import Annotated, FaceProbe
 from edgeface.training.patches.labels import LABELS
-from edgeface.training.patches.loop import PatchTrainer, Step
+from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.samples import Samples
 from edgeface.training.tcnn import TCNNConfig, TCNNData, narrowed
 
@@ -71,7 +71,7 @@ def step_of(row: Row, steps: int, batch: int, seed: int) -> Step:
 
 def dev_figures(net: PatchNet, attributes: Sequence[str], faces: Annotated) -> dict[str, BinaryFigures]:
     """Each attribute's figures on the dev faces that are labelled with it."""
-    probabilities = FaceProbe(faces, (), (), attributes).probabilities(classify(net, faces.patches))
+    probabilities = FaceProbe(faces, (), (), attributes).probabilities(predict(net, faces.patches))
     figures = {}
     for name, values in probabilities.items():
         truth = faces.labels[:, LABELS.index(name)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -169,14 +171,15 @@ def test_a_given_array_is_used_where_it_fits_and_left_alone_where_not() -> None:
         pytest.skip("NumPy makes new arrays")
     picture, square = random_frame("bgr", 100, 90, 2).pixels, squares((1, 2, 30), (40, 30, 50))
     expected = crop_planes_reference(picture, square, 24, mean=0, scale=1)
-    for out, used in (
+    offered: tuple[tuple[NDArray[Any], bool], ...] = (
         (np.empty((3, 48, 24), np.float32), True),
         (np.empty((3, 72, 24), np.float32), False),
         (np.empty((3, 48, 24), np.float64), False),
         (np.empty((3, 48, 48), np.float32)[:, :, ::2], False),
-    ):
+    )
+    for out, used in offered:
         out[...] = 5
-        found = crop_planes(picture, square, 24, mean=0, scale=1, out=out)     # type: ignore[arg-type]
+        found = crop_planes(picture, square, 24, mean=0, scale=1, out=out)
         assert (found is out) == used
         assert used or (out == 5).all()
         np.testing.assert_array_equal(found, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,18 +74,20 @@ def training(data: Path, out: Path, *overrides: str) -> MTCNNTraining:
     return MTCNNTraining(MTCNN(), config, data, out, data / "cache", {}, "test", lambda items, _l, _t: items)
 
 
-def test_a_run_stopped_between_two_rounds_goes_on(run: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_between_two_rounds_goes_on(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(1)
     first = training(data, tmp_path)
-    inner = first._train
+    inner = first._train_round
 
-    def stops(name: str, show: object) -> bool:
-        done = inner(name, lambda _line: None)
+    def stops(name: str, show: Callable[[str], None]) -> bool:
+        done = inner(name, show)
         if name == "pnet_hard":
             first.stop()
         return done
 
-    first._train = stops  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(first, "_train_round", stops)
     first.run()
     assert not first.weights.exists()
     assert list(first.result()) == ["stopped: the same command goes on"]
@@ -105,6 +108,39 @@ def test_relu_starts_from_prelu_weights_with_the_same_samples(run: Path, data: P
     assert checkpoint.options == {"activation": "relu"}
     assert "started_from" in checkpoint.made
     assert not (tmp_path / "onet" / "samples-train").exists()
+
+
+def test_a_calibrated_net_is_trained_on_in_int8(run: Path, data: Path, tmp_path: Path) -> None:
+    relu, calibrated = tmp_path / "relu", tmp_path / "calibrated.pt"
+    rounds = ("options.activation=relu", f"samples_of={run}", 'rounds=["rnet", "onet"]')
+    assert train(data, relu, *rounds, "--start-from", str(run / "mtcnn.best.pt")).exit_code == 0
+    quantised = CliRunner().invoke(
+        main,
+        ["quantize", str(relu / "mtcnn.best.pt"), "--data", str(data), "--out", str(calibrated), "--calibrate-only",
+         "--pictures", "4"],
+    )
+    assert quantised.exit_code == 0, quantised.output
+    result = train(data, tmp_path / "int8", *rounds, "--start-from", str(calibrated))
+    assert result.exit_code == 0, result.output
+    before, after = load(calibrated), load(tmp_path / "int8" / "mtcnn.best.pt")
+    assert before.quantisation is not None
+    assert after.quantisation is not None
+    assert (before.quantisation.trained, after.quantisation.trained) == (False, True)
+    moved = {name.split(".")[0] for name, tensor in after.state.items() if not torch.equal(tensor, before.state[name])}
+    assert moved == {"rnet", "onet"}
+    scales = [name for name in after.state if name.startswith("onet") and name.endswith("log_scale")]
+    assert any(not torch.equal(after.state[name], before.state[name]) for name in scales)
+
+
+def test_training_in_int8_needs_samples(run: Path, data: Path, tmp_path: Path) -> None:
+    relu, calibrated = tmp_path / "relu", tmp_path / "calibrated.pt"
+    options = ("options.activation=relu", f"samples_of={run}", 'rounds=["rnet"]')
+    assert train(data, relu, *options, "--start-from", str(run / "mtcnn.best.pt")).exit_code == 0
+    arguments = ["--data", str(data), "--out", str(calibrated), "--calibrate-only", "--pictures", "4"]
+    CliRunner().invoke(main, ["quantize", str(relu / "mtcnn.best.pt"), *arguments])
+    result = train(data, tmp_path / "int8", "options.activation=relu", "--start-from", str(calibrated))
+    assert result.exit_code == 9
+    assert "needs samples_of: give it the folder of the run in float" in result.output
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edgeface.quantize.modules import FoldedConv, Point, Signal, Sums, points, set_mode
+from edgeface.quantize.modules import FoldedConv, Mode, Point, Signal, Sums, points, set_mode
 from edgeface.quantize.network import Quantisation, quantised
 from torch import nn
 
@@ -97,6 +97,9 @@ def test_stages_say_what_the_graphs_are(name: str) -> None:
 
 
 def test_a_t_cnn_with_fewer_attributes_names_those_that_it_has() -> None:
+    (plain,) = exporter.get("tcnn").stages(lambda stem: [stem], {"attributes": ["mask"], "quality": False}, {})
+    assert isinstance(plain, CropStage)
+    assert [attribute.name for attribute in plain.attributes] == ["mask"]
     (stage,) = exporter.get("tcnn").stages(lambda stem: [stem], {"attributes": ["sunglasses"]}, {})
     assert isinstance(stage, CropStage)
     assert [(a.name, a.output, a.channel) for a in stage.attributes] == [
@@ -113,7 +116,7 @@ def test_prelu_has_no_int8_form(name: str) -> None:
 def test_a_quantised_net_trains_its_weights_and_scales() -> None:
     net = quantised(lively("tcnn", "relu"), Quantisation("absmax", trained=False))
     assert isinstance(net, FoldedPatchNet)
-    assert net.quality_parameters()
+    assert list(net.quality_branch().parameters())
     family = exporter_of(net)
     with torch.no_grad():
         family.run(net.eval(), {"tcnn": as_input(patches(4, 48))})
@@ -142,8 +145,9 @@ def test_int8_is_near_float_and_not_the_same() -> None:
     net = int8_checkpoint("tcnn").build()
     x = as_input(patches(16, 48, seed=7))
     found = {}
-    for mode in ("float", "inputs", "all"):
-        set_mode(net, mode)     # type: ignore[arg-type]
+    modes: tuple[Mode, ...] = ("float", "inputs", "all")
+    for mode in modes:
+        set_mode(net, mode)
         with torch.inference_mode():
             found[mode] = net(x)
     for mode in ("inputs", "all"):

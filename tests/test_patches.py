@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from edgeface.data.targets import Targets
 from edgeface.errors import TrainingError
 from edgeface.models.patch_nets import P_NET, PatchNet, PatchOutput
-from edgeface.training.config import Optimiser
 from edgeface.training.patches.loop import PatchTrainer, Step
 from edgeface.training.patches.losses import Weights, patch_losses
 from edgeface.training.patches.samples import (
@@ -62,9 +62,9 @@ def some_samples(count: int = 40, size_px: int = 12) -> Samples:
 def step(**changes: object) -> Step:
     settings = {
         "steps": 6, "batch": 32, "shares": SHARES, "weights": {"face": 1.0, "box": 0.5, "landmarks": 0.5},
-        "optimiser": Optimiser(learning_rate=0.01, warmup_steps=1), "dev_every_steps": 3, **changes,
+        "optimiser": {"learning_rate": 0.01, "warmup_steps": 1}, "dev_every_steps": 3, **changes,
     }
-    return Step(**settings)  # type: ignore[arg-type]
+    return msgspec.convert(settings, Step)
 
 
 def test_windows_are_kinds_by_their_overlap() -> None:
@@ -190,7 +190,7 @@ def weights(trainer: PatchTrainer) -> NDArray[np.float32]:
     return np.concatenate([p.detach().numpy().ravel() for p in trainer.net.parameters()])
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def trainer(folder: str) -> PatchTrainer:
         torch.manual_seed(0)
         return PatchTrainer(PatchNet(P_NET, "prelu"), some_samples(), step(), tmp_path / folder)
@@ -206,7 +206,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         look()
         broken.stop_requested = True
 
-    broken._look = stop  # type: ignore[method-assign]
+    monkeypatch.setattr(broken, "_look", stop)
     assert not broken.run()
     assert broken.progress.step == 3
     resumed = trainer("broken")
@@ -216,7 +216,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert trainer("broken").done
 
 
-def test_training_tells_bright_from_dark(tmp_path: Path) -> None:
+def test_training_tells_bright_from_dark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     trainer = PatchTrainer(PatchNet(P_NET, "relu"), some_samples(), step(steps=40, colour=0.0), tmp_path)
     losses: list[float] = []
@@ -227,7 +227,7 @@ def test_training_tells_bright_from_dark(tmp_path: Path) -> None:
         losses.append(found["face"])
         return found
 
-    trainer._step = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer, "_step", watched)
     trainer.run()
     assert np.mean(losses[-5:]) < 0.3 * losses[0]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from edgeface.data.annotations import Face, Picture
 from edgeface.models.patch_nets import PatchOutput
@@ -114,10 +115,10 @@ def test_faces_are_framed_by_their_box_and_by_what_was_found_there() -> None:
     assert np.allclose(widened(own[:1], 1.5), [[0, 0, 60, 60]])
 
 
-class Says:
+class Says(nn.Module):
     """Stands for a net: the logit of all it says is the mean of a patch's first channel, times 10."""
 
-    def __call__(self, x: torch.Tensor) -> PatchOutput:
+    def forward(self, x: torch.Tensor) -> PatchOutput:
         logit = 10 * x[:, 0].mean((1, 2))
         n = len(x)
         return PatchOutput(logit, torch.full((n, 4), 0.25), torch.zeros(n, 10), logit[:, None].repeat(1, 2), logit)

@@ -109,6 +109,31 @@ def test_the_second_step_changes_the_quality_branch_alone(run: Path) -> None:
         assert torch.equal(tensor, whole[name]) != name.startswith("quality"), name
 
 
+def test_a_calibrated_net_is_trained_on_in_int8(run: Path, data: Path, tmp_path: Path) -> None:
+    relu, calibrated = tmp_path / "relu", tmp_path / "calibrated.pt"
+    options = ("options.activation=relu", f"samples_of={run}")
+    assert train(data, relu, *options, "--start-from", str(run / "tcnn.best.pt")).exit_code == 0
+    quantised = CliRunner().invoke(
+        main,
+        ["quantize", str(relu / "tcnn.best.pt"), "--data", str(data), "--out", str(calibrated), "--calibrate-only",
+         "--pictures", "4"],
+    )
+    assert quantised.exit_code == 0, quantised.output
+    result = train(data, tmp_path / "int8", *options, "--start-from", str(calibrated))
+    assert result.exit_code == 0, result.output
+    before, after = load(calibrated), load(tmp_path / "int8" / "tcnn.best.pt")
+    assert after.quantisation is not None
+    assert after.quantisation.trained
+    assert set(after.metrics["thresholds"]) == set(LABELS)
+    moved = {name for name, tensor in after.state.items() if not torch.equal(tensor, before.state[name])}
+    assert {"units.0.conv.weight", "units.0.out.log_scale", "quality_unit.conv.weight"} <= moved
+    # The second step trains the quality branch alone, scales as well.
+    first = torch.load(tmp_path / "int8" / "faces" / "state.pt", weights_only=True)["best"]
+    later = {name for name, tensor in after.state.items() if not torch.equal(tensor, first[name])}
+    assert later
+    assert all("quality" in name for name in later), later
+
+
 def test_a_run_stopped_between_its_steps_goes_on(run: Path, data: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     first = training(data, tmp_path)

@@ -126,11 +126,9 @@ class FoldedPatchNet(PatchMaps):
         """Normalised BGR patches (N, 3, size_px, size_px) -> PatchOutput, as ``PatchNet`` gives it."""
         return PatchOutput.of(self.maps(x))
 
-    def quality_parameters(self) -> list[nn.Parameter]:
-        """Those of the quality branch, as ``PatchNet.quality_parameters``."""
-        if self.quality_unit is None:
-            return []
-        return [*self.quality_unit.parameters(), *self.heads["quality"].parameters()]
+    def quality_branch(self) -> nn.ModuleList:
+        """As ``PatchNet.quality_branch``."""
+        return nn.ModuleList([] if self.quality_unit is None else [self.quality_unit, self.heads["quality"]])
 
 
 class FoldedMTCNN(nn.Module):

@@ -170,11 +170,9 @@ class PatchNet(nn.Module):
         """Normalised BGR patches (N, 3, size_px, size_px) -> PatchOutput."""
         return PatchOutput.of(self.maps(x))
 
-    def quality_parameters(self) -> list[nn.Parameter]:
-        """Those of the quality branch, which T-CNN's second step of training trains alone."""
-        if self.quality_unit is None:
-            return []
-        return [*self.quality_unit.parameters(), *self.quality.parameters()]
+    def quality_branch(self) -> nn.ModuleList:
+        """The layers that T-CNN's second step of training trains alone; none where there is no quality head."""
+        return nn.ModuleList([] if self.quality_unit is None else [self.quality_unit, self.quality])
 
 
 class MTCNN(nn.Module):

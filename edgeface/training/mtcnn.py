@@ -7,23 +7,19 @@ samples, state and log, so that a run goes on wherever it was stopped, between t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from torch import nn
 
 from edgeface.data.detection import SourceSet, read_sources
 from edgeface.data.pixels import ProgressBar
 from edgeface.errors import OptionError, TrainingError
-from edgeface.models.checkpoint import Checkpoint, save
 from edgeface.models.patch_folded import FoldedMTCNN
 from edgeface.models.patch_nets import MTCNN
-from edgeface.quantize.calibrated import finished
 from edgeface.quantize.network import Quantisation
 from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.mining import (
@@ -34,11 +30,13 @@ from edgeface.training.patches.mining import (
     propose,
     random_samples,
 )
+from edgeface.training.patches.run import PatchRun, Say
 from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, POSITIVE, SampleList, Samples
-from edgeface.training.state import STATE, RunDirectory
+from edgeface.training.state import RunDirectory
 
 # The rounds, and the net that each trains.
 ROUNDS = {"pnet": "pnet", "pnet_hard": "pnet", "rnet": "rnet", "onet": "onet"}
+_TRAIN_ONLY = frozenset({"extra"})      # sets without a dev part
 _DEV_SHARE_LANDMARKS = 0.3      # of the choice of the best weights; the rest is telling faces from others
 
 
@@ -62,13 +60,15 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 1
 
 
-class MTCNNTraining:
-    """A run of the three nets in ``out``; ``run`` goes on where an earlier one stopped.
+class MTCNNTraining(PatchRun):
+    """A run of the three nets, a part for each round.
 
-    ``net`` holds the weights that it starts from, and the trained ones afterwards: a float network, or with its
-    ``quantisation`` a calibrated one, which is then trained with its rounding. Raises OptionError for a round that does
-    not exist, and TrainingError for a quantised network without ``samples_of``.
+    Raises OptionError for a round that does not exist, and TrainingError for a quantised network without
+    ``samples_of``.
     """
+
+    net: MTCNN | FoldedMTCNN
+    config: MTCNNConfig
 
     def __init__(
         self, net: MTCNN | FoldedMTCNN, config: MTCNNConfig, data: Path, out: Path, cache: Path,
@@ -79,70 +79,25 @@ class MTCNNTraining:
             raise OptionError(f"no round {unknown[0]!r}: choose rounds from {', '.join(ROUNDS)}")
         if quantisation is not None and not config.samples_of:
             raise TrainingError("training in int8 needs samples_of: give it the folder of the run in float")
-        self.net, self.config, self.out = net, config, out
-        self.quantisation = quantisation
-        self.made, self.licence = dict(made), licence
-        self.leads = True
-        self.stop_requested = False
-        self.figures: dict[str, float] = {}
+        super().__init__(net, config, config.options, config.rounds, out, made, licence, quantisation)
         self._data, self._cache, self._progress = data, cache, progress
         self._sources: dict[str, dict[str, SourceSet]] = {}
-        self._current: PatchTrainer | None = None
 
-    def stop(self) -> None:
-        """Save after the step at hand, and end."""
-        self.stop_requested = True
-        if self._current is not None:
-            self._current.stop_requested = True
-
-    def going_on(self) -> str | None:
-        """The rounds that an earlier run has trained or begun, in words; None for a new run."""
-        begun = [name for name in self.config.rounds if (self.out / name / STATE).exists()]
-        return ", ".join(begun) or None
-
-    def result(self) -> Iterator[str]:
-        """The dev figures of each round, and where the weights are."""
-        if self.stop_requested:
-            yield "stopped: the same command goes on"
-            return
-        for name in self.config.rounds:
+    def _lines(self) -> Iterator[str]:
+        for name in self.parts:
             figures = {k: v for k, v in self.figures.items() if k.startswith(f"{name} ")}
             yield ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        yield f"weights: {self.weights}"
 
-    @property
-    def weights(self) -> Path:
-        """Where the trained weights go."""
-        return self.out / f"{self.config.model}.best.pt"
+    def _train_parts(self, show: Say) -> bool:
+        return all(self._train_round(name, show) for name in self.parts)
 
-    def run(self, show: Callable[[str], None] = lambda _line: None) -> None:
-        """Train round after round, or as far as ``stop`` lets it. Raises as ``PatchTrainer.run``, and DataError."""
-        if self.config.threads:
-            torch.set_num_threads(self.config.threads)
-        directory = RunDirectory(self.out)
-        directory.claim()
-        try:
-            for name in self.config.rounds:
-                if self.stop_requested or not self._train(name, show):
-                    return
-            directory.log({"kind": "done", "config": msgspec.to_builtins(self.config), **self.made, **self.figures})
-        finally:
-            directory.release()
-        checkpoint = Checkpoint(
-            self.config.model, self.config.options, {k: v.clone() for k, v in self.net.state_dict().items()},
-            dict(self.figures), {**self.made, "config": msgspec.to_builtins(self.config)}, self.licence,
-        )
-        if self.quantisation is not None:
-            trained = replace(self.quantisation, trained=True)
-            checkpoint = finished(replace(checkpoint, quantisation=trained), self.net)
-        save(self.weights, checkpoint)
-
-    def _train(self, name: str, show: Callable[[str], None]) -> bool:
+    def _train_round(self, name: str, show: Say) -> bool:
+        if self.stop_requested:     # before the samples of the next round, which take minutes
+            return False
         net, config = self.net.nets()[ROUNDS[name]], getattr(self.config, name)
         train, dev = self._samples(name, "train"), self._samples(name, "dev")
         trainer = PatchTrainer(net, train, config, self.out / name, dev=lambda n: dev_figures(n, dev))
-        self._current = trainer
-        done = trainer.run(lambda report: show(f"{name} {report}"))
+        done = self._train(trainer, name, show)
         self.figures |= {f"{name} {figure}": value for figure, value in trainer.figures.items() if figure != "choose"}
         return done
 
@@ -192,17 +147,13 @@ class MTCNNTraining:
         return proposals
 
 
-# Sets without a dev part.
-_TRAIN_ONLY = frozenset({"extra"})
-
-
 def dev_figures(net: nn.Module, dev: Samples) -> dict[str, float]:
     """Of a patch net on dev samples: ``average_precision`` of telling positives from negatives, ``box_percent`` the
     mean error of an edge, ``nme_percent`` that of the landmarks on LANDMARK samples, by the eyes' distance.
 
     ``choose`` weighs the first and the last.
     """
-    out = predict(net, dev, np.arange(len(dev)))
+    out = predict(net, dev.pixels)
     judged = np.isin(dev.kind, (NEGATIVE, POSITIVE))
     order = np.argsort(-out.score.numpy()[judged], kind="stable")
     hits = np.cumsum(dev.kind[judged][order] == POSITIVE)

@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from edgeface.atomic import refused
 from edgeface.errors import CheckpointError, TrainingError
 from edgeface.models.checkpoint import read_untrusted, write_atomically
 
@@ -59,10 +60,17 @@ class RunDirectory:
         self.path = path
         self._lock: IO[bytes] | None = None
 
-    def claim(self) -> None:
-        """Make the folder, and keep other runs out of it until ``release``; raises TrainingError when one is in it."""
+    def make(self) -> None:
+        """Make the folder where it is not there; raises OutputError when the disk refuses."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refused(self.path, error) from None
+
+    def claim(self) -> None:
+        """Make the folder, and keep other runs out of it until ``release``; raises TrainingError when one is in it."""
+        self.make()
+        try:
             lock = (self.path / LOCK).open("ab")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,17 +15,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from edgeface.atomic import refused
 from edgeface.data.annotations import ANNOTATIONS, read_annotations
 from edgeface.data.pixels import ProgressBar
 from edgeface.errors import DataError, TrainingError
 from edgeface.models import model
-from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import PatchNet
+from edgeface.quantize.network import Quantisation
 from edgeface.training.patches.detections import detections
 from edgeface.training.patches.face_probe import Annotated, FaceProbe, annotated, refinable
 from edgeface.training.patches.faces import (
@@ -39,12 +37,11 @@ from edgeface.training.patches.faces import (
 )
 from edgeface.training.patches.labels import LABELS, QUALITY
 from edgeface.training.patches.loop import PatchTrainer, Step
+from edgeface.training.patches.run import PatchRun, Say
 from edgeface.training.patches.samples import NEGATIVE, POSITIVE, SampleList, Samples
-from edgeface.training.state import STATE, RunDirectory
 
 STEPS = ("faces", "quality")
 _LOG = logging.getLogger(__name__)
-Say = Callable[[str], None]
 Found = Sequence[NDArray[np.float32]]
 Add = Callable[[SampleList, Labelled, Found, Drawing, np.random.Generator, ProgressBar], None]
 
@@ -141,84 +138,35 @@ class TCNNData:
         )
 
 
-class TCNNTraining:
-    """A run of the two steps in ``out``; ``run`` goes on where an earlier one stopped.
+class TCNNTraining(PatchRun):
+    """A run of the two steps. A task without labels in the data is taken out of the net, and ``say`` is told so.
 
-    ``net`` holds the weights that it starts from, and the trained ones afterwards; a task without labels in the data is
-    taken out of it, and ``say`` is told so.
+    ``run`` raises TrainingError where that is a quantised net, whose scales know all its tasks.
     """
 
+    net: PatchNet | FoldedPatchNet
+    config: TCNNConfig
+
     def __init__(
-        self, net: PatchNet, config: TCNNConfig, data: Path, out: Path, cache: Path, made: Mapping[str, Any],
-        licence: str, progress: ProgressBar, say: Say = _LOG.warning,
+        self, net: PatchNet | FoldedPatchNet, config: TCNNConfig, data: Path, out: Path, cache: Path,
+        made: Mapping[str, Any], licence: str, progress: ProgressBar, quantisation: Quantisation | None = None,
+        say: Say = _LOG.warning,
     ) -> None:
-        self.net, self.config, self.out = net, config, out
-        self.options = dict(config.options)
-        self.made, self.licence = dict(made), licence
-        self.leads = True
-        self.stop_requested = False
-        self.figures: dict[str, float] = {}
+        super().__init__(net, config, config.options, STEPS, out, made, licence, quantisation)
         self.thresholds: dict[str, float] = {}
         self._say = say
         self._data = TCNNData(
             config, data, Path(config.samples_of) if config.samples_of else out, cache, progress
         )
-        self._current: PatchTrainer | None = None
 
-    def stop(self) -> None:
-        """Save after the step at hand, and end."""
-        self.stop_requested = True
-        if self._current is not None:
-            self._current.stop_requested = True
-
-    def going_on(self) -> str | None:
-        """The steps that an earlier run has done or begun, in words; None for a new run."""
-        return ", ".join(step for step in STEPS if (self.out / step / STATE).exists()) or None
-
-    def result(self) -> Iterator[str]:
-        """The dev figures, the thresholds chosen on dev, and where the weights are."""
-        if self.stop_requested:
-            yield "stopped: the same command goes on"
-            return
+    def _lines(self) -> Iterator[str]:
         yield ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self.figures.items())
         yield "thresholds: " + ", ".join(f"{name} {value:g}" for name, value in self.thresholds.items())
-        yield f"weights: {self.weights}"
 
-    @property
-    def weights(self) -> Path:
-        """Where the trained weights go."""
-        return self.out / f"{self.config.model}.best.pt"
+    def _metrics(self) -> dict[str, Any]:
+        return {**self.figures, "thresholds": self.thresholds}
 
-    def run(self, show: Say = lambda _line: None) -> None:
-        """Train both steps, or as far as ``stop`` lets it. Raises as ``PatchTrainer.run``, and DataError."""
-        if self.config.threads:
-            torch.set_num_threads(self.config.threads)
-        for step in STEPS:
-            self._make(self.out / step)
-        directory = RunDirectory(self.out)
-        directory.claim()
-        try:
-            if not self._steps(show):
-                return
-            config = msgspec.to_builtins(self.config)
-            directory.log({
-                "kind": "done", "config": config, **self.made, **self.figures, "thresholds": self.thresholds,
-            })
-        finally:
-            directory.release()
-        save(self.weights, Checkpoint(
-            self.config.model, self.options, {k: v.clone() for k, v in self.net.state_dict().items()},
-            {**self.figures, "thresholds": self.thresholds}, {**self.made, "config": config}, self.licence,
-        ))
-
-    @staticmethod
-    def _make(folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise refused(folder, error) from None
-
-    def _steps(self, show: Say) -> bool:
+    def _train_parts(self, show: Say) -> bool:
         home = Path(self.config.samples_of)
         if self.config.samples_of and not all((home / step / "samples").is_dir() for step in STEPS):
             raise TrainingError(f"{home}: no samples there: give samples_of the folder of a finished run")
@@ -236,24 +184,14 @@ class TCNNTraining:
             return False
         if self.options.get("quality", True):
             assert quality is not None
-            self._train_quality(narrowed(quality, attributes), probe, show)
-            if self.stop_requested:
+            if not self._train_quality(narrowed(quality, attributes), probe, show):
                 return False
-        self.net.eval()
         self.thresholds = probe.thresholds(self.net)
         self.figures = {k: v for k, v in probe.figures(self.net, self.thresholds).items() if k != "choose"}
         return True
 
-    def _train(self, trainer: PatchTrainer, step: str, show: Say) -> bool:
-        self._current = trainer
-        trainer.directory.log({"kind": "samples", **trainer.samples.counts()})
-        if self.stop_requested:
-            return False
-        return trainer.run(lambda report: show(f"{step} {report}"))
-
-    def _train_quality(self, samples: Samples, probe: FaceProbe, show: Say) -> None:
-        assert self.net.quality_unit is not None
-        branch = nn.ModuleList([self.net.quality_unit, self.net.quality])
+    def _train_quality(self, samples: Samples, probe: FaceProbe, show: Say) -> bool:
+        branch = self.net.quality_branch()
         frozen = [p for p in self.net.parameters() if not any(p is own for own in branch.parameters())]
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -262,7 +200,7 @@ class TCNNTraining:
                 self.net, samples, self.config.quality, self.out / "quality", dev=probe.quality_figures,
                 trainable=branch,
             )
-            self._train(trainer, "quality", show)
+            return self._train(trainer, "quality", show)
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -279,6 +217,8 @@ class TCNNTraining:
             self._say("no training faces of high and low quality: trains without that task")
             options["quality"] = False
         if (tuple(kept), options.get("quality", True)) != (wanted, self.options.get("quality", True)):
+            if not isinstance(self.net, PatchNet):
+                raise TrainingError("a quantised net is trained with all its tasks: give data with their labels")
             self.net = fitted(self.net, self.config.model, options, [wanted.index(name) for name in kept])
         self.options = options
 

@@ -113,8 +113,9 @@ def train_detector(request: Request) -> DetectorTraining:
     )
 
 
-for dense in ("mos_s", "s3fd", "s3fd_light"):
-    trainer(dense)(train_detector)
+trainer("mos_s")(train_detector)
+trainer("s3fd")(train_detector)
+trainer("s3fd_light")(train_detector)
 
 
 @trainer("mtcnn")
@@ -139,20 +140,22 @@ def train_mtcnn(request: Request) -> Training:
 @trainer("tcnn")
 def train_tcnn(request: Request) -> Training:
     """T-CNN's two steps."""
-    from edgeface.models.patch_nets import PatchNet
+    from msgspec.structs import replace
+
+    from edgeface.models.patch_folded import FoldedPatchNet
+    from edgeface.models.patch_nets import ATTRIBUTES, PatchNet
     from edgeface.training.tcnn import TCNNConfig, TCNNTraining
 
     config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], TCNNConfig)
+    config = replace(config, options={"attributes": list(ATTRIBUTES), **config.options})
     torch.manual_seed(config.seed)
-    net = model.get(config.model)(**config.options)
-    if not isinstance(net, PatchNet):
+    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
+    net, quantisation = starting_net(config.model, config.options, request.start_from, made)
+    if not isinstance(net, (PatchNet, FoldedPatchNet)):
         raise TrainingError(f"{config.model} is not T-CNN, the only network that this trainer knows")
-    made = {"overrides": list(request.overrides), "versions": versions()}
-    if request.start_from is not None:
-        made["started_from"] = started_from(net, request.start_from)
     return TCNNTraining(
         net, config, request.data, request.out, request.cache or cache_directory(), made,
-        request.licence or DEFAULT_LICENCE, request.progress,
+        request.licence or DEFAULT_LICENCE, request.progress, quantisation,
     )
 
 

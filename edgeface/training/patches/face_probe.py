@@ -3,7 +3,7 @@ dense detector's detections."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,20 +16,18 @@ from edgeface.evaluation.attributes import BANDS_PX, binary_figures, figures_by_
 from edgeface.evaluation.landmarks import nme
 from edgeface.evaluation.wider import SUBSETS, evaluate_detection
 from edgeface.faces import Faces
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.patch_nets import PatchOutput, normalised
+from edgeface.models.patch_nets import PatchOutput
 from edgeface.runtime.crops import crops, offset_boxes, square_crops
 from edgeface.runtime.nms import nms
 from edgeface.training.patches.faces import MARGIN, SIZE_PX, Labelled, framed
 from edgeface.training.patches.labels import LABELS, MASK, QUALITY, SUNGLASSES
+from edgeface.training.patches.loop import predict
 
 Floats = NDArray[np.float32]
-Classify = Callable[[torch.Tensor], PatchOutput]
 
 _BANDS = dict(zip(BANDS_PX, ("16_to_32", "over_32"), strict=True))
 FALSE_FACE_SCORE = 0.5
 _NMS_IOU = 0.4
-_BATCH = 1024
 _CHOSEN_BY = ("mask_over_32", "mask_16_to_32", "sunglasses_balanced", "ap_easy", "ap_medium", "ap_hard")
 _LANDMARKS_SHARE = 0.5      # of the mean landmark error, in the choice of the best weights
 
@@ -94,22 +92,6 @@ def refinable(labelled: Labelled, found: Sequence[Floats]) -> list[Refinable]:
     return out
 
 
-def classify(net: nn.Module | Classify, patches: NDArray[np.uint8]) -> PatchOutput:
-    """What a net says of uint8 patches (N, S, S, 3), without gradients, in batches."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, max(1, len(patches)), _BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(patches[start : start + _BATCH]))
-            parts.append(net(normalised(batch, PIXEL_MEAN, PIXEL_SCALE)))
-    attributes = [part.attributes for part in parts if part.attributes is not None]
-    quality = [part.quality for part in parts if part.quality is not None]
-    return PatchOutput(
-        torch.cat([part.score for part in parts]), torch.cat([part.box for part in parts]),
-        torch.cat([part.landmarks for part in parts]), torch.cat(attributes) if attributes else None,
-        torch.cat(quality) if quality else None,
-    )
-
-
 class FaceProbe:
     """Dev figures of a net on ``faces`` and on detections; ``attributes`` names its attribute outputs in order."""
 
@@ -119,13 +101,13 @@ class FaceProbe:
         self.faces, self._scenes, self._backgrounds = faces, scenes, backgrounds
         self._attributes = tuple(attributes)
 
-    def figures(self, net: nn.Module | Classify, thresholds: Mapping[str, float] | None = None) -> dict[str, float]:
+    def figures(self, net: nn.Module, thresholds: Mapping[str, float] | None = None) -> dict[str, float]:
         """Shares in 0..1 and the landmark error in percent, those that the dev sets allow.
 
         Attributes are judged at ``thresholds``, by default 0.5; ``choose`` is what the best weights are chosen by.
         """
         at = dict.fromkeys(LABELS, 0.5) | dict(thresholds or {})
-        faces, out = self.faces, classify(net, self.faces.patches)
+        faces, out = self.faces, predict(net, self.faces.patches)
         figures: dict[str, float] = {}
         probabilities = self.probabilities(out)
         if "mask" in probabilities:
@@ -156,9 +138,9 @@ class FaceProbe:
         figures["choose"] = (sum(chosen) / len(chosen) if chosen else 0.0) - _LANDMARKS_SHARE * error
         return figures
 
-    def quality_figures(self, net: nn.Module | Classify) -> dict[str, float]:
+    def quality_figures(self, net: nn.Module) -> dict[str, float]:
         """``quality_auc``, by which the best weights of the second step are chosen."""
-        auc = self.quality_auc(self.probabilities(classify(net, self.faces.patches)))
+        auc = self.quality_auc(self.probabilities(predict(net, self.faces.patches)))
         return {"choose": 0.0} if auc is None else {"quality_auc": auc, "choose": auc}
 
     def quality_auc(self, probabilities: Mapping[str, Floats]) -> float | None:
@@ -177,9 +159,9 @@ class FaceProbe:
             found["quality"] = torch.sigmoid(out.quality).numpy()
         return found
 
-    def thresholds(self, net: nn.Module | Classify) -> dict[str, float]:
+    def thresholds(self, net: nn.Module) -> dict[str, float]:
         """The probability above which each thing is said to be there: where the balanced accuracy on dev is best."""
-        probabilities = self.probabilities(classify(net, self.faces.patches))
+        probabilities = self.probabilities(predict(net, self.faces.patches))
         chosen = {}
         for name, values in probabilities.items():
             truth = self.faces.labels[:, LABELS.index(name)]
@@ -187,7 +169,7 @@ class FaceProbe:
                 chosen[name] = best_threshold(values, truth)
         return chosen
 
-    def _refined(self, net: nn.Module | Classify) -> dict[str, float]:
+    def _refined(self, net: nn.Module) -> dict[str, float]:
         figures = {}
         if self._scenes:
             found = [refine(net, each) for each in self._scenes]
@@ -200,11 +182,11 @@ class FaceProbe:
         return figures
 
 
-def refine(net: nn.Module | Classify, seen: Refinable) -> Faces:
+def refine(net: nn.Module, seen: Refinable) -> Faces:
     """A picture's detections as the pipeline refines them: averaged scores, refined boxes, NMS."""
     if not len(seen.found):
         return Faces(np.empty((0, 4), np.float32), np.empty(0, np.float32))
-    out = classify(net, seen.patches)
+    out = predict(net, seen.patches)
     boxes = offset_boxes(seen.squares, out.box.numpy())
     scores = np.ascontiguousarray((seen.found[:, 4] + torch.sigmoid(out.score).numpy()) / 2, np.float32)
     kept = nms(boxes, scores, _NMS_IOU)

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.errors import TrainingError
@@ -74,7 +75,7 @@ class PatchTrainer:
 
     ``dev`` looks at the averaged net and gives figures, of which ``choose`` says which weights are best; without it the
     last weights are. ``trainable`` narrows what is trained; other modules then stay in evaluation mode, so that their
-    batch norms keep their statistics too. ``average_by`` False gives the trained weights as they are.
+    batch norms keep their statistics too.
     """
 
     def __init__(
@@ -129,7 +130,8 @@ class PatchTrainer:
         OutputError when the disk refuses.
         """
         keep_freed_memory()
-        self.directory.path.mkdir(parents=True, exist_ok=True)
+        self.directory.make()
+        self.directory.log({"kind": "samples", **self.samples.counts()})
         config = self.config
         batches = Batches(self.samples, config.shares, config.batch, config.seed)
         clock = saved_at = time.monotonic()
@@ -181,7 +183,7 @@ class PatchTrainer:
                 "lower optimiser.learning_rate and resume"
             )
         self._optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(losses.total)
         nn.utils.clip_grad_norm_(self._trainable.parameters(), config.optimiser.clip_norm)
         self._optimiser.step()
         for module in self.net.modules():
@@ -221,21 +223,17 @@ def keep_freed_memory() -> None:
             gnu(parameter, _KEPT_BYTES)
 
 
-def predict(net: nn.Module, samples: Samples, indices: np.ndarray[Any, np.dtype[np.int64]]) -> PatchOutput:
-    """What ``net``, in evaluation mode, says of the samples of ``indices``, without gradients."""
+def predict(net: nn.Module, patches: NDArray[np.uint8]) -> PatchOutput:
+    """What ``net``, put into evaluation mode, says of uint8 patches (N, S, S, 3), without gradients."""
     parts = []
     net.eval()
     with torch.inference_mode():
-        for start in range(0, len(indices), _DEV_BATCH):
-            batch = load_batch(samples, indices[start : start + _DEV_BATCH], None, 0.0)
-            parts.append(net(normalised(batch.patches, PIXEL_MEAN, PIXEL_SCALE)))
+        for start in range(0, max(1, len(patches)), _DEV_BATCH):
+            batch = torch.from_numpy(np.array(patches[start : start + _DEV_BATCH]))
+            parts.append(net(normalised(batch, PIXEL_MEAN, PIXEL_SCALE)))
 
-    def joined(name: str) -> Tensor | None:
-        values = [getattr(part, name) for part in parts]
-        return None if not values or values[0] is None else torch.cat(values)
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
 
-    score, box, landmarks = (joined(name) for name in ("score", "box", "landmarks"))
-    assert score is not None
-    assert box is not None
-    assert landmarks is not None
-    return PatchOutput(score, box, landmarks, joined("attributes"), joined("quality"))
+    known = [name for name in ("attributes", "quality") if getattr(parts[0], name) is not None]
+    return PatchOutput(joined("score"), joined("box"), joined("landmarks"), **{name: joined(name) for name in known})
