@@ -1,19 +1,15 @@
-"""The TFLite writer: operators in float against onnxruntime, in int8 against NumPy integers, and what it refuses."""
+"""The TFLite writer: operators in float against onnxruntime, in int8 against NumPy integers."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edgeface.errors import ConversionError
-from edgeface.runtime.engines import Options, Session, engine
+from edgeface.runtime.engines import Options, engine
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -21,123 +17,9 @@ schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
 from edgeface.convert.tflite import tflite_bytes  # noqa: E402
 
+from tflite_builders import EXACT, FLOAT, built, many, opened, operators, parsed, picture, pixels_of  # noqa: E402
 from tflite_nets import INPUT, Floats, Net, quantised, run_onnx  # noqa: E402
 from tflite_reference import Levels, run_integers  # noqa: E402
-
-Builder = Callable[[Net, str], str]
-UP = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-
-
-def up(net: Net, x: str, factor: float = 2.0, **more: Any) -> str:
-    scales = net.constant(np.array([1, 1, factor, factor], np.float32))
-    return net.op("Resize", [x, "", scales], **{**UP, **more})
-
-
-def many(net: Net, x: str) -> str:
-    parts = [net.conv(x, 8, 3 + i, 1) for i in range(6)]
-    return net.op("Concat", parts, axis=1)
-
-
-def split(net: Net, x: str) -> str:
-    wide = net.op("Relu", [net.conv(x, 8, 24, 1)])
-    names = ["part0", "part1", "part2"]
-    net.op("Split", [wide, net.constant(np.array([8, 4, 12]))], names, axis=1)
-    return net.op("Concat", [names[2], names[0]], axis=1)
-
-
-def sliced(net: Net, x: str) -> str:
-    ends = [net.constant(np.array([n])) for n in (2, 7, 1)]
-    return net.op("Slice", [x, *ends])
-
-
-def residual(net: Net, x: str) -> str:
-    return net.op("Relu", [net.op("Add", [net.conv(x, 8, 8, 3, 1), x])])
-
-
-def pyramid(net: Net, x: str) -> str:
-    small = net.op("Relu", [net.conv(x, 8, 8, 3, 1, strides=[2, 2])])
-    return net.op("Add", [up(net, small), x])
-
-
-def relu6(net: Net, x: str) -> str:
-    limits = [net.constant(np.array(n, np.float32)) for n in (0, 6)]
-    return net.op("Clip", [net.conv(x, 8, 8, 1), *limits])
-
-
-# What each makes of a map of 8 channels, of which a convolution before it makes one.
-EXACT: dict[str, Builder] = {
-    "pointwise": lambda net, x: net.conv(x, 8, 16, 1),
-    "pointwise and relu": lambda net, x: net.op("Relu", [net.conv(x, 8, 16, 1)]),
-    "3x3": lambda net, x: net.conv(x, 8, 5, 3, 1),
-    "3x3 unpadded": lambda net, x: net.conv(x, 8, 5, 3),
-    "3x3 stride 2": lambda net, x: net.conv(x, 8, 5, 3, 1, strides=[2, 2]),
-    "3x3 stride 3 unpadded": lambda net, x: net.conv(x, 8, 5, 3, strides=[3, 3]),
-    "5x5 stride 2": lambda net, x: net.conv(x, 8, 5, 5, 2, strides=[2, 2]),
-    "depthwise": lambda net, x: net.conv(x, 8, 8, 3, 1, groups=8),
-    "depthwise stride 2": lambda net, x: net.conv(x, 8, 8, 3, 1, groups=8, strides=[2, 2]),
-    "depthwise by 2": lambda net, x: net.conv(x, 8, 16, 3, 1, groups=8),
-    "max pool": lambda net, x: net.op("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2]),
-    "padded max pool": lambda net, x: net.op("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4),
-    "add": residual,
-    "concatenation": lambda net, x: net.op("Concat", [x, net.op("Relu", [x])], axis=1),
-    "split": split,
-    "slice": sliced,
-    "upsampling": up,
-    "pyramid": pyramid,
-}
-FLOAT: dict[str, Builder] = EXACT | {
-    "many": many,
-    "relu6": relu6,
-    "multiply": lambda net, x: net.op("Mul", [net.conv(x, 8, 8, 1), x]),
-    "max pool, ceil": lambda net, x: net.op("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
-    "average pool": lambda net, x: net.op("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2]),
-    "padded average pool": lambda net, x: net.op(
-        "AveragePool", [x], kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4, count_include_pad=1
-    ),
-    "average pool that leaves padding out": lambda net, x: net.op(
-        "AveragePool", [x], kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4
-    ),
-    "global average": lambda net, x: net.op("GlobalAveragePool", [x]),
-    "prelu": lambda net, x: net.op("PRelu", [x, net.constant(net.noise(8, 1, 1))]),
-    "leaky relu": lambda net, x: net.op("LeakyRelu", [x], alpha=0.1),
-    "sigmoid": lambda net, x: net.op("Sigmoid", [x]),
-    "softmax": lambda net, x: net.op("Softmax", [x], axis=1),
-    "relu of a slice": lambda net, x: net.op("Relu", [sliced(net, x)]),
-}
-
-
-def built(name: str, builder: Builder, *, relu: bool = False) -> onnx.ModelProto:
-    net = Net(1, 3, 12, 16)
-    x = net.conv(INPUT, 3, 8, 3, 1)
-    out = builder(net, net.op("Relu", [x]) if relu else x)
-    net.nodes[-1].output[0] = "out"
-    assert out != "out"
-    return net.model("out")
-
-
-def opened(folder: Path, content: bytes, input_name: str = INPUT) -> Session:
-    (folder / "net.tflite").write_bytes(content)
-    return engine.get("tflite")(folder, ["net.tflite"], input_name, Options())
-
-
-def picture(height: int, width: int, channels: int = 3) -> Floats:
-    pixels = np.random.default_rng(1).integers(-128, 128, (channels, height, width))
-    return (pixels / 128).astype(np.float32)
-
-
-def pixels_of(x: Floats) -> NDArray[np.int8]:
-    """The picture (H, W, 3) less 128 that is ``picture``'s."""
-    return np.ascontiguousarray((x * 128).astype(np.int8).transpose(1, 2, 0))
-
-
-def parsed(content: bytes) -> Any:
-    return schema.ModelT.InitFromPackedBuf(content)
-
-
-def operators(content: bytes) -> Counter[str]:
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-    model = parsed(content)
-    return Counter(names[model.operatorCodes[op.opcodeIndex].builtinCode] for op in model.subgraphs[0].operators)
 
 
 @pytest.mark.parametrize("name", FLOAT)
@@ -331,19 +213,6 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     assert 0 < np.abs(out - expected).max() < 0.01
 
 
-def refused(model: onnx.ModelProto, precision: str = "fp32") -> str:
-    with pytest.raises(ConversionError) as caught:
-        tflite_bytes(model, precision=precision)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_a_weight_that_half_precision_cannot_hold_is_refused() -> None:
-    net = Net(1, 3, 8, 8)
-    net.op("Conv", [INPUT, net.constant(np.full((2, 3, 1, 1), 7e4, np.float32))], ["out"])
-    assert "Conv conv_0: a weight is over 65504" in refused(net.model("out"), "fp16")
-
-
 def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
     net = Net(1, 3, 8, 8)
     features = net.op("Relu", [net.conv(INPUT, 3, 8, 3, 1)], ["features"])
@@ -369,81 +238,6 @@ def test_a_net_on_features_takes_their_scale(tmp_path: Path) -> None:
         session = opened(tmp_path, tflite_bytes(model, precision="int8", free={3: "width"}))
         assert session.takes == "planes"
         compare_levels(session.run(x).output("logits"), run_integers(model, x)["logits"], 0)
-
-
-@pytest.mark.parametrize(
-    ("add", "message"),
-    [
-        (lambda net, x: net.op("Transpose", [x], perm=[0, 1, 3, 2]), "Transpose transpose_1: not written for TFLite"),
-        (lambda net, x: net.op("Elu", [x]), "Elu elu_1: not written"),
-        (lambda net, x: net.conv(x, 8, 8, 3, 1, groups=2), "Conv conv_1: 2 groups of 8 channels"),
-        (lambda net, x: net.op("Softmax", [x], axis=3), "Softmax softmax_1: only a Softmax over the channels"),
-        (lambda net, x: up(net, x, mode="linear"), "Resize resize_1: only nearest"),
-        (lambda net, x: up(net, x, nearest_mode="ceil"), "Resize resize_1: only nearest"),
-        (lambda net, x: net.op("Add", [x, net.constant(np.float32(1))]), "Add add_1: its input c2 is a constant"),
-        (
-            lambda net, x: net.op("Clip", [x, net.constant(np.float32(0)), net.constant(np.float32(1))]),
-            "Clip clip_1: only a Clip from 0 to 6",
-        ),
-        (lambda net, x: net.op("Slice", [x, *(net.constant(np.array([n])) for n in (2, 7, 2))]), "slice of a height"),
-        (lambda net, x: net.op("Concat", [x, x], axis=0), "Concat concat_1: axis 0"),
-        (
-            lambda net, x: net.op("Reshape", [x, net.constant(np.array([1, 16, 12, 8]))]),
-            "Reshape reshape_1: only flattening .* channel shuffle as slices",
-        ),
-        (lambda net, x: net.op("Relu", [net.op("Flatten", [x])]), "Relu relu_2: after a flattened map only Gemm"),
-        (
-            lambda net, x: net.op(
-                "AveragePool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4
-            ),
-            "AveragePool averagepool_1: its padding",
-        ),
-        (
-            lambda net, x: net.op("MaxPool", [x], kernel_shape=[2, 2], strides=[1, 1], dilations=[2, 2]),
-            "MaxPool maxpool_1: a pooling with dilation",
-        ),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_written_is_named(add: Builder, message: str) -> None:
-    assert re.search(message, refused(built("", add)))
-
-
-def test_an_unquantised_graph_is_no_int8_one() -> None:
-    model = built("", EXACT["3x3"])
-    assert refused(model, "int8") == "the graph has no scales: run edgeface quantize first"
-    assert "convert it as int8, not fp16" in refused(quantised(model, picture(12, 16)), "fp16")
-
-
-def test_scales_that_tflite_cannot_follow_are_refused() -> None:
-    x = picture(12, 16)
-    good = quantised(built("", EXACT["pointwise"]), x)
-
-    def changed(name: str, values: Any) -> onnx.ModelProto:
-        model = onnx.ModelProto.FromString(good.SerializeToString())
-        (found,) = [c for c in model.graph.initializer if c.name == name]
-        found.CopyFrom(onnx.numpy_helper.from_array(values, name))
-        return model
-
-    assert "zero point 0" in refused(changed(f"{INPUT}:zero", np.array(3, np.int8)), "int8")
-    assert "zero point 0" in refused(changed(f"{INPUT}:zero", np.array(0, np.uint8)), "int8")
-    for scale in (0.0, -1.0, np.nan, np.inf):
-        assert "positive" in refused(changed(f"{INPUT}:scale", np.array(scale, np.float32)), "int8")
-        assert "positive" in refused(changed("c0:scale", np.full(8, scale, np.float32)), "int8")
-    assert "-127" in refused(changed("c0:int8", np.full((8, 3, 3, 3), -128, np.int8)), "int8")
-    # A layer whose output nobody quantises.
-    kept = quantised(built("", FLOAT["sigmoid"]), x)
-    for node in kept.graph.node:
-        node.input[:] = ["t0" if name == "t0:dq" else name for name in node.input]
-    assert "Conv conv_0: its int8 output has no scale" in refused(kept, "int8")
-
-
-def test_a_graph_of_another_shape_is_refused() -> None:
-    batch = Net(2, 3, 8, 8)
-    batch.conv(INPUT, 3, 4, 1, out="out")
-    assert "fixed (1, C, H, W)" in refused(batch.model("out"))
-    net = Net(1, 3, 8, 8)
-    net.op("Identity", [net.conv(INPUT, 3, 4, 1, out="out")], ["same"])
-    assert "output same is no tensor of its own" in refused(net.model("out", "same"))
 
 
 def test_the_target_writes_the_nets_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
