@@ -34,7 +34,7 @@ from edgeface.errors import InstallError
 from edgeface.frames import as_frame
 from edgeface.runtime import engines
 from edgeface.runtime.cascade import Refiner
-from edgeface.runtime.clock import Clock
+from edgeface.runtime.clock import Clock, Got
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, RawMap, Run, Session
 from edgeface.runtime.engines.ncnn_files import WEIGHTED, Layer, parse_param
@@ -157,8 +157,7 @@ def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
         for session in (session for opened in sessions for session in opened):
             session.walk = walk
         walk.go("preprocessing")
-        with _inputs_known(walk):
-            return len(detector(picture))
+        return len(detector.timed(picture, _WalkedClock(walk))[0])
 
     marks.faces[number] = detect(first)
     detect(_Walk(number, _ignore, replays=first))
@@ -179,25 +178,21 @@ def _ignore(_place: Place) -> None:
     pass
 
 
-@contextmanager
-def _inputs_known(walk: _Walk) -> Iterator[None]:
-    """Whatever makes inputs for nets, crops between two nets as well, is preprocessing to ``walk`` in the block."""
-    before = Clock.prepared
+class _WalkedClock(Clock):
+    """A clock that tells the walk of the moments when inputs for nets are made: of crops that is between two nets."""
 
-    def prepared(clock: Clock, make: Callable[[], Any]) -> Any:
-        came_from = walk.stage
+    def __init__(self, walk: _Walk) -> None:
+        super().__init__()
+        self._walk = walk
+
+    def prepared(self, make: Callable[[], Got]) -> Got:
+        came_from = self._walk.stage
         if came_from != "preprocessing":
-            walk.go("preprocessing")
-        got = before(clock, make)
+            self._walk.go("preprocessing")
+        got = super().prepared(make)
         if came_from != "preprocessing":
-            walk.go(came_from)
+            self._walk.go(came_from)
         return got
-
-    setattr(Clock, "prepared", prepared)    # noqa: B010  (a method is assigned to, for as long as the block runs)
-    try:
-        yield
-    finally:
-        setattr(Clock, "prepared", before)  # noqa: B010
 
 
 def _crops(number: int, job: CropsJob, marks: _Marks) -> None:
@@ -214,9 +209,8 @@ def _crops(number: int, job: CropsJob, marks: _Marks) -> None:
     def refine(walk: _Walk) -> None:
         session.walk = walk
         walk.go("decoding")
-        with _inputs_known(walk):
-            # With a score of 1 a mean keeps them all, so that every output is read of them.
-            refiner.refine(frame, boxes, np.ones(len(boxes), np.float32), 0.0, stage.nms_iou, Clock())
+        # With a score of 1 a mean keeps them all, so that every output is read of them.
+        refiner.refine(frame, boxes, np.ones(len(boxes), np.float32), 0.0, stage.nms_iou, _WalkedClock(walk))
 
     refine(first)
     gc.collect()
