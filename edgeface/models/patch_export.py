@@ -24,7 +24,7 @@ INPUT = "data"
 # than this within a level, and then among all, are one.
 PYRAMID_FACTOR, LEVEL_NMS_IOU, MERGE_NMS_IOU = 0.7071, 0.5, 0.7
 _MIN_FACE_PX = 20.0
-# T-CNN sees a face with this much round it: a crop's side over the box's longer one.
+# A crop's side over the box's longer one: T-CNN sees a face from forehead to chin with some of its hair, ears and neck.
 TCNN_MARGIN = 1.2
 _EVEN = 0.5
 

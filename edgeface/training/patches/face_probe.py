@@ -14,19 +14,20 @@ from torch import nn
 from edgeface.data.annotations import Picture
 from edgeface.evaluation.attributes import BANDS_PX, binary_figures, figures_by_side, roc_auc
 from edgeface.evaluation.landmarks import nme
+from edgeface.evaluation.measure import FALSE_ALARM_SCORE
 from edgeface.evaluation.wider import SUBSETS, evaluate_detection
 from edgeface.faces import Faces
+from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_nets import PatchOutput
 from edgeface.runtime.crops import crops, offset_boxes, square_crops
 from edgeface.runtime.nms import nms
-from edgeface.training.patches.faces import MARGIN, SIZE_PX, Labelled, framed
+from edgeface.training.patches.faces import SIZE_PX, Labelled, framed
 from edgeface.training.patches.labels import LABELS, MASK, QUALITY, SUNGLASSES
 from edgeface.training.patches.loop import predict
 
 Floats = NDArray[np.float32]
 
 _BANDS = dict(zip(BANDS_PX, ("16_to_32", "over_32"), strict=True))
-FALSE_FACE_SCORE = 0.5
 _NMS_IOU = 0.4
 _CHOSEN_BY = ("mask_over_32", "mask_16_to_32", "sunglasses_balanced", "ap_easy", "ap_medium", "ap_hard")
 _LANDMARKS_SHARE = 0.5      # of the mean landmark error, in the choice of the best weights
@@ -68,7 +69,7 @@ def annotated(sets: Sequence[Labelled], found: Mapping[str, Sequence[Floats]]) -
                 marked = not face.teacher and not np.isnan(points).any()
                 if face.ignore or not len(frames[row]) or not (known or marked):
                     continue
-                square = square_crops(frames[row][:1], MARGIN)
+                square = square_crops(frames[row][:1], TCNN_MARGIN)
                 x, y, side = square[0].tolist()
                 patches.append(crops(labelled.source.pixels[i], square, SIZE_PX)[0])
                 labels.append(labelled.labels[i][row])
@@ -87,7 +88,7 @@ def refinable(labelled: Labelled, found: Sequence[Floats]) -> list[Refinable]:
     """A complete dev set's detections, cut."""
     out = []
     for i, picture in enumerate(labelled.source.pictures):
-        squares = square_crops(np.ascontiguousarray(found[i][:, :4]), MARGIN)
+        squares = square_crops(np.ascontiguousarray(found[i][:, :4]), TCNN_MARGIN)
         out.append(Refinable(picture, squares, found[i], crops(labelled.source.pixels[i], squares, SIZE_PX)))
     return out
 
@@ -176,8 +177,8 @@ class FaceProbe:
             report = evaluate_detection([each.picture for each in self._scenes], found)
             figures = {f"ap_{name}": report.ap[name].ap for name in (*SUBSETS, "all") if name in report.ap}
         if self._backgrounds:
-            faces = sum(int((refine(net, b).scores >= FALSE_FACE_SCORE).sum()) for b in self._backgrounds)
-            alone = sum(int((b.found[:, 4] >= FALSE_FACE_SCORE).sum()) for b in self._backgrounds)
+            faces = sum(int((refine(net, b).scores >= FALSE_ALARM_SCORE).sum()) for b in self._backgrounds)
+            alone = sum(int((b.found[:, 4] >= FALSE_ALARM_SCORE).sum()) for b in self._backgrounds)
             figures |= {"false_faces": float(faces), "false_faces_alone": float(alone)}
         return figures
 

@@ -16,6 +16,7 @@ from edgeface.data.annotations import Picture, read_annotations
 from edgeface.data.detection import SourceSet
 from edgeface.data.pixels import ProgressBar, open_pixels
 from edgeface.data.targets import box_from_landmarks5, box_from_landmarks68, face_box, targets_of
+from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_nets import O_NET
 from edgeface.runtime.crops import crops, square_crops
 from edgeface.runtime.nms import iou
@@ -36,8 +37,6 @@ from edgeface.training.patches.windows import (
 Floats = NDArray[np.float32]
 
 SIZE_PX = O_NET.size_px
-# A window's side in sides of the box: a face from forehead to chin with some of its hair, ears and neck.
-MARGIN = 1.2
 NEGATIVE_IOU, POSITIVE_IOU = 0.35, 0.4      # mhcnn.txt, section 3.3
 _SAME_FACE_IOU = 0.4
 
@@ -132,7 +131,7 @@ def add_detections(
         chosen = np.concatenate((positives, best, rng.permutation(rest)[: drawing.negatives - len(best)]))
         if len(chosen):
             picked = Judged(judged.kind[chosen], judged.face[chosen], judged.overlap[chosen])
-            squares = square_crops(boxes[chosen], MARGIN)
+            squares = square_crops(boxes[chosen], TCNN_MARGIN)
             add_judged(out, source.pixels[i], squares, picked, known, SIZE_PX, labels)
 
 
@@ -205,7 +204,7 @@ def _cut(
 ) -> tuple[NDArray[np.uint8], Floats]:
     """Patches (tries, S, S, 3) and landmarks (tries, 10) in them."""
     chosen = frames[rng.integers(len(frames), size=tries)]
-    squares = near_squares(rng, widened(chosen, MARGIN), 1, drawing.shift, drawing.scale)
+    squares = near_squares(rng, widened(chosen, TCNN_MARGIN), 1, drawing.shift, drawing.scale)
     limit = 2 * drawing.turn_deg
     angles = rng.normal(0, drawing.turn_deg, tries).clip(-limit, limit).astype(np.float32)
     angles[squares[:, 2] < SIZE_PX / 2] = 0         # turning so few pixels would only blur them
@@ -245,7 +244,7 @@ def add_quality(
                 continue
             tries = drawing.quality_tries if value == 1 else 1
             chosen = frames[rng.integers(len(frames), size=tries)]
-            squares = near_squares(rng, widened(chosen, MARGIN), 1, drawing.shift, drawing.scale)
+            squares = near_squares(rng, widened(chosen, TCNN_MARGIN), 1, drawing.shift, drawing.scale)
             patches = crops(source.pixels[i], squares, SIZE_PX)
             out.add(patches, POSITIVE if value else NEGATIVE, labels=_quality_labels(value, tries))
             if value == 1:
