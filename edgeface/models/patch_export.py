@@ -78,7 +78,8 @@ class MTCNNExporter(PatchExporter):
     """MTCNN: P-Net on a pyramid, R-Net and O-Net on crops. P-Net and R-Net give no landmarks, which nobody reads."""
 
     nets = (MTCNN, FoldedMTCNN)
-    defaults = Defaults(size_px=640, score=0.7, nms_iou=0.4)
+    # On every fourth dev picture of wider 81 % of the faces in int8 are true at this score, 67 % at 0.7.
+    defaults = Defaults(size_px=640, score=0.85, nms_iou=0.4)
 
     def sides(self) -> dict[str, int]:
         return {"pnet": P_NET.size_px, "rnet": R_NET.size_px, "onet": O_NET.size_px}
