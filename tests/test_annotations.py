@@ -42,7 +42,7 @@ def test_reads_every_field_and_passes_over_unknown_ones(tmp_path: Path) -> None:
     (picture,) = read_annotations(tmp_path, None)
     assert picture.path == tmp_path / "images" / "a.webp"
     assert (picture.width, picture.height, picture.split, picture.complete) == (64, 48, "train", True)
-    assert picture.source == "here"
+    assert (picture.source, picture.source_scale) == ("here", 10.0)
     full, bare = picture.faces
     assert full.box is not None
     assert full.box.dtype == np.float32

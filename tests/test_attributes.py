@@ -89,9 +89,13 @@ def test_what_is_no_probability_for_a_label_is_refused(said, labels):
     (Face(eyeglasses=True), "sunglasses", None),
     (Face(sunglasses=True, teacher=True), "sunglasses", None),
     (Face(), "mask", None),
+    (Face(box=_box(0, 90), blur=0, occlusion=0), "quality", True),
+    (Face(box=_box(0, 90), blur=2, occlusion=0, teacher=True), "quality", False),
+    (Face(box=_box(0, 90), blur=1, occlusion=0), "quality", None),
+    (Face(box=_box(0, 90)), "quality", None),
 ])
 def test_labels_are_the_sources_own(face, attribute, label):
-    assert label_of(face, attribute) is label
+    assert label_of(face, _picture(face), attribute) is label
 
 
 def test_detections_are_judged_on_the_labelled_faces_that_they_overlap():

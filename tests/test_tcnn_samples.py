@@ -27,7 +27,7 @@ def box(side: float) -> NDArray[np.float32]:
 
 
 def picture(*faces: Face, source: str | None = None) -> Picture:
-    return Picture(Path("x.webp"), 640, 480, "train", True, faces, source)
+    return Picture(Path("x.webp"), 640, 480, "train", True, faces, source, source_scale=1.6)
 
 
 def label(face: Face, name: int, set_name: str, *, train: bool = True, source: str | None = None) -> float:
@@ -77,6 +77,11 @@ def test_clear_glasses_are_no_sunglasses_and_unknown_ones_are_neither() -> None:
 def test_quality_of_wider_faces(side_px: float, fields: dict[str, Any], wanted: float) -> None:
     face = Face(box=box(side_px), **{**WIDER, **fields})
     assert label(face, QUALITY, "wider", train=False) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_quality_is_measured_at_the_size_that_the_source_has() -> None:
+    at_source = Picture(Path("x.webp"), 640, 480, "train", True, (Face(box=box(60), **WIDER),))
+    assert math.isnan(labels_of(at_source, "wider", train=True)[0, QUALITY])
 
 
 def test_a_teachers_pose_counts_in_training_alone() -> None:

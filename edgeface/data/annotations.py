@@ -28,6 +28,7 @@ Mask = Literal["worn", "none", "incorrect"]
 _Flag = bool | Annotated[int, msgspec.Meta(ge=0, le=1)]
 _Level = Annotated[int, msgspec.Meta(ge=0)]
 _Point = tuple[float, float]
+_Side = Annotated[int, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,8 @@ class Picture:
     """One picture of a set: its file, its size in pixels, its split and its faces.
 
     ``complete``: every face is annotated; otherwise only those listed are, and the rest is no background. ``source``
-    is the data set it came from, where the line says so.
+    is the data set it came from, where the line says so, and ``source_scale`` how many of its pixels a pixel of this
+    picture was.
     """
 
     path: Path
@@ -81,6 +83,7 @@ class Picture:
     complete: bool
     faces: tuple[Face, ...]
     source: str | None = None
+    source_scale: float = 1.0
 
 
 class _FaceLine(msgspec.Struct, frozen=True):
@@ -110,12 +113,13 @@ class _FaceLine(msgspec.Struct, frozen=True):
 
 class _PictureLine(msgspec.Struct, frozen=True):
     image: str
-    width: Annotated[int, msgspec.Meta(ge=1)]
-    height: Annotated[int, msgspec.Meta(ge=1)]
+    width: _Side
+    height: _Side
     split: str
     complete: _Flag
     faces: list[_FaceLine]
     source: str | None = None
+    original: tuple[_Side, _Side] | None = None
 
 
 class _BadLineError(Exception):
@@ -193,7 +197,8 @@ def _picture(directory: Path, raw: _PictureLine) -> Picture:
     if not path.is_file():
         raise _BadLineError(f"image {raw.image!r} is not there")
     faces = tuple(_face(face, index) for index, face in enumerate(raw.faces))
-    return Picture(path, raw.width, raw.height, raw.split, bool(raw.complete), faces, raw.source)
+    scale = 1.0 if raw.original is None else max(raw.original) / max(raw.width, raw.height)
+    return Picture(path, raw.width, raw.height, raw.split, bool(raw.complete), faces, raw.source, scale)
 
 
 def _face(raw: _FaceLine, index: int) -> Face:

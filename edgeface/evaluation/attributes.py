@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.annotations import Face, Picture
+from edgeface.data.quality import is_high_quality
 from edgeface.evaluation.locate import face_box, has_place, locate, locate_subject
 from edgeface.faces import Faces
 
 # Faces by the longer side of their box, in pixels of the picture: over the lower bound, up to the upper one.
 BANDS_PX: dict[str, tuple[float, float]] = {"16-32": (16.0, 32.0), "over 32": (32.0, np.inf)}
 
-LABELLED = ("mask", "sunglasses")
+LABELLED = ("mask", "sunglasses", "quality")
 
 Floats = NDArray[np.floating]
 
@@ -97,12 +98,16 @@ def figures_by_side(
     return {name: binary_figures(probabilities[in_it], labels[in_it], threshold) for name, in_it in bands.items()}
 
 
-def label_of(face: Face, attribute: str) -> bool | None:
-    """What the source annotated of a face: "mask" worn or none, "sunglasses"; None where that is not known.
+def label_of(face: Face, picture: Picture, attribute: str) -> bool | None:
+    """What the source annotated of a face: "mask" worn or none, "sunglasses", high "quality" or low; None where that is
+    not known or neither.
 
     A face without eyeglasses wears no sunglasses either, as eyeglasses in the sources are dark ones too; clear ones are
-    known by their own label. A mask that is worn wrongly is neither. A teacher's face has no label.
+    known by their own label. A mask that is worn wrongly is neither. A teacher's face has no label but its
+    quality, which no teacher gives.
     """
+    if attribute == "quality":
+        return is_high_quality(face, picture, derived=False)
     if face.ignore or face.teacher:
         return None
     if attribute == "mask":
@@ -114,8 +119,8 @@ def label_of(face: Face, attribute: str) -> bool | None:
 
 def labelled(pictures: Sequence[Picture]) -> list[str]:
     """The attributes that any face of the pictures has a label of, both answers counted."""
-    faces = [face for picture in pictures for face in picture.faces]
-    return [name for name in LABELLED if any(label_of(face, name) is not None for face in faces)]
+    faces = [(face, picture) for picture in pictures for face in picture.faces]
+    return [name for name in LABELLED if any(label_of(*each, name) is not None for each in faces)]
 
 
 def evaluate_attributes(pictures: Sequence[Picture], detections: Sequence[Faces]) -> dict[str, AttributeReport]:
@@ -134,7 +139,7 @@ def _evaluated(name: str, pictures: Sequence[Picture], detections: Sequence[Face
     faces = incorrect = 0
     for picture, found in zip(pictures, detections, strict=True):
         for face in picture.faces:
-            label = label_of(face, name)
+            label = label_of(face, picture, name)
             is_incorrect = name == "mask" and face.mask == "incorrect" and not (face.ignore or face.teacher)
             if label is None and not is_incorrect:
                 continue

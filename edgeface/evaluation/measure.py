@@ -97,7 +97,7 @@ def reasons_against(pictures: Sequence[Picture]) -> dict[str, str]:
     if not any(_own_pose(face) for face in faces):
         reasons["pose"] = "no head pose of the source's own"
     if not labelled(pictures):
-        reasons["attributes"] = "no mask or sunglasses of the source's own"
+        reasons["attributes"] = "no mask, sunglasses or quality of the source's own"
     if faces or not all(picture.complete for picture in pictures):
         reasons["false_alarms"] = "not a set of pictures without faces"
     return reasons

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.annotations import Face, Picture
-from edgeface.data.targets import face_box
+from edgeface.data.quality import is_high_quality
 from edgeface.models.patch_nets import ATTRIBUTES
 
 LABELS = (*ATTRIBUTES, "quality")
@@ -23,15 +23,6 @@ _BEFORE_MASKS_SOURCES = frozenset({"helen_full", "afw_full", "voc2012_animals", 
 # to see beside those that do: the same pictures, with clear glasses, dark faces and shadows.
 _SUNGLASSES_SOUGHT_SETS = frozenset({"attributes"})
 
-# `wider` is WIDER FACE at 640 instead of 1024 pixels on the longest side.
-_SOURCE_PX = {"wider": 1024 / 640}
-HIGH_QUALITY_PX, TINY_PX = 80.0, 20.0       # a face's longer side at the source (mhcnn.txt, section 4)
-_HEAVY, _CLEAR = 2, 0                       # WIDER FACE's levels of blur and occlusion
-_FRONTAL_BIN, _PROFILE_BINS = 3, (1, 5)
-_FRONTAL_DEG, _PROFILE_DEG = 25.0, 45.0
-# The only other pictures that are sharp throughout; frames of videos and small portraits are of every quality.
-_SHARP_SOURCES = frozenset({"helen_train", "afw"})
-
 
 def labels_of(picture: Picture, set_name: str, *, train: bool) -> NDArray[np.float32]:
     """Labels (n, len(LABELS)) of a picture's faces, in its order.
@@ -42,7 +33,8 @@ def labels_of(picture: Picture, set_name: str, *, train: bool) -> NDArray[np.flo
     for row, face in zip(labels, picture.faces, strict=True):
         row[MASK] = _mask(face, picture, set_name, train)
         row[SUNGLASSES] = _sunglasses(face, set_name, train)
-        row[QUALITY] = quality(face, picture, set_name, train=train)
+        high = is_high_quality(face, picture, derived=train)
+        row[QUALITY] = math.nan if high is None else float(high)
     return labels
 
 
@@ -60,27 +52,3 @@ def _sunglasses(face: Face, set_name: str, train: bool) -> float:
     if face.eyeglasses is False:        # the source's "glasses" are dark ones too
         return 0.0
     return 0.0 if train and set_name in _SUNGLASSES_SOUGHT_SETS else math.nan
-
-
-def quality(face: Face, picture: Picture, set_name: str, *, train: bool) -> float:
-    """1 for a clear, unoccluded, frontal face of over 80 px at the source; 0 for one of heavy blur, under 20 px,
-    heavily occluded or turned away; NaN between and where it was not annotated."""
-    box = face_box(face)
-    if box is None or face.ignore:
-        return math.nan
-    side_px = float(max(box[2] - box[0], box[3] - box[1])) * _SOURCE_PX.get(set_name, 1.0)
-    turned = abs(float(face.pose[1])) if train and face.pose is not None else None
-    if face.blur is not None and face.occlusion is not None:
-        away = bool(face.atypical_pose) or (turned is not None and turned > _PROFILE_DEG)
-        if face.blur == _HEAVY or face.occlusion == _HEAVY or away or side_px < TINY_PX:
-            return 0.0
-        frontal = turned is None or turned < _FRONTAL_DEG
-        clear = face.blur == _CLEAR and face.occlusion == _CLEAR
-        return 1.0 if clear and frontal and side_px > HIGH_QUALITY_PX else math.nan
-    if not train:
-        return math.nan
-    if face.yaw_bin in _PROFILE_BINS:
-        return 0.0
-    if picture.source in _SHARP_SOURCES and turned is not None and side_px > HIGH_QUALITY_PX:
-        return 1.0 if turned < _FRONTAL_DEG else 0.0 if turned > _PROFILE_DEG else math.nan
-    return math.nan
