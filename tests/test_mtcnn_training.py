@@ -17,6 +17,7 @@ from edgeface.models.patch_nets import MTCNN
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.mtcnn import ROUNDS, MTCNNConfig, MTCNNTraining
 from edgeface.training.patches.samples import Samples
+from edgeface.training.state import RunDirectory
 from tiny_data import write_tiny_data
 
 TINY = (
@@ -61,6 +62,14 @@ def test_a_run_trains_every_round(run: Path) -> None:
         assert samples.pixels.shape[1] == net.nets()[ROUNDS[name]].architecture.size_px
 
 
+def test_each_net_is_trained_on_what_the_newest_one_before_it_lets_through(run: Path) -> None:
+    passed = [
+        RunDirectory(run / name / "proposals-train").load_state()["proposals"]["wider"]["boxes"]
+        for name in ("pnet", "pnet_hard")
+    ]
+    assert passed[0].shape != passed[1].shape or not torch.equal(*passed)
+
+
 def test_a_finished_run_has_nothing_more_to_do(run: Path, data: Path) -> None:
     before = load(run / "mtcnn.best.pt").state
     result = train(data, run)
@@ -101,11 +110,13 @@ def test_a_run_stopped_between_two_rounds_goes_on(
 def test_relu_starts_from_prelu_weights_with_the_same_samples(run: Path, data: Path, tmp_path: Path) -> None:
     result = train(
         data, tmp_path, "options.activation=relu", f"samples_of={run}", 'rounds=["pnet_hard", "rnet", "onet"]',
+        "thresholds.rnet=0.25",
         "--start-from", str(run / "mtcnn.best.pt"),
     )
     assert result.exit_code == 0, result.output
     checkpoint = load(tmp_path / "mtcnn.best.pt")
     assert checkpoint.options == {"activation": "relu"}
+    assert checkpoint.metrics["thresholds"] == {"pnet": 0.5, "rnet": 0.25}
     assert "started_from" in checkpoint.made
     assert not (tmp_path / "onet" / "samples-train").exists()
 

@@ -44,7 +44,8 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run's configuration: the samples, and how each net is trained.
 
     ``rounds`` leaves some of ROUNDS out, for a run that starts from trained weights. ``samples_of`` is the folder of an
-    earlier run whose samples are taken instead of new ones.
+    earlier run whose samples are taken instead of new ones. ``thresholds`` are the probabilities above which a window
+    goes on to the next net, by net, which the weights carry with them.
     """
 
     model: str
@@ -54,6 +55,7 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pnet_hard: Step
     rnet: Step
     onet: Step
+    thresholds: dict[str, float]
     rounds: tuple[str, ...] = tuple(ROUNDS)
     samples_of: str = ""
     threads: int = 0
@@ -82,6 +84,9 @@ class MTCNNTraining(PatchRun):
         super().__init__(net, config, config.options, config.rounds, out, made, licence, quantisation)
         self._data, self._cache, self._progress = data, cache, progress
         self._sources: dict[str, dict[str, SourceSet]] = {}
+
+    def _metrics(self) -> dict[str, Any]:
+        return {**self.figures, "thresholds": self.config.thresholds}
 
     def _lines(self) -> Iterator[str]:
         for name in self.parts:
@@ -121,7 +126,7 @@ class MTCNNTraining(PatchRun):
         if name != "pnet":
             assert isinstance(self.net, MTCNN)      # a quantised one has its samples already
             rnet = self.net.rnet if name == "onet" else None
-            add_mined(out, self._proposals(split), sources, sampling, size_px, rng, self._progress, rnet)
+            add_mined(out, self._proposals(split, name), sources, sampling, size_px, rng, self._progress, rnet)
         add_landmark_faces(out, sources, sampling, size_px, rng, self._progress)
         return out.samples()
 
@@ -132,12 +137,10 @@ class MTCNNTraining(PatchRun):
             self._sources[split] = read_sources(self._data, names, self._cache, self._progress, split)
         return self._sources[split]
 
-    def _proposals(self, split: str) -> Proposals:
-        """What P-Net lets through after its first round, computed once: all later rounds need it.
-
-        What it lets through after its second is a part of that, and not worth the minutes.
-        """
-        directory = RunDirectory(self.out / "pnet" / f"proposals-{split}")
+    def _proposals(self, split: str, name: str) -> Proposals:
+        """What the newest P-Net before the round ``name`` lets through, computed once for all rounds after it."""
+        hard = name != "pnet_hard" and "pnet_hard" in self.parts
+        directory = RunDirectory(self.out / ("pnet_hard" if hard else "pnet") / f"proposals-{split}")
         state = directory.load_state()
         if state is not None:
             return Proposals.from_state(state["proposals"])
