@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 from edgeface.cli import main
 from edgeface.models.checkpoint import load
-from edgeface.models.patch_nets import PatchNet
+from edgeface.models.patch_nets import O_NET, PatchNet
+from edgeface.runtime.decode import logit
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.patches.labels import LABELS
 from edgeface.training.patches.samples import Samples
-from edgeface.training.tcnn import TCNNConfig, TCNNTraining
+from edgeface.training.tcnn import TCNNConfig, TCNNTraining, centred
 from tiny_data import FACE_BOX, FACE_POINTS, write_set
 
 Image = NDArray[np.uint8]
@@ -43,7 +45,8 @@ def scenes(astronaut: Image, fields: list[dict[str, Any]]) -> list[tuple[str, Im
                 "landmarks": [[x * side / 512 for x in point] for point in FACE_POINTS],
                 **more,
             }
-            rows.append((f"{split}{i}", image, {"split": split, "complete": 1, "faces": [face]}))
+            line = {"split": split, "complete": 1, "faces": [face], "original": astronaut.shape[:2]}
+            rows.append((f"{split}{i}", image, line))
     return rows
 
 
@@ -91,8 +94,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_trains_both_steps_and_chooses_thresholds(run: Path) -> None:
     checkpoint = load(run / "tcnn.best.pt")
-    assert set(checkpoint.metrics["thresholds"]) == set(LABELS)
-    assert all(0 <= value <= 1 for value in checkpoint.metrics["thresholds"].values())
+    assert checkpoint.metrics["thresholds"] == dict.fromkeys(LABELS, 0.5)
     assert "samples" not in {path.name for path in run.iterdir()}
     faces, quality = (Samples.open(run / step / "samples") for step in ("faces", "quality"))
     assert {name for name, count in faces.counts().items() if count} == {"negatives", "positives", "landmarks"}
@@ -105,8 +107,24 @@ def test_the_second_step_changes_the_quality_branch_alone(run: Path) -> None:
     """Batch norms' statistics as well: the other tasks must not move."""
     first = torch.load(run / "faces" / "state.pt", weights_only=True)["best"]
     whole = load(run / "tcnn.best.pt").state
+    assert (whole.pop("attributes.bias") - first.pop("attributes.bias")).abs().max() < 14     # thresholds moved it
     for name, tensor in first.items():
         assert torch.equal(tensor, whole[name]) != name.startswith("quality"), name
+
+
+@pytest.mark.parametrize("attributes", [["mask", "sunglasses"], ["sunglasses"]])
+def test_a_threshold_becomes_a_half(attributes: list[str]) -> None:
+    torch.manual_seed(0)
+    net = PatchNet(O_NET, "relu", attributes=len(attributes), quality=True).eval()
+    patches = torch.randn(3, 3, 48, 48)
+    with torch.no_grad():
+        before = net(patches)
+        assert centred(net, {"sunglasses": 0.2, "quality": 0.0}, attributes) == {"sunglasses": 0.5, "quality": 0.5}
+        after = net(patches)
+    moved = [getattr(after, head) - getattr(before, head) for head in ("attributes", "quality")]
+    torch.testing.assert_close(moved[0][:, -1], torch.full((3,), math.log(4)))
+    assert not moved[0][:, :-1].any()
+    torch.testing.assert_close(moved[1], torch.full((3,), -logit(1e-6)))
 
 
 def test_a_calibrated_net_is_trained_on_in_int8(run: Path, data: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from edgeface.data.annotations import ANNOTATIONS, read_annotations
@@ -24,6 +25,7 @@ from edgeface.models import model
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import PatchNet
 from edgeface.quantize.network import Quantisation
+from edgeface.runtime.decode import logit
 from edgeface.training.patches.detections import detections
 from edgeface.training.patches.face_probe import Annotated, FaceProbe, annotated, refinable
 from edgeface.training.patches.faces import (
@@ -187,6 +189,8 @@ class TCNNTraining(PatchRun):
             if not self._train_quality(narrowed(quality, attributes), probe, show):
                 return False
         self.thresholds = probe.thresholds(self.net)
+        if isinstance(self.net, PatchNet):      # a quantised one has scales that fit its biases
+            self.thresholds = centred(self.net, self.thresholds, attributes)
         self.figures = {k: v for k, v in probe.figures(self.net, self.thresholds).items() if k != "choose"}
         return True
 
@@ -235,6 +239,21 @@ def fitted(net: PatchNet, name: str, options: Mapping[str, Any], rows: Sequence[
     own = smaller.state_dict()
     smaller.load_state_dict({key: value for key, value in state.items() if key in own})
     return smaller
+
+
+def centred(net: PatchNet, thresholds: Mapping[str, float], attributes: Sequence[str]) -> dict[str, float]:
+    """Move the heads' biases so that each of the ``thresholds``, by name, becomes a probability of 0.5; return these.
+
+    How often a thing is there in training is not how often it is met, so that a threshold may come out at 0.01, and the
+    probabilities about it mean nothing to anyone. ``attributes`` are the names of the net's attribute outputs in order.
+    """
+    with torch.no_grad():
+        for name, threshold in thresholds.items():
+            head, row = (net.attributes, attributes.index(name)) if name in attributes else (net.quality, 0)
+            assert head is not None
+            assert head.bias is not None
+            head.bias[row] -= logit(min(max(threshold, 1e-6), 1 - 1e-6))
+    return dict.fromkeys(thresholds, 0.5)
 
 
 def narrowed(samples: Samples, attributes: Sequence[str]) -> Samples:

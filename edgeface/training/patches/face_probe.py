@@ -197,7 +197,7 @@ def refine(net: nn.Module, seen: Refinable) -> Faces:
 def best_threshold(scores: Floats, truth: Floats) -> float:
     """The threshold of ``scores`` (N,) with the best balanced accuracy on ``truth`` (N,) of 0 and 1, NaN left out.
 
-    Among equally good ones the middle of the widest range, and 0.5 where that is in it; to three places.
+    Among equally good ones the middle of the widest range, and 0.5 where that is in it.
     """
     high, low = scores[truth == 1], scores[truth == 0]
     edges = np.unique(np.concatenate(([0.0], high, low, [1.0])))
@@ -207,7 +207,7 @@ def best_threshold(scores: Floats, truth: Floats) -> float:
     widest = best[np.argmax(edges[best + 1] - edges[best])]
     if edges[widest] < 0.5 <= edges[widest + 1]:
         return 0.5
-    return round(float(middles[widest]), 3)
+    return float(middles[widest])
 
 
 def _where_known(name: str, value: float | None) -> dict[str, float]:
