@@ -237,6 +237,6 @@ def test_a_wrong_setting_is_one_line(data: Path, tmp_path: Path, arguments: list
 
 def test_the_shipped_configuration_is_whole() -> None:
     config = read_settings(default_config_path("tcnn"), [], TCNNConfig)
-    assert config.faces.weights == {"face": 1.0, "box": 0.5, "landmarks": 1.0, "attributes": 1.0}
+    assert config.faces.weights == {"face": 1.0, "box": 0.5, "landmarks": 4.0, "attributes": 1.0}
     assert config.quality.weights["quality"] == 1.0
     assert not any(value for name, value in config.quality.weights.items() if name != "quality")
