@@ -116,7 +116,7 @@ def test_relu_starts_from_prelu_weights_with_the_same_samples(run: Path, data: P
     assert result.exit_code == 0, result.output
     checkpoint = load(tmp_path / "mtcnn.best.pt")
     assert checkpoint.options == {"activation": "relu"}
-    assert checkpoint.metrics["thresholds"] == {"pnet": 0.5, "rnet": 0.25}
+    assert checkpoint.metrics["thresholds"] == {"pnet": 0.6, "rnet": 0.25}
     assert "started_from" in checkpoint.made
     assert not (tmp_path / "onet" / "samples-train").exists()
 
@@ -161,6 +161,8 @@ def test_training_in_int8_needs_samples(run: Path, data: Path, tmp_path: Path) -
         (["samples_of=/nowhere"], "no samples there: give samples_of the folder of a finished run"),
         (["options.activation=gelu"], "activation 'gelu' cannot work: choose prelu or relu"),
         (["rnet.stepps=3"], "stepps"),
+        (["thresholds.rnett=0.2"], "rnett"),
+        (["thresholds.rnet=2"], "thresholds.rnet"),
         (['sampling.scenes=["wider", "nowhere"]'], "nowhere: no such folder"),
     ],
 )

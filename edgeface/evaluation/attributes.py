@@ -103,8 +103,8 @@ def label_of(face: Face, picture: Picture, attribute: str) -> bool | None:
     not known or neither.
 
     A face without eyeglasses wears no sunglasses either, as eyeglasses in the sources are dark ones too; clear ones are
-    known by their own label. A mask that is worn wrongly is neither. A teacher's face has no label but its
-    quality, which no teacher gives.
+    known by their own label. A mask that is worn wrongly is neither. A teacher's face has no label but its quality,
+    which no teacher gives.
     """
     if attribute == "quality":
         return is_high_quality(face, picture, derived=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -36,16 +36,23 @@ from edgeface.training.state import RunDirectory
 
 # The rounds, and the net that each trains.
 ROUNDS = {"pnet": "pnet", "pnet_hard": "pnet", "rnet": "rnet", "onet": "onet"}
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _TRAIN_ONLY = frozenset({"extra"})      # sets without a dev part
 _DEV_SHARE_LANDMARKS = 0.3      # of the choice of the best weights; the rest is telling faces from others
+
+
+class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The probability from which on a window goes from each net to the next one."""
+
+    pnet: _Share
+    rnet: _Share
 
 
 class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A run's configuration: the samples, and how each net is trained.
 
     ``rounds`` leaves some of ROUNDS out, for a run that starts from trained weights. ``samples_of`` is the folder of an
-    earlier run whose samples are taken instead of new ones. ``thresholds`` are the probabilities above which a window
-    goes on to the next net, by net, which the weights carry with them.
+    earlier run whose samples are taken instead of new ones. The weights carry the ``thresholds`` with them.
     """
 
     model: str
@@ -55,7 +62,7 @@ class MTCNNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pnet_hard: Step
     rnet: Step
     onet: Step
-    thresholds: dict[str, float]
+    thresholds: Thresholds
     rounds: tuple[str, ...] = tuple(ROUNDS)
     samples_of: str = ""
     threads: int = 0
@@ -86,7 +93,7 @@ class MTCNNTraining(PatchRun):
         self._sources: dict[str, dict[str, SourceSet]] = {}
 
     def _metrics(self) -> dict[str, Any]:
-        return {**self.figures, "thresholds": self.config.thresholds}
+        return {**self.figures, "thresholds": msgspec.to_builtins(self.config.thresholds)}
 
     def _lines(self) -> Iterator[str]:
         for name in self.parts:
