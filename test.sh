@@ -10,4 +10,9 @@ python="${PYTHON:-python3}"
 "$venv/bin/python" -m pip install --quiet -e ".[dev]"
 # Small nets gain nothing from threads, and threads that wait for a busy core cost minutes.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-"$venv/bin/python" -m pytest "$@"
+# A board has one pytest, which keeps its workers. Elsewhere each core has one; files stay together for their fixtures.
+case " $* " in
+  *" --device"*) parallel=() ;;
+  *) parallel=(--numprocesses auto --maxprocesses 8 --dist loadgroup) ;;
+esac
+"$venv/bin/python" -m pytest ${parallel[@]+"${parallel[@]}"} "$@"

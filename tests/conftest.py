@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from device_option import (  # noqa: F401  (pytest finds its hooks here)
+    DEVICE_TESTS,
     pytest_addoption,
     pytest_collection,
     pytest_configure,
@@ -22,6 +23,13 @@ from device_option import (  # noqa: F401  (pytest finds its hooks here)
 from loopback_ssh import LoopbackSsh, loopback_ssh
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run in parallel, a file's tests share a process, for their fixtures; those of a board do, for its workers."""
+    for item in items:
+        group = DEVICE_TESTS.name if DEVICE_TESTS in item.path.parents else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import socket
 import textwrap
 import threading
 import time
@@ -18,6 +19,7 @@ from edgeface.stream.process import PYTHON_VARIABLE
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sources import SourceSpec
 from edgeface.stream.supervision import Deadlines, Supervisor
+from edgeface.stream.wire import Ended, FromProcess, Next, decode, encode, received
 
 LONG_S = 60.0
 QUICK = Deadlines(stall_s=0.4, read_s=1.2, first_retry_s=0.1, last_retry_s=0.4)
@@ -54,6 +56,17 @@ def held() -> tuple[int, int, int]:
     """Open descriptors, threads, and mappings of capture memory."""
     maps = Path("/proc/self/maps").read_text().count("memfd:edgeface")
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), maps
+
+
+def test_what_a_process_said_before_it_ended_is_heard_though_it_did_not_read_everything() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        ours.setblocking(False)
+        ours.send(encode(Next()))
+        theirs.send(encode(Ended()))
+        theirs.close()
+        assert decode(received(ours), FromProcess) == Ended()
+        assert received(ours) == b""
 
 
 def test_only_the_newest_frame_is_given_out_and_the_others_are_counted() -> None:

@@ -15,7 +15,6 @@ from edgeface.errors import SourceError
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sources import SourceSpec, redacted, source
 from edgeface.stream.wire import (
-    MAX_MESSAGE_BYTES,
     SLOTS,
     Counter,
     FromProcess,
@@ -25,6 +24,7 @@ from edgeface.stream.wire import (
     Taken,
     decode,
     encode,
+    received,
 )
 
 # The command that runs Python where sys.executable is none, as in a program that embeds it or under an emulator.
@@ -90,10 +90,7 @@ class CaptureProcess:
 
     def receive(self) -> FromProcess | None:
         """A message that is there; None when the process is gone. Raises SourceError for what is no message."""
-        try:
-            packet = self.connection.recv(MAX_MESSAGE_BYTES)
-        except ConnectionError:
-            return None
+        packet = received(self.connection)
         if not packet:
             return None
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 from typing import Any
 
 import msgspec
@@ -76,6 +77,22 @@ class Noted(msgspec.Struct, frozen=True, tag=True):
 
     level: int
     text: str
+
+
+def received(connection: socket.socket) -> bytes:
+    """The next packet; b"" when the other side is gone and nothing of it is left. Raises OSError.
+
+    A process that ends without having read all that it was sent resets the connection, and the system says so once
+    before it hands out what the process had still sent: that the source is at its end, for one.
+    """
+    try:
+        return connection.recv(MAX_MESSAGE_BYTES)
+    except ConnectionError:
+        pass
+    try:
+        return connection.recv(MAX_MESSAGE_BYTES)
+    except (ConnectionError, BlockingIOError):
+        return b""
 
 
 ToProcess = Open | Next
