@@ -116,7 +116,7 @@ def test_relu_starts_from_prelu_weights_with_the_same_samples(run: Path, data: P
     assert result.exit_code == 0, result.output
     checkpoint = load(tmp_path / "mtcnn.best.pt")
     assert checkpoint.options == {"activation": "relu"}
-    assert checkpoint.metrics["thresholds"] == {"pnet": 0.6, "rnet": 0.25}
+    assert checkpoint.metrics["thresholds"] == {"pnet": 0.5, "rnet": 0.25}
     assert "started_from" in checkpoint.made
     assert not (tmp_path / "onet" / "samples-train").exists()
 

@@ -20,8 +20,9 @@ from edgeface.models.patch_nets import O_NET, PatchNet
 from edgeface.runtime.decode import logit
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.patches.labels import LABELS
+from edgeface.training.patches.loop import predict
 from edgeface.training.patches.samples import Samples
-from edgeface.training.tcnn import TCNNConfig, TCNNTraining, centred
+from edgeface.training.tcnn import TCNNConfig, TCNNTraining, centred, level_quality
 from tiny_data import FACE_BOX, FACE_POINTS, write_set
 
 Image = NDArray[np.uint8]
@@ -125,6 +126,21 @@ def test_a_threshold_becomes_a_half(attributes: list[str]) -> None:
     torch.testing.assert_close(moved[0][:, -1], torch.full((3,), math.log(4)))
     assert not moved[0][:, :-1].any()
     torch.testing.assert_close(moved[1], torch.full((3,), -logit(1e-6)))
+
+
+def test_a_second_training_of_quality_starts_level(run: Path) -> None:
+    checkpoint, samples = load(run / "tcnn.best.pt"), Samples.open(run / "quality" / "samples")
+    net = PatchNet(O_NET, "prelu", attributes=2, quality=True)
+    net.load_state_dict(checkpoint.state)
+    indices = np.nonzero(~np.isnan(samples.labels[:, -1]))[0]
+    assert net.quality.bias is not None
+    for off in (7.0, -9.0):
+        with torch.no_grad():
+            net.quality.bias += off
+        level_quality(net, samples, indices)
+        quality = predict(net, samples.pixels[indices]).quality
+        assert quality is not None
+        assert float(quality.sigmoid().mean()) == pytest.approx(samples.labels[indices, -1].mean(), abs=1e-3)
 
 
 def test_a_calibrated_net_is_trained_on_in_int8(run: Path, data: Path, tmp_path: Path) -> None:

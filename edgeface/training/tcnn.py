@@ -38,11 +38,12 @@ from edgeface.training.patches.faces import (
     read_labelled,
 )
 from edgeface.training.patches.labels import LABELS, QUALITY
-from edgeface.training.patches.loop import PatchTrainer, Step
+from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.run import PatchRun, Say
-from edgeface.training.patches.samples import NEGATIVE, POSITIVE, SampleList, Samples
+from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Batches, SampleList, Samples
 
 STEPS = ("faces", "quality")
+_LEVELLED_ON = 1024     # samples of quality that its bias is set on
 _LOG = logging.getLogger(__name__)
 Found = Sequence[NDArray[np.float32]]
 Add = Callable[[SampleList, Labelled, Found, Drawing, np.random.Generator, ProgressBar], None]
@@ -196,6 +197,9 @@ class TCNNTraining(PatchRun):
 
     def _train_quality(self, samples: Samples, probe: FaceProbe, show: Say) -> bool:
         branch = self.net.quality_branch()
+        if isinstance(self.net, PatchNet):
+            step = self.config.quality
+            level_quality(self.net, samples, Batches(samples, step.shares, _LEVELLED_ON, step.seed).draw(0))
         frozen = [p for p in self.net.parameters() if not any(p is own for own in branch.parameters())]
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -254,6 +258,24 @@ def centred(net: PatchNet, thresholds: Mapping[str, float], attributes: Sequence
             assert head.bias is not None
             head.bias[row] -= logit(min(max(threshold, 1e-6), 1 - 1e-6))
     return dict.fromkeys(thresholds, 0.5)
+
+
+def level_quality(net: PatchNet, samples: Samples, indices: NDArray[np.int64]) -> None:
+    """Move the bias of the quality head so that its mean probability over ``indices`` is their mean label.
+
+    Finished weights were moved by ``centred``: trained on from there, the first steps would do nothing but move back,
+    and the branch would forget meanwhile what it knows.
+    """
+    quality = predict(net, samples.pixels[indices]).quality
+    assert quality is not None
+    assert net.quality.bias is not None
+    logits, goal = quality.double(), float(samples.labels[indices, -1].mean())
+    low, high = -50.0, 50.0
+    while high - low > 1e-3:        # the mean probability rises with the shift
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(torch.sigmoid(logits + middle).mean()) < goal else (low, middle)
+    with torch.no_grad():
+        net.quality.bias += (low + high) / 2
 
 
 def narrowed(samples: Samples, attributes: Sequence[str]) -> Samples:
