@@ -110,7 +110,7 @@ def test_what_is_outside_the_picture_is_padded() -> None:
 def test_the_window_holds_the_chosen_faces_centre(seed: int, left: int, top: int, side: int) -> None:
     rng = np.random.default_rng(seed)
     faces = targets([[left, top, left + side, top + side]])
-    scale, face = augment.choose_scale(rng, faces, 320, 0.5, 8.0, (0.25, 2.0))
+    scale, face = augment.choose_scale(rng, faces, 320, 0.5, 8.0, 0.8, (0.25, 2.0))
     assert 0.25 <= scale <= 2.0
     x, y = augment.crop_window(rng, (480, 640, 3), faces, face, 320 / scale)
     centre = np.array([left + side / 2, top + side / 2])

@@ -18,8 +18,8 @@ import click
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; an earlier run there goes on."
 )
 @click.option(
-    "--start-from", type=click.Path(path_type=Path), metavar="CHECKPOINT",
-    help="Weights that a new run starts from, instead of random ones.",
+    "--start-from", type=click.Path(path_type=Path), metavar="FILE",
+    help="Weights that a new run starts from: a checkpoint, or a published trunk's .npz for the backbone alone.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; the model's own configuration by default.")
 @click.option(

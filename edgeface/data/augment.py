@@ -35,20 +35,21 @@ def choose_scale(
     canvas_px: int,
     native: float,
     smallest_px: float,
+    largest: float,
     scale_range: tuple[float, float],
 ) -> tuple[float, int | None]:
     """Scale of a crop and the face that it must contain.
 
     With probability ``native`` the scale is near 1, as pictures come at run time; else a face is brought to a size
-    drawn evenly over the octaves from ``smallest_px`` to most of the canvas (data-anchor sampling). Scales stay within
-    ``scale_range``.
+    drawn evenly over the octaves from ``smallest_px`` to ``largest`` of the canvas (data-anchor sampling). Scales stay
+    within ``scale_range``.
     """
     real = np.flatnonzero(~targets.ignore)
     face = int(rng.choice(real)) if len(real) else None
     if face is None or rng.random() < native:
         scale = float(np.exp(rng.uniform(np.log(0.6), np.log(1.6))))
     else:
-        goal_px = float(np.exp(rng.uniform(np.log(smallest_px), np.log(0.8 * canvas_px))))
+        goal_px = float(np.exp(rng.uniform(np.log(smallest_px), np.log(largest * canvas_px))))
         scale = goal_px / max(1.0, float(sides(targets.boxes[face : face + 1])[0]))
     return float(np.clip(scale, *scale_range)), face
 

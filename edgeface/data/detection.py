@@ -32,7 +32,7 @@ class Cropping:
 
 # Pictures of one face teach large faces and their landmarks; pasting brings their faces into scenes as small ones. A
 # crop of 80 px may be enlarged further than a whole scene.
-FACE_CROPS = Cropping(0.2, 48.0, (0.15, 3.0))
+FACE_CROPS = Cropping(0.2, 48.0, (0.15, 4.5))
 SCENE_SMALLEST_PX, SCENE_SCALE_RANGE = 8.0, (0.25, 2.0)
 PASTED_FACE_PX = (8.0, 72.0)
 # Sources of faces to paste: one face a picture, with known landmarks.
@@ -142,7 +142,7 @@ class DetectionSet(Dataset[Crop]):
         image = source.pixels[i]
         how = self.scenes if source.complete else FACE_CROPS
         scale, face = augment.choose_scale(
-            rng, targets, round(canvas_px / shrink), how.native, how.smallest_px, how.scale_range
+            rng, targets, round(canvas_px / shrink), how.native, how.smallest_px, self.config.largest, how.scale_range
         )
         scale *= shrink
         corner = augment.crop_window(rng, image.shape, targets, face, canvas_px / scale)
@@ -152,7 +152,9 @@ class DetectionSet(Dataset[Crop]):
                 crop = self._pasted(rng, crop)
         if rng.random() < 0.5:
             crop = augment.flip(crop)
-        if rng.random() < self.config.turn:
+        if rng.random() < self.config.turn_any:
+            crop = augment.turn(crop, float(rng.uniform(-180, 180)))
+        elif rng.random() < self.config.turn:
             crop = augment.turn(crop, float(rng.normal(0, self.config.turn_deg)))
         image = augment.colour(rng, crop.image, self.config.colour)
         if rng.random() < self.config.degrade:

@@ -192,3 +192,13 @@ def encode(
     )
     points = (landmarks.view(-1, 5, 2) - anchors[:, None, :2]) / (centre_variance * side[:, None])
     return box, points.flatten(1)
+
+
+def decode_boxes(anchors: Tensor, box: Tensor, variances: Sequence[float]) -> Tensor:
+    """The boxes (P, 4) x1 y1 x2 y2 in px that regressions ``box`` (P, 4) at anchors (P, 3) mean: ``encode`` undone."""
+    centre_variance, size_variance = variances
+    side = anchors[:, 2:]
+    centre = anchors[:, :2] + box[:, :2] * centre_variance * side
+    # A network that has just begun may say anything; a side of e^4 anchors is beyond every canvas.
+    half = side * torch.exp((box[:, 2:] * size_variance).clamp(-4, 4)) / 2
+    return torch.cat((centre - half, centre + half), 1)

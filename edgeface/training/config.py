@@ -32,6 +32,8 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paste: float = 0.3                  # share of crops with background that get pasted faces
     turn: float = 0.4                   # share of crops that are turned, by a normal angle of turn_deg
     turn_deg: float = 15.0
+    turn_any: float = 0.0               # share of crops that are turned by any angle: people who lie, cameras on a side
+    largest: float = 0.8                # a chosen face becomes at most so much of the canvas; over 1 for close-ups
     colour: float = 0.35
     degrade: float = 0.25
     workers: int = 1
@@ -52,11 +54,18 @@ class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Anchor assignment, hard negative mining and the losses' weights.
+    """Anchor assignment, classification, box loss and the losses' weights.
 
-    What pose, landmarks and learned weights need is for MOS alone, as are ``negative_iou`` and ``min_anchors``.
+    What pose, landmarks and learned weights need is for MOS alone, as are ``assignment``, ``classification``,
+    ``box``, ``negative_iou`` and ``min_anchors``. The paper's are iou, mined and smooth_l1, with learned weights; the
+    others come from Zhang et al. 2020 (ATSS), Li et al. 2020 (quality focal loss) and Zheng et al. 2020 (DIoU).
     """
 
+    assignment: Literal["iou", "atss"] = "iou"
+    classification: Literal["mined", "quality_focal"] = "mined"
+    box: Literal["smooth_l1", "diou"] = "smooth_l1"
+    atss_positions: int = 9             # ATSS: how many of a level's nearest positions are candidates of a face
+    focal_beta: float = 2.0             # quality focal loss: exponent of the distance to the target
     positive_iou: float = 0.35
     negative_iou: float = 0.3
     min_anchors: int = 3                # every face gets at least so many, scale-compensated
@@ -90,6 +99,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dev_size_px: int = 640
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: int = 0                    # 0: torch's default
+    channels_last: bool = False         # dense 3x3 nets train up to 1.3 times as fast so on a CPU
     seed: int = 1
 
 

@@ -18,6 +18,7 @@ from edgeface.data.pixels import ProgressBar
 from edgeface.errors import OptionError, OutputError, TrainingError
 from edgeface.models import model
 from edgeface.models.checkpoint import FORMAT, load, read_untrusted
+from edgeface.models.starting import is_archive, load_backbone
 from edgeface.quantize.network import Quantisation
 from edgeface.training import objective, s3fd  # noqa: F401  (register their recipes)
 from edgeface.training.config import Config
@@ -97,6 +98,9 @@ def _started(path: Path, config: Config, how: Recipe) -> tuple[nn.Module, dict[s
 
     Raises TrainingError when a checkpoint is not the configuration's, and CheckpointError.
     """
+    if is_archive(path):
+        net = model.get(config.model)(**config.options)
+        return net, {"backbone": load_backbone(net, path)}
     if how.backbone is not None and (state := read_untrusted(path)).get("format") != FORMAT:
         net = model.get(config.model)(**config.options)
         how.backbone(net, state, str(path))

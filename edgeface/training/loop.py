@@ -83,6 +83,8 @@ class Trainer:
         self.made, self.licence, self.quantisation = dict(made), licence, quantisation
         self.objective = objective.to(place.device)
         self.net = net
+        self.memory_format = torch.channels_last if config.run.channels_last else torch.contiguous_format
+        net.to(memory_format=self.memory_format)    # type: ignore[call-overload]  # torch types the other overloads alone
         self.optimiser = build_optimiser(self.objective, config.optimiser)
         self.average = AveragedWeights(net, config.optimiser.ema_decay)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
@@ -194,7 +196,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         module.train()
-        images = batch.images.to(device, non_blocking=True)
+        images = batch.images.to(device, non_blocking=True, memory_format=self.memory_format)
         faces = [f.to(device, non_blocking=True) for f in batch.faces]
         with self.place.autocast():
             total, losses, boxes = module(images, faces, batch.complete.tolist())

@@ -26,6 +26,32 @@ def mined_classification(logits: Tensor, positive: Tensor, negative: Tensor, rat
     return (loss[positive].sum() + hardest.sum()) / max(1, count)
 
 
+def quality_focal(logit: Tensor, quality: Tensor, counted: Tensor, positives: int, beta: float) -> Tensor:
+    """Quality focal loss (Li et al., "Generalized Focal Loss", NeurIPS 2020, eq. 4), divided by the positives.
+
+    ``logit`` (K,) face over background; ``quality`` (K,) in 0 to 1, the IoU of the decoded box with its face at
+    positives and 0 at background; ``counted`` (K,) bool leaves out what is neither.
+    """
+    logit, quality = logit[counted].float(), quality[counted]
+    entropy = F.binary_cross_entropy_with_logits(logit, quality, reduction="none")
+    return (entropy * (quality - logit.sigmoid()).abs() ** beta).sum() / max(1, positives)
+
+
+def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU of pairs of boxes, (P, 4) and (P, 4) x1 y1 x2 y2 -> (P,)."""
+    extent = (torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(boxes[:, :2], others[:, :2])).clamp_min(0)
+    inter = extent.prod(1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1)
+    return inter / (area - inter).clamp_min(1e-6)
+
+
+def distance_iou(boxes: Tensor, faces: Tensor) -> Tensor:
+    """DIoU loss (Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 7) of pairs of boxes, (P, 4) and (P, 4) -> (P,)."""
+    hull = torch.maximum(boxes[:, 2:], faces[:, 2:]) - torch.minimum(boxes[:, :2], faces[:, :2])
+    apart = (boxes[:, :2] + boxes[:, 2:] - faces[:, :2] - faces[:, 2:]) / 2
+    return 1 - box_iou(boxes, faces) + apart.square().sum(1) / hull.square().sum(1).clamp_min(1e-6)
+
+
 def pose_bin(angle_deg: Tensor) -> Tensor:
     """Index of the 3-degree bin of an angle, 0 to 65 for -99 to 99 degrees; those outside go to the end bins."""
     return torch.floor((angle_deg + 99.0) / POSE_BIN_DEG).long().clamp(0, POSE_BINS - 1)

@@ -44,4 +44,4 @@ def build_optimiser(net: nn.Module, config: Optimiser) -> optim.Optimizer:
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if config.name == "sgd":
         return optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
-    return optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+    return optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)

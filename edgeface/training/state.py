@@ -36,10 +36,11 @@ class AveragedWeights:
         """Move the average towards ``net``; the decay grows from 0.1 so that the first steps are soon forgotten."""
         self.updates += 1
         keep = min(self.decay, self.updates / (9.0 + self.updates))
-        for mine, other in zip(self.net.state_dict().values(), net.state_dict().values(), strict=True):
-            if mine.dtype.is_floating_point:
-                mine.lerp_(other.to(mine.dtype), 1 - keep)
-            else:
+        pairs = list(zip(self.net.state_dict().values(), net.state_dict().values(), strict=True))
+        floats = [(mine, other.to(mine.dtype)) for mine, other in pairs if mine.dtype.is_floating_point]
+        torch._foreach_lerp_([mine for mine, _ in floats], [other for _, other in floats], 1 - keep)
+        for mine, other in pairs:
+            if not mine.dtype.is_floating_point:
                 mine.copy_(other)
 
 

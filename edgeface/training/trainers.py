@@ -25,7 +25,8 @@ from edgeface.training.loop import StepReport, Trainer
 @dataclass(frozen=True)
 class Request:
     """What the command line asks for. ``config`` None is the model's own; ``cache`` None the user's cache folder;
-    ``licence`` None says research only; ``start_from`` is a checkpoint, or for s3fd the state dict of a VGG16."""
+    ``licence`` None says research only; ``start_from`` is a checkpoint, a NumPy archive of a trunk, or for s3fd the
+    state dict of a VGG16."""
 
     model: str
     overrides: Sequence[str]
