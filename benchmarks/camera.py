@@ -3,6 +3,7 @@
     python benchmarks/camera.py rate clip.mp4                    # one viewer, then ten: frames a second, latency, drops
     python benchmarks/camera.py soak clip.mp4 --minutes 60       # memory, file handles and threads over time
     python benchmarks/camera.py unplug photo.jpg                 # a stream's server killed and stopped, again and again
+    python benchmarks/camera.py outages photo.jpg                # its server away for 1 to 60 s, 20 times
 
 All run the real command in a process of its own and look at it from outside: /proc, the JSON lines, and viewers that
 speak to the page's WebSocket as a browser does.
@@ -234,6 +235,50 @@ def unplug(picture: Path, times: int) -> None:
                    f"{max(times_s):.2f} s at most")
     for name, value in after.items():
         click.echo(f"{name:<10} before {before[name]:.1f}  after {value:.1f}")
+
+
+@main.command()
+@click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--times", default=20, show_default=True, type=click.IntRange(min=2))
+@click.option("--longest", "longest_s", default=60.0, show_default=True, type=click.FloatRange(min=1))
+@click.option("--limit", "limit_s", default=5.0, show_default=True, help="Exit with 1 when one took longer.")
+def outages(picture: Path, times: int, longest_s: float, limit_s: float) -> None:
+    """How soon frames come again after an MJPEG server was away for 1 second to --longest, each outage longer."""
+    back_s: list[float] = []
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        lines = Path(folder) / "lines.jsonl"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = _serve(picture, port)
+        stack.enter_context(
+            camera(f"http://127.0.0.1:{port}/", "--size", "320", "--threads", "1", "--json", str(lines))
+        )
+        _next_frame(lines, time.time())
+        for away_s in np.geomspace(1.0, longest_s, times):
+            server.kill()
+            server.wait()
+            time.sleep(away_s)
+            server = _serve(picture, port)
+            while not _answers(port):
+                time.sleep(0.02)
+            there = time.time()
+            back_s.append(_next_frame(lines, there) - there)
+            click.echo(f"away for {away_s:5.1f} s: back after {back_s[-1]:.2f} s")
+        server.kill()
+        server.wait()
+    late = sum(seconds > limit_s for seconds in back_s)
+    click.echo(f"{times} outages of 1 to {longest_s:g} s: back after {np.median(back_s):.2f} s (median), "
+               f"{max(back_s):.2f} s at most; {late} later than {limit_s:g} s")
+    if late:
+        raise SystemExit(1)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _serve(picture: Path, port: int) -> subprocess.Popen[bytes]:

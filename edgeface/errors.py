@@ -188,5 +188,9 @@ class SourceError(EdgefaceError):
     exit_code = 13
 
 
+class DamagedFrameError(SourceError):
+    """One frame of a source is damaged; the next one may be whole."""
+
+
 class UnverifiedBundleWarning(UserWarning):
     """A bundle is in use that departed from its checkpoint, or was never compared with it."""

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.errors import InputError, SourceError
+from edgeface.errors import DamagedFrameError, InputError, SourceError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
 from edgeface.runtime.clock import Timing
 from edgeface.stream.sources import Grab, SourceSpec, live_frame, source
+from edgeface.stream.sources.pictures import Damage
 
 PERIOD_S = 0.02
 START_NS = time.monotonic_ns()
@@ -136,6 +137,27 @@ def open_empty(spec: SourceSpec) -> Fake:
     """A frame of no pixels among good ones."""
     shapes = ((16, 16, 3), (0, 16, 3))
     return Fake(live_frame(np.zeros(shape, np.uint8), "bgr", "empty") for shape in shapes)
+
+
+@source("often-damaged")
+def open_often_damaged(spec: SourceSpec) -> Fake:
+    """A frame, as many damaged ones as the address says, ten a second, and then frames for ever."""
+
+    class OftenDamaged(Fake):
+        def __init__(self) -> None:
+            super().__init__(Frame(numbered(n)) for n in itertools.count())
+            self.damage = Damage()
+            self.reads = 0
+
+        def read(self) -> Grab | None:
+            self.reads += 1
+            if self.reads == 2:
+                for _ in range(int(spec.address)):
+                    time.sleep(0.1)
+                    self.damage.count(DamagedFrameError("often-damaged: a picture came damaged"))
+            return super().read()
+
+    return OftenDamaged()
 
 
 @source("damaged")

@@ -61,6 +61,7 @@ class FrameLine(msgspec.Struct, tag_field="type", tag="frame", forbid_unknown_fi
     state: str
     dropped: int
     failed: int
+    damaged: int
 
 
 class StateLine(msgspec.Struct, tag_field="type", tag="state", forbid_unknown_fields=True):
@@ -73,6 +74,7 @@ class StateLine(msgspec.Struct, tag_field="type", tag="state", forbid_unknown_fi
     starts: int
     captured: int
     dropped: int
+    damaged: int
 
 
 def shot(number: int = 7) -> Shot:
@@ -109,7 +111,7 @@ def test_a_frames_line_is_what_the_document_says() -> None:
             },
         ],
         "ended": [2], "ms": {"preprocess": 0.5, "network": 3.25, "decode": 0.1}, "latency_ms": 12.346,
-        "state": "online", "dropped": 2, "failed": 1,
+        "state": "online", "dropped": 2, "failed": 1, "damaged": 0,
     }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import logging
 import os
+import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +33,7 @@ from edgeface.stream.sources import Grab, Source, SourceSpec, make_spec, parse_s
 from edgeface.stream.sources.demo import DemoScene, demo_scene, open_demo
 from edgeface.stream.sources.files import open_file, open_folder
 from edgeface.stream.sources.picamera2 import open_picamera2
+from edgeface.stream.sources.pictures import PictureDecoder
 from edgeface.stream.sources.v4l2 import as_frame, check_device, open_camera
 
 
@@ -188,8 +192,10 @@ def test_the_bundled_model_finds_the_faces_of_the_demo(monkeypatch: pytest.Monke
 class FakeCapture:
     """cv2.VideoCapture of a V4L2 camera that gives ``raw`` in the format of ``fourcc``."""
 
-    def __init__(self, fourcc: str, raw: NDArray[np.uint8] | None, stamp_ms: float = 0.0) -> None:
-        self.raw = raw
+    def __init__(
+        self, fourcc: str, raw: NDArray[np.uint8] | Iterator[NDArray[np.uint8]] | None, stamp_ms: float = 0.0
+    ) -> None:
+        self.frames = raw if isinstance(raw, Iterator) else itertools.repeat(raw)
         self.released = False
         self.values: dict[int, float] = {
             cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*fourcc)),
@@ -208,7 +214,8 @@ class FakeCapture:
         return True
 
     def read(self) -> tuple[bool, Any]:
-        return self.raw is not None, self.raw
+        raw = next(self.frames)
+        return raw is not None, raw
 
     def release(self) -> None:
         self.released = True
@@ -302,7 +309,95 @@ def test_a_camera_that_stops_or_sends_rubbish_is_an_error_of_the_source() -> Non
         open_camera(spec, lambda _path, _settings: FakeCapture("YUYV", None)).read()
     for raw, fourcc in ((np.zeros((1, 40), np.uint8), "MJPG"), (np.zeros((0, 64, 2), np.uint8), "YUYV")):
         with pytest.raises(SourceError, match="/dev/video0"):
-            as_frame(raw, fourcc, "/dev/video0")
+            as_frame(raw, fourcc, PictureDecoder("/dev/video0"))
+
+
+def damaged_jpegs(jpeg: bytes) -> dict[str, bytes]:
+    noise = np.random.default_rng(0).integers(0, 255, 5000).astype(np.uint8).tobytes()
+    return {
+        "empty": b"", "one byte": jpeg[:1], "no start": jpeg[3000:], "header cut": jpeg[:300],
+        "half": jpeg[: len(jpeg) // 2], "no end": jpeg[:-2], "zeros": bytes(4000), "noise": noise,
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_jpegs(b""))
+def test_a_damaged_picture_is_left_out_counted_and_the_next_one_taken(
+    astronaut: NDArray[np.uint8], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = raw_of("MJPG", astronaut)
+    damaged = np.frombuffer(damaged_jpegs(whole.tobytes())[kind], np.uint8).reshape(1, -1)
+    told: list[None] = []
+    capture = FakeCapture("MJPG", itertools.chain([damaged, whole, damaged, whole]))
+    camera = open_camera(SourceSpec(kind="v4l2", address="/dev/video0"), lambda _path, _settings: capture)
+    camera.damage.tell(lambda: told.append(None))
+    for seen in (1, 2):
+        grab = camera.read()
+        assert grab is not None
+        assert np.abs(grab.frame.pixels.astype(int) - astronaut).mean() < 3
+        assert len(told) == camera.damage.total == seen
+    assert caplog.messages == [
+        "/dev/video0: a picture came damaged, check the cable or the network: left out, 1 so far"
+    ]
+
+
+def test_a_camera_whose_pictures_are_all_damaged_is_given_up_after_many() -> None:
+    capture = FakeCapture("MJPG", np.zeros((1, 40), np.uint8))
+    camera = open_camera(SourceSpec(kind="v4l2", address="/dev/video0"), lambda _path, _settings: capture)
+    with pytest.raises(SourceError, match=r"a picture came damaged.*: 30 in a row"):
+        camera.read()
+
+
+@pytest.mark.parametrize("padding", [b"\0" * 9000, b"\xff\xd9", b"rubbish"])
+def test_what_follows_the_end_of_a_picture_does_no_harm(astronaut: NDArray[np.uint8], padding: bytes) -> None:
+    padded = raw_of("MJPG", astronaut).tobytes() + padding
+    assert PictureDecoder("camera").decode(padded).shape == astronaut.shape
+
+
+def test_a_camera_that_ends_none_of_its_pictures_is_believed(astronaut: NDArray[np.uint8]) -> None:
+    endless = raw_of("MJPG", astronaut).tobytes()[:-2]
+    capture = FakeCapture("MJPG", np.frombuffer(endless, np.uint8).reshape(1, -1))
+    camera = open_camera(SourceSpec(kind="v4l2", address="/dev/video0"), lambda _path, _settings: capture)
+    grabs = [camera.read() for _ in range(3)]
+    assert [grab is not None and grab.frame.width for grab in grabs] == [512] * 3
+    assert camera.damage.total == 5
+
+
+def test_a_picture_larger_than_any_frame_is_not_decoded(astronaut: NDArray[np.uint8]) -> None:
+    jpeg = bytearray(raw_of("MJPG", astronaut).tobytes())
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = b"\x7f\xff\x7f\xff"
+    with pytest.raises(SourceError, match="its pictures cannot be used: 32767 x 32767"):
+        PictureDecoder("camera").decode(bytes(jpeg))
+
+
+@pytest.mark.parametrize(("capabilities", "of_device", "refused"), [
+    (0x84A00001, 0x04200001, None),                         # a UVC camera
+    (0x84A00001, 0x04A00000, "gives no pictures"),          # its node for metadata
+    (0x84201000, 0x04201000, None),                         # rkisp1 on RK3399 and RK3588: several planes
+    (0x05000001, 0, None),                                  # a driver from before there were capabilities of a device
+    (0x84204000, 0x04204000, "is a codec"),
+    (0x84208000, 0x04208000, "is a codec"),
+    (0x84205000, 0x04205000, "is a codec"),                 # one that says that it captures, too
+    (0x84202000, 0x04202000, "gives no pictures"),          # an output of several planes
+    (0x85200010, 0x05200010, "gives no pictures"),          # teletext
+])
+def test_cameras_of_one_plane_and_of_several_are_told_from_what_is_none(
+    monkeypatch: pytest.MonkeyPatch, capabilities: int, of_device: int, refused: str | None
+) -> None:
+    answer = bytearray(104)
+    struct.pack_into("=II", answer, 84, capabilities, of_device)
+    monkeypatch.setattr(fcntl, "ioctl", lambda *_arguments: bytes(answer))
+    if refused is None:
+        check_device("/dev/null")
+        return
+    with pytest.raises(SourceError, match=refused):
+        check_device("/dev/null")
+
+
+def test_a_named_pipe_or_a_file_in_place_of_a_device_is_not_opened(here: Path) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(SourceError, match="pipe: is no V4L2 device"):
+        check_device("pipe")
 
 
 def test_a_device_that_is_not_there_or_no_camera_is_named(here: Path) -> None:

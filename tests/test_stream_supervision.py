@@ -173,6 +173,35 @@ def test_retries_wait_longer_each_time_and_a_frame_starts_the_count_anew(tmp_pat
     assert waits[-1] == 0.1
 
 
+def test_a_source_that_has_worked_is_tried_every_few_seconds(tmp_path: Path) -> None:
+    there = tmp_path / "camera"
+    there.touch()
+    deadlines = Deadlines(first_retry_s=0.1, last_retry_s=60.0, worked_retry_s=0.4)
+    with Supervisor(SourceSpec(kind="flaky", address=str(there)), deadlines) as supervisor:
+        next_shot(supervisor)
+        there.unlink()
+        wait_for(lambda: supervisor.status.starts >= 8)
+        waits = [status.retry_in_s for status in supervisor.changes() if status.retry_in_s is not None]
+        there.touch()
+        next_shot(supervisor)
+    assert waits[0] == 0.1
+    assert max(waits) <= 0.4
+
+
+def test_damaged_frames_are_counted_and_keep_a_source_alive() -> None:
+    """Two seconds of them, longer than a source may be silent, and then frames again."""
+    changes: list[Status] = []
+    with Supervisor(SourceSpec(kind="often-damaged", address="20"), QUICK) as supervisor:
+        assert next_shot(supervisor).status.damaged == 0
+        wait_for(lambda: supervisor.status.damaged >= 20)
+        shot = next_shot(supervisor)
+        while shot.status.damaged < 20:
+            shot = next_shot(supervisor)
+        changes = supervisor.changes()
+        assert supervisor.status.starts == 1
+    assert any("only damaged frames" in status.reason for status in changes)
+
+
 def test_frames_that_grow_shrink_and_change_their_format_arrive_as_they_are() -> None:
     spec = SourceSpec(kind="changing", address="", every_frame=True)
     with Supervisor(spec) as supervisor:

@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from edgeface.errors import EdgefaceError, SourceError
 from edgeface.stream.sources import Grab, Opener, Source, source
+from edgeface.stream.sources.pictures import Damage
 from edgeface.stream.wire import (
     MAX_FRAME_BYTES,
     MAX_MESSAGE_BYTES,
@@ -161,6 +162,9 @@ def run(connection: socket.socket, counter: Counter, slots: Sequence[Slot]) -> N
         supervisor.send(Started())
         opened = opener(first.spec)
         supervisor.send(Opened(opened.fps))
+        damage: Damage | None = getattr(opened, "damage", None)
+        if damage is not None:
+            damage.tell(lambda: counter.count_damaged(time.monotonic_ns()))
         while not stopping.is_set():
             grab = opened.read()
             if grab is None:

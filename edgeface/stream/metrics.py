@@ -34,12 +34,13 @@ class Metrics:
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._last_result_s: float | None = None
-        self._dropped = self._failed = self._starts = 0
+        self._dropped = self._failed = self._damaged = self._starts = 0
         self.registry = CollectorRegistry()
         self._frames = self._counter("frames", "Frames with a result")
         self._looks = self._counter("detections", "Frames that the detector looked at")
         self._drops = self._counter("dropped_frames", "Frames that a newer one replaced before they were looked at")
         self._failures = self._counter("failed_frames", "Frames that the detector failed on")
+        self._damages = self._counter("damaged_frames", "Frames left out since they came damaged")
         self._source_starts = self._counter("source_starts", "Times that the source was started")
         self._faces = Gauge("edgeface_faces", "Faces in the newest frame", registry=self.registry)
         self._latency = Histogram(
@@ -61,7 +62,9 @@ class Metrics:
         self._looks.inc(result.detected)
         self._drops.inc(max(0, result.dropped - self._dropped))
         self._failures.inc(max(0, result.failed - self._failed))
+        self._damages.inc(max(0, shot.status.damaged - self._damaged))
         self._dropped, self._failed = result.dropped, result.failed
+        self._damaged = max(self._damaged, shot.status.damaged)
         self._faces.set(len(result.faces))
         self._latency.observe(result.latency_ms / 1e3)
         for stage, stage_ms in result.stages_ms.items():
@@ -74,6 +77,8 @@ class Metrics:
             self._status = status
         self._source_starts.inc(max(0, status.starts - self._starts))
         self._starts = status.starts
+        self._damages.inc(max(0, status.damaged - self._damaged))
+        self._damaged = max(self._damaged, status.damaged)
         for state in get_args(State):
             self._states.labels(state).set(state == status.state)
 

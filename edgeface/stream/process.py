@@ -83,6 +83,16 @@ class CaptureProcess:
         """CLOCK_MONOTONIC when it took the last one, 0 before the first."""
         return 0.0 if self._counter is None else self._counter.last_ns / 1e9
 
+    @property
+    def damaged(self) -> int:
+        """Frames that it left out so far, since they were damaged."""
+        return 0 if self._counter is None else self._counter.damaged
+
+    @property
+    def last_heard_s(self) -> float:
+        """CLOCK_MONOTONIC when its last frame came, whole or damaged; 0 before the first."""
+        return 0.0 if self._counter is None else self._counter.last_heard_ns / 1e9
+
     def ask(self) -> None:
         """Ask for the newest frame; the answer is a Taken. Nothing happens when the process is gone."""
         with suppress(OSError):

@@ -93,6 +93,7 @@ def frame_record(shot: Shot, result: Result) -> dict[str, Any]:
         "state": shot.status.state,
         "dropped": result.dropped,
         "failed": result.failed,
+        "damaged": shot.status.damaged,
     }
 
 
@@ -109,6 +110,7 @@ def status_record(source: str, status: Status) -> dict[str, Any]:
         "starts": status.starts,
         "captured": status.captured,
         "dropped": status.dropped,
+        "damaged": status.damaged,
     }
 
 

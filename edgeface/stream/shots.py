@@ -22,7 +22,7 @@ class Status:
     ``offline``: there is no working process; ``reason`` says why, and ``retry_in_s`` when the next one starts (None
     while one is starting or none will). ``since_unix_s`` is when this state began. ``starts`` counts the processes
     started so far (1: never lost), ``captured`` the frames taken by all of them, ``dropped`` those of them that a newer
-    one replaced before anybody asked.
+    one replaced before anybody asked, and ``damaged`` frames beside them that were left out since they came damaged.
     """
 
     state: State
@@ -31,6 +31,7 @@ class Status:
     starts: int = 0
     captured: int = 0
     dropped: int = 0
+    damaged: int = 0
     retry_in_s: float | None = None
 
 

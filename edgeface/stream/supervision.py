@@ -34,8 +34,9 @@ class Deadlines:
     ``start_s``: for a process to start, which takes a busy board seconds; ``open_s``: to open the source. ``stall_s``
     without a frame: it counts as stalled; ``read_s``: its process is killed, even when the driver blocks for ever. Both
     grow for a source that announces less than three frames in that time. Retries come after ``first_retry_s``, then
-    twice as long each time up to ``last_retry_s``; a frame starts the count anew. ``give_up_s`` without a working
-    process ends it all with a SourceError; None goes on for ever.
+    twice as long each time up to ``last_retry_s``; a frame starts the count anew, and a source that has given one is
+    tried every ``worked_retry_s`` at least, from start to start. ``give_up_s`` without a working process ends it all
+    with a SourceError; None goes on for ever.
     """
 
     start_s: float = 30.0
@@ -44,6 +45,7 @@ class Deadlines:
     read_s: float = 2.0
     first_retry_s: float = 1.0
     last_retry_s: float = 30.0
+    worked_retry_s: float = 3.0
     give_up_s: float | None = None
 
     @classmethod
@@ -54,7 +56,7 @@ class Deadlines:
         return cls(read_s=read_s, stall_s=min(cls.stall_s, read_s), give_up_s=give_up_s)
 
     def __post_init__(self) -> None:
-        shortest_s = min(self.start_s, self.open_s, self.stall_s, self.first_retry_s)
+        shortest_s = min(self.start_s, self.open_s, self.stall_s, self.first_retry_s, self.worked_retry_s)
         if shortest_s <= 0 or self.stall_s > self.read_s or self.first_retry_s > self.last_retry_s:
             raise OptionError(
                 "deadlines of a source must be more than 0 seconds, and it counts as stalled before it is given up"
@@ -97,6 +99,7 @@ class Supervisor:
         self._is_over = False
         self._error: BaseException | None = None
         self._past_frames = 0
+        self._past_damaged = 0
         self._last_number = -1
         self._has_had_frames = False
         self._down_since_s = monotonic()
@@ -120,7 +123,10 @@ class Supervisor:
         """How the source fares now."""
         with self._changed:
             process = self._process
-            return replace(self._status, captured=self._past_frames + (process.frames if process is not None else 0))
+            frames, damaged = (0, 0) if process is None else (process.frames, process.damaged)
+            return replace(
+                self._status, captured=self._past_frames + frames, damaged=self._past_damaged + damaged
+            )
 
     @property
     def fps(self) -> float | None:
@@ -160,19 +166,30 @@ class Supervisor:
         return shot
 
     def _run(self) -> None:
-        delay_s = self._deadlines.first_retry_s
+        backoff_s = self._deadlines.first_retry_s
+        has_worked = False
         try:
-            while (lost := self._one_process()) is not None:
+            while True:
+                started_s = monotonic()
+                lost = self._one_process()
+                if lost is None:
+                    return
                 if self._has_had_frames:
-                    delay_s = self._deadlines.first_retry_s
+                    has_worked = True
+                    backoff_s = self._deadlines.first_retry_s
                     self._down_since_s = monotonic()
+                delay_s = backoff_s
+                if has_worked and not self._has_had_frames:
+                    # Cameras are off for seconds, while the wait would have doubled to half a minute.
+                    left_s = started_s + self._deadlines.worked_retry_s - monotonic()
+                    delay_s = round(min(backoff_s, max(0.0, left_s)), 1)
                 self._set("offline", lost.reason, retry_in_s=delay_s)
                 give_up_s = self._deadlines.give_up_s
                 if give_up_s is not None and monotonic() + delay_s - self._down_since_s > give_up_s:
                     raise SourceError(f"{lost.reason}: given up after {give_up_s:g} s")
                 if self._stopping.wait(delay_s):
                     return
-                delay_s = min(2 * delay_s, self._deadlines.last_retry_s)
+                backoff_s = min(2 * backoff_s, self._deadlines.last_retry_s)
         except BaseException as error:
             self._finish(error)
 
@@ -195,6 +212,7 @@ class Supervisor:
             with self._changed:
                 self._process = None
                 self._past_frames += process.frames
+                self._past_damaged += process.damaged
             self._has_had_frames = process.frames > 0
             if not process.close(*((0.0,) if lost is not None and lost.hangs else ())):
                 _log.error("%s: its process hangs in the kernel and cannot be killed", self.spec.shown)
@@ -257,11 +275,12 @@ class Supervisor:
             # It waits for us, not we for it.
             return None
         least_s = _PERIODS / self._fps if self._fps else 0.0
-        silent_s = now_s - max(process.last_frame_s, clock.opened_s)
-        if silent_s > max(limits.read_s, least_s):
-            return _Lost(f"{shown}: no frame for {silent_s:.1f} s", hangs=True)
-        if silent_s > max(limits.stall_s, least_s):
-            self._set("stalled", f"{shown}: no frame for a moment")
+        unheard_s = now_s - max(process.last_heard_s, clock.opened_s)
+        if unheard_s > max(limits.read_s, least_s):
+            return _Lost(f"{shown}: no frame for {unheard_s:.1f} s", hangs=True)
+        if now_s - max(process.last_frame_s, clock.opened_s) > max(limits.stall_s, least_s):
+            damaged = unheard_s < limits.stall_s
+            self._set("stalled", f"{shown}: {'only damaged frames' if damaged else 'no frame'} for a moment")
         elif process.frames:
             self._set("online", "")
         return None

@@ -135,9 +135,10 @@ class Slot:
 
 
 class Counter:
-    """Frames taken and CLOCK_MONOTONIC of the last one, in shared memory that one process writes and one reads."""
+    """Frames taken and damaged ones left out, with CLOCK_MONOTONIC of the last one of each, in shared memory that one
+    process writes and one reads."""
 
-    NBYTES = 16
+    NBYTES = 32
 
     def __init__(self, descriptor: int) -> None:
         self._map = mmap.mmap(descriptor, self.NBYTES)
@@ -152,6 +153,21 @@ class Counter:
     def last_ns(self) -> int:
         """When the last of them came, 0 before the first."""
         return int(self._values[1])
+
+    @property
+    def damaged(self) -> int:
+        """Frames that this process left out since they were damaged."""
+        return int(self._values[2])
+
+    @property
+    def last_heard_ns(self) -> int:
+        """When the last frame came, whole or damaged; 0 before the first."""
+        return int(max(self._values[1], self._values[3]))
+
+    def count_damaged(self, now_ns: int) -> None:
+        """One damaged frame more, at ``now_ns``."""
+        self._values[3] = now_ns
+        self._values[2] += 1
 
     def count(self, now_ns: int) -> None:
         """One frame more, at ``now_ns``."""

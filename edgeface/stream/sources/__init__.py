@@ -72,7 +72,8 @@ class Source(Protocol):
         """The next frame, waiting for it; None at the end, where there is one. It may hang: the process is killed then.
 
         The frame may be overwritten by the next ``read``. Raises SourceError for what may pass, and is opened anew
-        later; any other EdgefaceError ends the run.
+        later; any other EdgefaceError ends the run. One frame that is damaged is left out and the next one read; a
+        source that knows of such frames counts them in an attribute ``damage`` (``pictures.Damage``).
         """
 
     def close(self) -> None:

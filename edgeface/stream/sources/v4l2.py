@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeface.errors import OptionError, SourceError
+from edgeface.errors import DamagedFrameError, OptionError, SourceError
 from edgeface.stream.sources import Grab, SourceSpec, check_options, live_frame, source
+from edgeface.stream.sources.pictures import Damage, PictureDecoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from edgeface.frames import Frame
 
-LIBRARIES = ("cv2",)
+LIBRARIES = ("cv2", "edgeface.image_headers")
 
 # What --pixel-format takes, and V4L2's four letters for it.
 PIXEL_FORMATS = {"yuyv": "YUYV", "nv12": "NV12", "mjpeg": "MJPG", "grey": "GREY", "bgr": "BGR3"}
@@ -29,8 +30,12 @@ PIXEL_FORMATS = {"yuyv": "YUYV", "nv12": "NV12", "mjpeg": "MJPG", "grey": "GREY"
 # linux/videodev2.h: _IOR('V', 0, struct v4l2_capability), _IOWR('V', 8, struct v4l2_requestbuffers) and flags.
 _QUERYCAP, _CAPABILITY_BYTES = 0x80685600, 104
 _REQBUFS = 0xC0145608
-_BUF_TYPE_VIDEO_CAPTURE, _MEMORY_MMAP = 1, 1
-_CAP_VIDEO_CAPTURE, _CAP_DEVICE_CAPS = 0x1, 0x80000000
+_BUF_TYPES_CAPTURE, _MEMORY_MMAP = (1, 9), 1    # of one plane, of several
+# What pictures come from: of one plane, or of several, as the CSI cameras of Rockchip and i.MX have it.
+_CAPS_CAPTURE = 0x1 | 0x1000
+# Codecs and scalers, which take pictures and give them back.
+_CAPS_M2M = 0x4000 | 0x8000
+_CAP_DEVICE_CAPS = 0x80000000
 _DEVICE_CAPS_AT, _CAPS_AT = 88, 84
 
 # A driver's stamp older than this is of another clock.
@@ -57,6 +62,8 @@ class V4l2Camera:
 
         self._device = device
         self._capture = capture
+        self._decoder = PictureDecoder(device)
+        self.damage = Damage()
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps: float | None = fps if 0 < fps <= 1000 else None
         self._fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("ascii", "replace")
@@ -66,11 +73,18 @@ class V4l2Camera:
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 1)
 
     def read(self) -> Grab | None:
-        done, raw = self._capture.read()
-        now_ns = time.monotonic_ns()
-        if not done or raw is None:
-            raise SourceError(f"{self._device}: the camera stopped: check its plug and its power")
-        return Grab(as_frame(raw, self._fourcc, self._device), self._taken_ns(now_ns))
+        while True:
+            done, raw = self._capture.read()
+            now_ns = time.monotonic_ns()
+            if not done or raw is None:
+                raise SourceError(f"{self._device}: the camera stopped: check its plug and its power")
+            try:
+                frame = as_frame(raw, self._fourcc, self._decoder)
+            except DamagedFrameError as error:
+                self.damage.count(error)
+                continue
+            self.damage.end()
+            return Grab(frame, self._taken_ns(now_ns))
 
     def close(self) -> None:
         self._capture.release()
@@ -83,17 +97,13 @@ class V4l2Camera:
         return stamp_ns if now_ns - _OLDEST_STAMP_NS < stamp_ns <= now_ns else now_ns
 
 
-def as_frame(raw: NDArray[np.uint8], fourcc: str, device: str) -> Frame:
+def as_frame(raw: NDArray[np.uint8], fourcc: str, decoder: PictureDecoder) -> Frame:
     """What OpenCV hands out unconverted as a Frame: YUYV uint8 (H, W, 2), NV12 (H * 3 / 2, W), GREY (H, W), BGR
-    (H, W, 3), and JPEG's bytes in one row or column. Raises SourceError for what is no picture."""
-    import cv2
-    import numpy as np
-
-    if fourcc in ("MJPG", "JPEG") and (raw.ndim < 3 or raw.shape[2] == 1) and 1 in raw.shape[:2]:
-        image = cv2.imdecode(raw.reshape(-1), cv2.IMREAD_COLOR) if raw.size else None
-        if image is None:
-            raise SourceError(f"{device}: a picture of the camera is damaged: check its cable")
-        return live_frame(np.asarray(image, np.uint8), "bgr", device)
+    (H, W, 3), and JPEG's bytes in one row or column. Raises DamagedFrameError, and SourceError for what is no picture.
+    """
+    device = decoder.shown
+    if fourcc in ("MJPG", "JPEG") and (raw.ndim < 3 or raw.shape[2] == 1) and (not raw.size or 1 in raw.shape[:2]):
+        return live_frame(decoder.decode(raw.tobytes()), "bgr", device)
     if fourcc == "YUYV" and raw.ndim == 3 and raw.shape[2] == 2:
         return live_frame(raw, "yuyv", device)
     if raw.ndim == 3 and raw.shape[2] == 1:
@@ -165,6 +175,10 @@ def _others(spec: SourceSpec, capture: Capture, pixel_format: str) -> list[str]:
 def check_device(device: str) -> None:
     """Raise SourceError when ``device`` is not there, may not be opened, or is no camera."""
     path = Path(device)
+    is_none = SourceError(f"{device}: is no V4L2 device: choose another, 'ls /dev/video*' shows them")
+    # To open some other things is to use them: a reader of a pipe is one that its writer waits for.
+    if path.exists() and not path.is_char_device():
+        raise is_none
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError:
@@ -180,13 +194,15 @@ def check_device(device: str) -> None:
     try:
         answer = fcntl.ioctl(descriptor, _QUERYCAP, bytes(_CAPABILITY_BYTES))
     except OSError:
-        raise SourceError(f"{device}: is no V4L2 device: choose another, 'ls /dev/video*' shows them") from None
+        raise is_none from None
     finally:
         os.close(descriptor)
     (capabilities,) = struct.unpack_from("=I", answer, _CAPS_AT)
     if capabilities & _CAP_DEVICE_CAPS:
         (capabilities,) = struct.unpack_from("=I", answer, _DEVICE_CAPS_AT)
-    if not capabilities & _CAP_VIDEO_CAPTURE:
+    if capabilities & _CAPS_M2M:
+        raise SourceError(f"{device}: is a codec and no camera: try another, 'v4l2-ctl --list-devices' names them")
+    if not capabilities & _CAPS_CAPTURE:
         raise SourceError(f"{device}: gives no pictures; cameras have a second device, for data: try the one before")
 
 
@@ -197,10 +213,12 @@ def _why_not(device: str) -> str:
     except OSError as error:
         return f"{error.strerror or error}: {_next_step(error)}"
     try:
-        fcntl.ioctl(descriptor, _REQBUFS, struct.pack("=III8x", 0, _BUF_TYPE_VIDEO_CAPTURE, _MEMORY_MMAP))
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            return f"in use by another program: close it, 'fuser -v {device}' names it"
+        for kind in _BUF_TYPES_CAPTURE:
+            try:
+                fcntl.ioctl(descriptor, _REQBUFS, struct.pack("=III8x", 0, kind, _MEMORY_MMAP))
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    return f"in use by another program: close it, 'fuser -v {device}' names it"
     finally:
         os.close(descriptor)
     return "OpenCV gets no pictures from it: try another --pixel-format, --width and --height"
