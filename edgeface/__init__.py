@@ -14,6 +14,7 @@ from edgeface import errors
 if TYPE_CHECKING:
     from edgeface.faces import Faces
     from edgeface.frames import Frame
+    from edgeface.head_pose import pose_from_points
     from edgeface.runtime.detector import Detector
     from edgeface.runtime.loading import load
 
@@ -25,12 +26,13 @@ _root = Path(__file__).parent.parent
 if (_root / "pyproject.toml").is_file() and not (_root / "edgeface" / "convert").exists():
     __path__.append(str(_root))
 
-__all__ = ["Detector", "Faces", "Frame", "__version__", "errors", "load", "stream"]
+__all__ = ["Detector", "Faces", "Frame", "__version__", "errors", "load", "pose_from_points", "stream"]
 
 _HOMES = {
     "Detector": "edgeface.runtime.detector",
     "Faces": "edgeface.faces",
     "Frame": "edgeface.frames",
+    "pose_from_points": "edgeface.head_pose",
     "load": "edgeface.runtime.loading",
 }
 

@@ -49,7 +49,9 @@ class FakeDetector:
     """Gives for each picture what the test laid down for it, and remembers which it saw."""
 
     def __init__(self, by_picture: Sequence[Faces]) -> None:
-        self.bundle = SimpleNamespace(name="fake-fp32-none", engine="none")
+        self.bundle = SimpleNamespace(
+            name="fake-fp32-none", engine="none", defaults=SimpleNamespace(score=0.7)
+        )
         self.seen: list[int] = []
         self._by_picture = by_picture
 
@@ -106,7 +108,7 @@ def test_ap_by_subset_and_height_in_text_and_json(tmp_path: Path, use: Any) -> N
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert asked == {
-        "model": "some_model", "engine": None, "threads": None, "size": 640, "score": 0.02, "nms": 0.4, "device": "cpu",
+        "model": "some_model", "engine": None, "threads": 1, "size": 640, "score": 0.02, "nms": 0.4, "device": "cpu",
         **NO_LIMITS,
     }
     report = json.loads(target.read_text())
@@ -120,7 +122,9 @@ def test_ap_by_subset_and_height_in_text_and_json(tmp_path: Path, use: Any) -> N
     assert {key: report[key] for key in ("model", "engine", "data", "split", "pictures", "size_px")} == {
         "model": "fake-fp32-none", "engine": "none", "data": "wider", "split": "dev", "pictures": 3, "size_px": 640,
     }  # fmt: skip
-    assert set(report["measures"]["not_measured"]) == {"attributes", "landmarks", "pose", "false_alarms"}
+    assert set(report["measures"]["not_measured"]) == {
+        "attributes", "landmarks", "pose", "false_alarms", "mask_recall",
+    }
     text = result.stdout
     assert text.startswith("fake-fp32-none (none) on wider, dev part, 3 pictures\nlongest side 640 px, score >= 0.02")
     easy, hard = (next(line for line in text.splitlines() if name in line.split()) for name in ("easy", "hard"))
@@ -178,7 +182,11 @@ def test_crops_give_landmark_and_pose_error_of_the_face_annotated(tmp_path: Path
     assert "1 of 2 faces found" in text
     assert "NME 5.00 %" in text
     assert "not found 50.0%" in text
-    assert "pitch 3.00, yaw 4.00, roll 2.00, mean 3.00" in text
+    lines = [line.strip() for line in text.splitlines()]
+    head = lines.index("head pose, mean absolute error in degrees, 1 of 2 faces found")
+    assert lines[head + 1] == "pitch error 3.00 (a constant 0.00), correlation -, slope -"
+    assert lines[head + 4] == "mean  3.00; not found 50.0%"
+    assert "nose height between eyes (0) and mouth (1): error 0.000" in text
     assert "detection not measured: no complete picture with annotated boxes" in text
 
 
@@ -223,9 +231,11 @@ def test_false_faces_on_pictures_without_any(tmp_path: Path, use: Any) -> None:
     use(faces((A, 0.9), (B, 0.5), (C, 0.49)), faces(), faces(), faces((A, 0.02)))
     result = run("m", "--data", data, "--json", "-")
     assert report_of(result)["measures"]["false_alarms"] == {
-        "pictures": 4, "score": 0.5, "false_faces": 2, "per_100_pictures": 50.0,
+        "pictures": 4, "score": 0.5, "false_faces": 2, "per_100_pictures": 50.0, "default_score": 0.7,
+        "per_100_at_default": 25.0,
     }  # fmt: skip
-    assert "false faces at score >= 0.5: 2 in 4 pictures without faces, 50.0 in 100" in run("m", "--data", data).stdout
+    says = "2 in 4 pictures without faces, 50.0 in 100; at the model's own 0.7: 25.0 in 100"
+    assert says in run("m", "--data", data).stdout
 
 
 @pytest.mark.parametrize(
@@ -328,6 +338,46 @@ def test_a_report_that_cannot_be_written_is_known_before_the_work(tmp_path: Path
     assert detector.seen == []
 
 
+def test_precision_and_recall_at_the_model_s_own_score_and_the_score_of_a_wanted_precision(
+    tmp_path: Path, use: Any
+) -> None:
+    data = write_set(tmp_path / "set", [{"complete": 1, "faces": [{"box": A}, {"box": B, "ignore": 1}]}] * 2)
+    # .9 hit, .8 on an ignored face, .75 invented, .6 hit, .55 a second box on the same face.
+    use(faces((A, 0.9), (B, 0.8), (NOWHERE, 0.75)), faces((A, 0.6), (A, 0.55)))
+    operating = report_of(run("m", "--data", data, "--suggest-score", "--json", "-"))["measures"]["operating"]
+    assert operating["at_default"] == {
+        "score": 0.7, "precision": 0.5, "recall": {"all": 0.5}, "detections": 2, "false_faces": 1,
+    }
+    half = operating["at_half"]
+    assert (half["precision"], half["recall"], half["false_faces"]) == (0.5, {"all": 1.0}, 2)
+    assert operating["suggested"]["score"] == pytest.approx(0.9)
+    assert operating["suggested"]["recall"] == {"all": 0.5}
+    text = run("m", "--data", data, "--suggest-score", "0.6").stdout
+    assert next(line for line in text.splitlines() if "precision 0.6" in line).split() == [
+        "precision", "0.6", "0.600", "0.667", "1", "1.000",
+    ]
+    use(faces((NOWHERE, 0.9)), faces())
+    assert "no score has a precision of 0.95" in run("m", "--data", data, "--suggest-score").stdout
+
+
+def test_recall_of_masked_faces_is_at_the_model_s_own_score(tmp_path: Path, use: Any) -> None:
+    people = [{"box": A, "mask": "worn"}, {"box": B, "mask": "worn"}, {"box": C, "mask": "none"}]
+    data = write_set(tmp_path / "masks", [{"complete": 1, "faces": people}])
+    use(faces((A, 0.71), (B, 0.69), (C, 0.9)))
+    recall = report_of(run("m", "--data", data, "--json", "-"))["measures"]["mask_recall"]
+    assert recall["worn"] == {"score": 0.7, "faces": 2, "share": 0.5, "by_side_px": {"16-32": [2, 0.5]}}
+    assert recall["none"] == {"score": 0.7, "faces": 1, "share": 1.0, "by_side_px": {}}
+    assert "found at score >= 0.7, by the mask" in run("m", "--data", data).stdout
+
+
+def test_several_sets_are_one_line_of_json_each(tmp_path: Path, use: Any) -> None:
+    first = write_set(tmp_path / "one", [{"complete": 1, "faces": [{"box": A}]}])
+    second = write_set(tmp_path / "two", [{"complete": 1, "faces": []}])
+    use(faces((A, 0.9)))
+    result = run("m", "--data", first, "--data", second, "--json", "-")
+    assert [json.loads(line)["data"] for line in result.stdout.splitlines()] == ["one", "two"]
+
+
 def test_missing_data_and_unknown_model(tmp_path: Path) -> None:
     result = run("mos_s", "--data", tmp_path / "none")
     assert result.exit_code == 4
@@ -346,4 +396,4 @@ def test_a_real_network_from_its_checkpoint(tmp_path: Path, tiny_checkpoint: Pat
     measures = report["measures"]
     assert 0 <= measures["detection"]["ap"]["all"]["ap"] <= 1
     assert measures["landmarks"]["faces"] == measures["pose"]["faces"] == 1
-    assert set(measures["not_measured"]) == {"attributes", "false_alarms"}
+    assert set(measures["not_measured"]) == {"attributes", "false_alarms", "mask_recall"}

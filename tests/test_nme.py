@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeface.data.annotations import Face, read_annotations
-from edgeface.evaluation.landmarks import auc, evaluate_landmarks, nme
+from edgeface.evaluation.landmarks import auc, evaluate_landmarks, nme, nose_ratios
 from edgeface.evaluation.locate import face_box, locate
 from edgeface.faces import Faces
 
@@ -24,6 +24,27 @@ def face(points: np.ndarray = POINTS, box: np.ndarray | None = BOX) -> Face:
 
 def found(points: np.ndarray = POINTS, box: np.ndarray = BOX) -> Faces:
     return Faces(box[None], np.float32([0.9]), landmarks=points[None])
+
+
+def test_the_nose_ratio_is_of_the_line_between_eyes_and_mouth_however_the_picture_is_turned() -> None:
+    # Eyes at 40, mouth at 80, nose at 60.
+    assert nose_ratios(POINTS[None]).tolist() == [0.5]
+    quarter = np.stack([-POINTS[:, 1], POINTS[:, 0]], axis=1)
+    assert nose_ratios(quarter[None]).tolist() == [0.5]
+    assert np.isnan(nose_ratios(np.zeros((1, 5, 2)))).all()
+
+
+def test_points_of_a_mean_face_have_a_nose_ratio_that_does_not_follow() -> None:
+    def nosed(y: float) -> np.ndarray:
+        return np.float32([*POINTS[:2], [50, y], *POINTS[3:]])
+
+    mean = [(face(nosed(y)), found()) for y in (54, 58, 62, 66)]
+    stuck = evaluate_landmarks(mean).nose_ratio
+    assert stuck is not None
+    assert (stuck.count, stuck.slope, stuck.correlation) == (4, 0.0, None)
+    follows = evaluate_landmarks([(f, found(nosed(f.landmarks[2][1]))) for f, _ in mean if f.landmarks is not None])
+    assert follows.nose_ratio is not None
+    assert follows.nose_ratio.slope == pytest.approx(1)
 
 
 def shifted(distance: float) -> np.ndarray:

@@ -236,7 +236,7 @@ def test_a_shifted_score_counts_against_the_share() -> None:
 
 def measures(ap: float) -> Measures:
     row = AveragePrecision(ap, 0.9, 10)
-    return Measures(DetectionReport({"easy": row}, {}), None, None, None, None)
+    return Measures(DetectionReport({"easy": row}, {}))
 
 
 def test_int8_against_a_float_network_is_judged_by_its_ap() -> None:

@@ -40,6 +40,19 @@ def test_means_are_of_absolute_errors_over_found_faces() -> None:
     assert report.mean_deg == pytest.approx(11 / 3, abs=1e-5)
 
 
+def test_a_head_that_always_says_the_same_is_told_from_one_that_follows() -> None:
+    truth = [-20.0, 0.0, 10.0, 30.0]
+    stuck = [(face(p, p, 175 + p), found(-2 + 0.1 * p, p + 3, -175 + p)) for p in truth]
+    by_angle = evaluate_pose(stuck).by_angle
+    # The median is 5: 25, 5, 5 and 25 away.
+    assert by_angle["pitch"].constant_error == pytest.approx(15)
+    assert by_angle["pitch"].slope == pytest.approx(0.1)
+    assert by_angle["pitch"].correlation == pytest.approx(1)
+    assert (by_angle["yaw"].slope, by_angle["yaw"].error) == (pytest.approx(1), pytest.approx(3))
+    # 10 degrees past 180 each time: the short way round, and no jump in the regression.
+    assert (by_angle["roll"].slope, by_angle["roll"].error) == (pytest.approx(1), pytest.approx(10))
+
+
 def test_the_pose_is_that_of_the_annotated_face() -> None:
     both = Faces(np.stack([NOWHERE, BOX]), np.float32([0.9, 0.1]), pose=np.float32([[50, 50, 50], [1, 2, 3]]))
     report = evaluate_pose([(face(0, 0, 0), both)])

@@ -9,12 +9,14 @@ import click
 from edgeface.cli.cascade import cascade_options
 
 GPU_BATCH = 16
+WANTED_PRECISION = 0.95
 
 
 @click.command("evaluate", short_help="Measure a model on annotated pictures.")
 @click.argument("model")
 @click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="A data set's folder, with annotations.jsonl in it."
+    "--data", "sets", required=True, multiple=True, type=click.Path(path_type=Path),
+    help="A data set's folder, with annotations.jsonl in it; several times for several sets.",
 )
 @click.option(
     "--split", default="dev", show_default=True, type=click.Choice(["train", "dev", "test"]), help="Part of the set."
@@ -32,18 +34,22 @@ GPU_BATCH = 16
 @click.option("--nms", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Largest IoU of two faces.")
 @click.option("--engine", help="Engine to run with; torch for a checkpoint.")
 @cascade_options
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine.  [default: processors, at most 4]")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the engine.")
 @click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many pictures, spread evenly over the part.")
+@click.option(
+    "--suggest-score", "precision", type=click.FloatRange(0, 1), is_flag=False, flag_value=WANTED_PRECISION,
+    metavar="[PRECISION]", help="Say the least score from which the precision is 0.95, or PRECISION, and its recall.",
+)
 @click.option(
     "--json",
     "json_target",
     metavar="FILE",
-    help="Write the report as one JSON line; '-' is standard output, which then holds nothing else.",
+    help="Write the report as one JSON line a set; '-' is standard output, which then holds nothing else.",
 )
 def command(
     model: str,
-    data: Path,
+    sets: tuple[Path, ...],
     split: str,
     size: int,
     score: float,
@@ -53,20 +59,22 @@ def command(
     min_face: float | None,
     thresholds: tuple[float, ...] | None,
     candidates: int | None,
-    threads: int | None,
+    threads: int,
     device: str,
     limit: int | None,
+    precision: float | None,
     json_target: str | None,
 ) -> None:
-    """Measure MODEL on a data set, as far as the set's annotations allow.
+    """Measure MODEL on data sets, as far as their annotations allow.
 
-    MODEL is a name, a bundle's directory or a checkpoint (.pt).
+    MODEL is a name, a bundle's directory or a checkpoint (.pt), also one of a training run that still goes on.
 
     AP by WIDER FACE's protocol where pictures are completely annotated: easy, medium and hard where the set has these
-    subsets, over all faces elsewhere, and by face height. Landmark and head pose errors where the source annotated
-    them; what detectors annotated is never scored on. Masks and sunglasses where the set has them and the model tells
-    them: accuracy, balanced accuracy and area under the ROC curve, by face size, at the model's own thresholds. False
-    faces on a set without faces.
+    subsets, over all faces elsewhere, and by face height; precision and recall at the model's own score. Landmark and
+    head pose errors where the source annotated them, each beside the error of a constant, with its correlation and
+    slope; what detectors annotated is never scored on. Masks and sunglasses where the set has them and the model tells
+    them: accuracy, balanced accuracy and area under the ROC curve, by face size, at the model's own thresholds; and how
+    many of the masked faces are found at all. False faces on a set without faces.
 
     Where one face of a picture is annotated, the detection that overlaps it best is evaluated (IoU at least 0.3), and
     a face that nothing overlaps is reported as not found. Sets of face crops are scaled like all others: --size 320
@@ -77,42 +85,39 @@ def command(
     import edgeface
     from edgeface.cli.progress import progress
     from edgeface.cli.results import STDOUT, json_lines, say
-    from edgeface.data.annotations import ANNOTATIONS, read_annotations
-    from edgeface.errors import DataError
-    from edgeface.evaluation.measure import detect_all, detect_batches, measure, reasons_against, spread
-    from edgeface.evaluation.report import Measures, Report
-    from edgeface.images import read_image
+    from edgeface.evaluation.measure import detect_all, detect_batches, measure
+    from edgeface.evaluation.parts import data_part
+    from edgeface.evaluation.report import Report
+    from edgeface.evaluation.report_text import report_lines
 
-    whole = read_annotations(data, split)
-    pictures = spread(whole, limit)
-    reasons = reasons_against(pictures)
-    if set(reasons) == Measures.names():
-        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise DataError(f"{data / ANNOTATIONS}: nothing to measure in its {split} part ({why}): choose another set")
+    parts = [data_part(data, split, limit) for data in sets]
     detector = edgeface.load(
         model, engine=engine, threads=threads, size=size, score=score, nms=nms, refine=refine, min_face=min_face,
         thresholds=thresholds, candidates=candidates, device=device,
     )
     with json_lines(json_target) as lines:
-        shown = progress(pictures, "evaluating", len(pictures))
-        if device == "cpu":
-            detections = detect_all(detector, shown, read_image)
-        else:
-            detections = detect_batches(detector.batch, shown, read_image, GPU_BATCH)
-        report = Report(
-            model=detector.bundle.name,
-            engine=detector.bundle.engine,
-            data=data.resolve().name,
-            split=split,
-            pictures=len(pictures),
-            pictures_of_split=len(whole),
-            size_px=size,
-            score=score,
-            nms_iou=nms,
-            measures=measure(pictures, detections),
-        )
-        if json_target != STDOUT:
-            for line in report.to_text().splitlines():
-                say(line)
-        if lines is not None:
-            lines.write(report.to_record())
+        for number, part in enumerate(parts):
+            shown = progress(part.pictures, f"evaluating {part.name}", len(part.pictures))
+            if device == "cpu":
+                detections = detect_all(detector, shown, part.read)
+            else:
+                detections = detect_batches(detector.batch, shown, part.read, GPU_BATCH)
+            default_score = detector.bundle.defaults.score
+            report = Report(
+                model=detector.bundle.name,
+                engine=detector.bundle.engine,
+                data=part.name,
+                split=part.split,
+                pictures=len(part.pictures),
+                pictures_of_split=part.available,
+                size_px=size,
+                score=score,
+                nms_iou=nms,
+                default_score=default_score,
+                measures=measure(part.pictures, detections, default_score, precision),
+            )
+            if json_target != STDOUT:
+                for line in (*([""] if number else []), *report_lines(report)):
+                    say(line)
+            if lines is not None:
+                lines.write(report.to_record())

@@ -55,6 +55,19 @@ class AttributeReport:
     incorrect_as_worn: float | None = None
 
 
+@dataclass(frozen=True)
+class MaskRecall:
+    """Of ``faces`` faces annotated with one state of the mask, the ``share`` (0..1) found at ``score`` and more.
+
+    ``by_side_px``: band of the longer side of the face's box in pixels of the picture -> (faces, share).
+    """
+
+    score: float
+    faces: int
+    share: float
+    by_side_px: Mapping[str, tuple[int, float]]
+
+
 def roc_auc(probabilities: Floats, labels: NDArray[np.bool_]) -> float | None:
     """Area under the ROC curve in 0..1: the share of pairs of a yes and a no (``labels`` (N,) bool) that
     ``probabilities`` (N,) put in order, ties counting half. None where there is no such pair."""
@@ -165,6 +178,34 @@ def _evaluated(name: str, pictures: Sequence[Picture], detections: Sequence[Face
         incorrect=incorrect,
         incorrect_as_worn=float(np.mean(wrongly)) if wrongly else None,
     )
+
+
+def evaluate_mask_recall(
+    pictures: Sequence[Picture], detections: Sequence[Faces], score: float
+) -> dict[str, MaskRecall]:
+    """How many of the faces with a "worn" mask, with "none" and with an "incorrect" one are found at ``score``.
+
+    A face is found where a detection of at least that score is the one that ``locate`` finds for it, which for a model
+    that cannot tell masks counts as for one that can. Faces without a place are left out.
+    """
+    rows: dict[str, list[tuple[float, bool]]] = {}
+    for picture, found in zip(pictures, detections, strict=True):
+        enough = found.boxes[found.scores >= np.float32(score)]
+        passed = Faces(enough, np.ones(len(enough), np.float32))
+        for face in picture.faces:
+            if face.mask is not None and has_place(face) and not face.ignore and not face.teacher:
+                rows.setdefault(face.mask, []).append((_side_px(face), locate(passed, face) is not None))
+    return {state: _mask_recall(np.array(rows[state]), score) for state in sorted(rows, reverse=True)}
+
+
+def _mask_recall(rows: NDArray[np.float64], score: float) -> MaskRecall:
+    sides_px, found = rows.T
+    bands = {}
+    for name, (low, high) in BANDS_PX.items():
+        inside = (sides_px > low) & (sides_px <= high)
+        if inside.any():
+            bands[name] = (int(inside.sum()), float(found[inside].mean()))
+    return MaskRecall(score, len(rows), float(found.mean()), bands)
 
 
 def _found(picture: Picture, face: Face, found: Faces) -> int | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.annotations import Face
+from edgeface.evaluation.fit import Fit, fit
 from edgeface.evaluation.locate import locate
 from edgeface.faces import Faces
 
@@ -23,7 +24,9 @@ class LandmarkReport:
     ``faces`` were asked for, ``found`` of them were detected. ``nme_percent``, ``median_percent`` and ``over_10_share``
     are over the found faces, None where none was found; ``failure_share`` is over all faces, and a face not found is a
     failure, as is one over 10 %. ``auc_10`` is the area under the CED up to 10 %, divided by 10 %, over all faces.
-    ``ced`` lists (error in percent, share of all faces at or below it).
+    ``ced`` lists (error in percent, share of all faces at or below it). ``nose_ratio`` compares the found faces' nose
+    height between eyes and mouth (``nose_ratios``) with the annotated one, which says whether the points follow the
+    pitch of the head or are a mean face laid into the box; None where no face has such a ratio.
     """
 
     faces: int
@@ -35,6 +38,7 @@ class LandmarkReport:
     failure_share: float
     auc_10: float
     ced: list[tuple[float, float]]
+    nose_ratio: Fit | None = None
 
 
 def nme(predicted: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -46,6 +50,19 @@ def nme(predicted: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[n
     if not (eyes_px > 0).all():
         raise ValueError("a face's annotated eyes coincide: its error has no unit")
     return np.asarray(np.linalg.norm(predicted.astype(np.float64) - truth, axis=2).mean(axis=1) / eyes_px)
+
+
+def nose_ratios(points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Where the nose tip is on the line from the middle of the eyes (0) to the middle of the mouth (1): (N,).
+
+    ``points`` are (N, 5, 2). It falls as the head looks up, and turning the picture leaves it as it is. NaN where the
+    two middles are one point.
+    """
+    eyes, mouth = points[:, :2].astype(np.float64).mean(axis=1), points[:, 3:].astype(np.float64).mean(axis=1)
+    down = mouth - eyes
+    along, length = ((points[:, 2] - eyes) * down).sum(axis=1), (down**2).sum(axis=1)
+    ratios: NDArray[np.float64] = np.divide(along, length, out=np.full(len(points), np.nan), where=length > 0)
+    return ratios
 
 
 def auc(errors_percent: NDArray[np.float64], limit_percent: float) -> float:
@@ -86,5 +103,12 @@ def evaluate_landmarks(faces: Sequence[tuple[Face, Faces]]) -> LandmarkReport:
         over_10_share=float((errors > LIMIT_PERCENT).mean()) if any_found else None,
         failure_share=float((everyone > LIMIT_PERCENT).mean()),
         auc_10=auc(everyone, LIMIT_PERCENT),
+        nose_ratio=_nose_fit(np.array(predicted), np.array(truth)) if predicted else None,
         ced=[(float(step), float((everyone <= step).mean())) for step in steps],
     )
+
+
+def _nose_fit(predicted: NDArray[np.float32], truth: NDArray[np.float32]) -> Fit | None:
+    said, true = nose_ratios(predicted), nose_ratios(truth)
+    known = np.isfinite(said) & np.isfinite(true)
+    return fit(said[known], true[known]) if known.any() else None

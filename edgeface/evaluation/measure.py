@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 
 from edgeface.data.annotations import Face, Picture
 from edgeface.errors import DataError
-from edgeface.evaluation.attributes import evaluate_attributes, labelled
+from edgeface.evaluation.attributes import evaluate_attributes, evaluate_mask_recall, labelled
 from edgeface.evaluation.landmarks import evaluate_landmarks
+from edgeface.evaluation.locate import has_place
+from edgeface.evaluation.operating import evaluate_operating
 from edgeface.evaluation.pose import evaluate_pose
 from edgeface.evaluation.report import FalseAlarmReport, Measures
 from edgeface.evaluation.wider import evaluate_detection
 from edgeface.faces import Faces
+from edgeface.head_pose import pose_from_points
 
 FALSE_ALARM_SCORE = 0.5
 
@@ -98,13 +102,24 @@ def reasons_against(pictures: Sequence[Picture]) -> dict[str, str]:
         reasons["pose"] = "no head pose of the source's own"
     if not labelled(pictures):
         reasons["attributes"] = "no mask, sunglasses or quality of the source's own"
+    if not any(_masked(face) for face in faces):
+        reasons["mask_recall"] = "no face is annotated with a mask"
     if faces or not all(picture.complete for picture in pictures):
         reasons["false_alarms"] = "not a set of pictures without faces"
     return reasons
 
 
-def measure(pictures: Sequence[Picture], detections: Sequence[Faces]) -> Measures:
-    """Every measure that the annotations and the model allow; ``detections`` are one ``Faces`` a picture."""
+def measure(
+    pictures: Sequence[Picture],
+    detections: Sequence[Faces],
+    default_score: float = FALSE_ALARM_SCORE,
+    precision: float | None = None,
+) -> Measures:
+    """Every measure that the annotations and the model allow; ``detections`` are one ``Faces`` a picture.
+
+    ``default_score``: from which the model counts a face by itself; recall and precision are given there.
+    ``precision`` (0..1) asks for the least score that reaches it.
+    """
     reasons = reasons_against(pictures)
     pairs = list(zip(pictures, detections, strict=True))
     for name in ("landmarks", "pose"):
@@ -114,20 +129,38 @@ def measure(pictures: Sequence[Picture], detections: Sequence[Faces]) -> Measure
     if "attributes" not in reasons and not attributes:
         reasons["attributes"] = f"the model gives no {' or '.join(labelled(pictures))}"
     complete = [(picture, found) for picture, found in pairs if picture.complete]
+    boxed = "detection" not in reasons
+    own_pose = [(face, found) for p, found in pairs for face in p.faces if _own_pose(face)]
+    pointed = own_pose and any(found.landmarks is not None for found in detections)
     return Measures(
-        detection=None
-        if "detection" in reasons
-        else evaluate_detection([picture for picture, _ in complete], [found for _, found in complete]),
+        detection=evaluate_detection(*_unzipped(complete)) if boxed else None,
+        operating=evaluate_operating(*_unzipped(complete), default_score, precision) if boxed else None,
         landmarks=None
         if "landmarks" in reasons
         else evaluate_landmarks([(face, found) for p, found in pairs for face in p.faces if _own_landmarks(face)]),
-        pose=None
-        if "pose" in reasons
-        else evaluate_pose([(face, found) for p, found in pairs for face in p.faces if _own_pose(face)]),
+        pose=None if "pose" in reasons else evaluate_pose(own_pose),
+        pose_from_landmarks=evaluate_pose([(face, _posed_by_points(found)) for face, found in own_pose])
+        if pointed
+        else None,
         attributes=attributes or None,
-        false_alarms=None if "false_alarms" in reasons else _false_alarms(detections),
+        mask_recall=None if "mask_recall" in reasons else evaluate_mask_recall(pictures, detections, default_score),
+        false_alarms=None if "false_alarms" in reasons else _false_alarms(detections, default_score),
         not_measured=reasons,
     )
+
+
+def _unzipped(pairs: Sequence[tuple[Picture, Faces]]) -> tuple[list[Picture], list[Faces]]:
+    return [picture for picture, _ in pairs], [found for _, found in pairs]
+
+
+def _posed_by_points(found: Faces) -> Faces:
+    """The faces with the head pose that their five points give; points that are all one look straight ahead."""
+    points = np.zeros((len(found), 5, 2), np.float32) if found.landmarks is None else found.landmarks
+    return replace(found, pose=np.nan_to_num(pose_from_points(points)))
+
+
+def _masked(face: Face) -> bool:
+    return face.mask is not None and has_place(face) and not face.ignore and not face.teacher
 
 
 def _own_landmarks(face: Face) -> bool:
@@ -135,12 +168,18 @@ def _own_landmarks(face: Face) -> bool:
 
 
 def _own_pose(face: Face) -> bool:
-    placed = face.box is not None or face.landmarks is not None
-    return face.pose is not None and placed and not face.teacher and not face.ignore
+    return face.pose is not None and has_place(face) and not face.teacher and not face.ignore
 
 
-def _false_alarms(detections: Sequence[Faces]) -> FalseAlarmReport:
-    false_faces = sum(int((found.scores >= FALSE_ALARM_SCORE).sum()) for found in detections)
+def _false_alarms(detections: Sequence[Faces], default_score: float) -> FalseAlarmReport:
+    scores = np.concatenate([np.empty(0, np.float32), *(found.scores for found in detections)])
+    pictures = max(len(detections), 1)
+    false_faces, at_default = (int((scores >= np.float32(s)).sum()) for s in (FALSE_ALARM_SCORE, default_score))
     return FalseAlarmReport(
-        len(detections), FALSE_ALARM_SCORE, false_faces, 100 * false_faces / max(len(detections), 1)
+        pictures=len(detections),
+        score=FALSE_ALARM_SCORE,
+        false_faces=false_faces,
+        per_100_pictures=100 * false_faces / pictures,
+        default_score=default_score,
+        per_100_at_default=100 * at_default / pictures,
     )

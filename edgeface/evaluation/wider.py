@@ -118,16 +118,9 @@ def average_precision(
     order = np.argsort(-matches.scores, kind="stable")
     face = matches.face[order]
     scores = matches.scores[order]
-    on_face = face >= 0
-    asked = np.zeros(len(face), np.bool_)
-    asked[on_face] = counted[face[on_face]]
-    left_out = on_face & ~asked
+    hit, left_out = hits_and_left_out(face, counted)
     if bystander is not None:
-        left_out |= ~on_face & bystander[order]
-    # np.unique gives the first place of each face, and the order is by score: the hit; the others are duplicates.
-    places = np.flatnonzero(asked)
-    hit = np.zeros(len(face), np.bool_)
-    hit[places[np.unique(face[places], return_index=True)[1]]] = True
+        left_out |= (face < 0) & bystander[order]
 
     thresholds = 1 - np.arange(1, THRESHOLDS + 1) / THRESHOLDS
     passed = np.searchsorted(-scores, -thresholds, side="right")
@@ -135,6 +128,24 @@ def average_precision(
     proposals = np.concatenate([[0], np.cumsum(~left_out)])[passed]
     precision = hits / np.maximum(proposals, 1)
     return AveragePrecision(voc_area(hits / total, precision), float(hits[-1] / total), total)
+
+
+def hits_and_left_out(
+    face: NDArray[np.int64], counted: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of D detections, best score first, are hits, and which are neither hits nor false: each (D,) bool.
+
+    ``face`` (D,) int64 is the face that each is matched with, or -1; ``counted`` (M,) bool says which faces are asked
+    for. A detection on a face that is not counted is left out; a further one on a counted face is false.
+    """
+    on_face = face >= 0
+    asked = np.zeros(len(face), np.bool_)
+    asked[on_face] = counted[face[on_face]]
+    # np.unique gives the first place of each face, and the order is by score: the hit; the others are duplicates.
+    places = np.flatnonzero(asked)
+    hit = np.zeros(len(face), np.bool_)
+    hit[places[np.unique(face[places], return_index=True)[1]]] = True
+    return hit, on_face & ~asked
 
 
 def voc_area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
@@ -151,16 +162,10 @@ def evaluate_detection(pictures: Sequence[Picture], detections: Sequence[Faces])
     height bins take the faces of the hard subset (which holds all three), or all faces; other faces and false
     detections whose own height is outside the bin are left out, since they are no fault at that size.
     """
-    faces: list[Face] = [face for picture in pictures for face in picture.faces if face.box is not None]
-    truths = [_boxes(picture) for picture in pictures]
+    truths = [annotated_boxes(picture) for picture in pictures]
     matches = match_set(detections, truths)
-    rank = np.array([SUBSETS.index(face.subset) if face.subset else len(SUBSETS) for face in faces], np.int64)
-    wanted = np.array([not face.ignore for face in faces], np.bool_)
-    if (rank < len(SUBSETS)).any():
-        counted = {name: wanted & (rank <= place) for place, name in enumerate(SUBSETS)}
-    else:
-        counted = {"all": wanted}
-    everyone = counted.get("hard", wanted)
+    counted = counted_faces(pictures)
+    everyone = list(counted.values())[-1]
     boxes = np.concatenate([np.empty((0, 4), np.float32), *truths])
     heights_px = boxes[:, 3] - boxes[:, 1]
     by_height = {}
@@ -174,7 +179,21 @@ def evaluate_detection(pictures: Sequence[Picture], detections: Sequence[Faces])
     )
 
 
-def _boxes(picture: Picture) -> NDArray[np.float32]:
+def counted_faces(pictures: Sequence[Picture]) -> dict[str, NDArray[np.bool_]]:
+    """Which annotated boxes of all ``pictures``, one after the other, each subset asks for: name -> (M,) bool.
+
+    The names are WIDER's subsets where any face has one, each in the next and the last the widest; else "all".
+    """
+    faces: list[Face] = [face for picture in pictures for face in picture.faces if face.box is not None]
+    rank = np.array([SUBSETS.index(face.subset) if face.subset else len(SUBSETS) for face in faces], np.int64)
+    wanted = np.array([not face.ignore for face in faces], np.bool_)
+    if (rank < len(SUBSETS)).any():
+        return {name: wanted & (rank <= place) for place, name in enumerate(SUBSETS)}
+    return {"all": wanted}
+
+
+def annotated_boxes(picture: Picture) -> NDArray[np.float32]:
+    """The annotated boxes of a picture, (M, 4) float32, those of ignored faces as well."""
     return np.array([face.box for face in picture.faces if face.box is not None], np.float32).reshape(-1, 4)
 
 

@@ -1,0 +1,76 @@
+"""Fit the mean face of ``edgeface/mean_face.py`` to annotated points and head poses, and print it.
+
+    python benchmarks/mean_face.py --data data/landmarks68
+
+Each face is the mean face turned by its annotated pose, scaled, moved and seen from far away. The scales and the mean
+face are fitted in turn by least squares until both stand, and the result is made symmetric. The last lines compare the
+pose that ``edgeface.pose_from_points`` finds in the annotated points of the dev part with the annotated pose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data.annotations import read_annotations
+from edgeface.evaluation.fit import fit
+from edgeface.evaluation.pose import ANGLES
+from edgeface.head_pose import five_of_68, pose_from_points, rotation
+
+Floats = NDArray[np.float64]
+
+ROUNDS = 30
+# The point that each of the 68 becomes in a mirror.
+MIRRORED = [
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
+]  # fmt: skip
+
+
+def annotated(data: Path, split: str) -> tuple[Floats, Floats]:
+    """Points (N, 68, 2) in pixels and poses (N, 3) in degrees of a part's faces that have both."""
+    faces = [face for picture in read_annotations(data, split) for face in picture.faces]
+    pairs = [(f.landmarks68, f.pose) for f in faces if f.landmarks68 is not None and f.pose is not None]
+    return np.array([p for p, _ in pairs], np.float64), np.array([p for _, p in pairs], np.float64)
+
+
+def mean_face(points: Floats, pose: Floats) -> Floats:
+    """The mean face (68, 3) of ``points`` (N, 68, 2) at ``pose`` (N, 3) degrees."""
+    camera = rotation(pose)[:, :2]
+    seen = points - points.mean(axis=1, keepdims=True)
+    scale = np.sqrt((seen**2).sum(axis=(1, 2)))
+    face = np.zeros((68, 3))
+    for _ in range(ROUNDS):
+        right = np.einsum("nij,npi->pj", camera, seen / scale[:, None, None])
+        face = np.linalg.solve(np.einsum("nij,nik->jk", camera, camera), right.T).T
+        turned = np.einsum("nij,pj->npi", camera, face)
+        scale = (seen * turned).sum(axis=(1, 2)) / (turned**2).sum(axis=(1, 2))
+    face = (face + face[MIRRORED] * [-1, 1, 1]) / 2
+    left, right_eye = five_of_68(face)[:2]
+    face = face - face.mean(axis=0) * [0, 0, 1] - (left + right_eye) / 2 * [1, 1, 0]
+    return np.asarray(face / np.linalg.norm(right_eye - left))
+
+
+@click.command(help=__doc__)
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="A set with 68 points and head poses.")
+def main(data: Path) -> None:
+    face = mean_face(*annotated(data, "train"))
+    rows = [f"({x:.3f}, {y:.3f}, {z:.3f}),".replace("-0.000", "0.000") for x, y, z in face]
+    for start in range(0, len(rows), 4):
+        click.echo("    " + " ".join(rows[start:start + 4]))
+    points, pose = annotated(data, "dev")
+    for name, given in (("68 points", points), ("5 points", five_of_68(points))):
+        found = pose_from_points(given)
+        for i, angle in enumerate(ANGLES):
+            one = fit(found[:, i], pose[:, i])
+            click.echo(
+                f"{name}, {angle:<5} error {one.error:.2f} degrees (a constant {one.constant_error:.2f}), "
+                f"correlation {one.correlation:.3f}, slope {one.slope:.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
