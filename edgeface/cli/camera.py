@@ -164,6 +164,10 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--loop/--no-loop", default=False, help="Play a file or folder again and again.")
 @click.option("--every-frame/--no-every-frame", default=False,
               help="Of a file, a folder or the demo: leave out no frame, as fast as they are looked at.")
+@click.option("--any-redirect/--no-any-redirect", default=False,
+              help="Follow an http camera's redirects to other hosts and ports too.")
+@click.option("--any-certificate/--no-any-certificate", default=False,
+              help="Take any certificate of an https camera, such as one that it made itself.")
 @click.option("--track/--no-track", default=True, show_default=True, help="Number the faces and keep the numbers.")
 @click.option("--detect-every", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Look for faces in every Nth frame; tracking fills in for the others.")

@@ -50,6 +50,8 @@ class Options:
     pixel_format: str | None = None
     loop: bool = False
     every_frame: bool = False
+    any_redirect: bool = False
+    any_certificate: bool = False
     track: bool = True
     detect_every: int = 1
     max_frames: int | None = None
@@ -136,6 +138,7 @@ def _prepared(options: Options) -> _Ready:
     spec = make_spec(
         options.source, width_px=options.width, height_px=options.height, fps=options.fps,
         pixel_format=options.pixel_format, loop=options.loop, every_frame=options.every_frame,
+        any_redirect=options.any_redirect, any_certificate=options.any_certificate,
     )
     is_served = options.show or options.metrics
     if not is_served and (options.bind, options.port, options.token, options.viewers) != (None,) * 4:

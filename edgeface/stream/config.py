@@ -25,6 +25,8 @@ class SourceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     pixel_format: str | None = None
     loop: bool = False
     every_frame: bool = False
+    any_redirect: bool = False
+    any_certificate: bool = False
     patience_s: Positive | None = None
     give_up_s: Positive | None = None
 

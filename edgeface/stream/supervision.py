@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from types import TracebackType
 
+from msgspec.structs import replace as replace_field
+
 from edgeface import errors
 from edgeface.errors import EdgefaceError, OptionError, SourceError
 from edgeface.stream.process import CaptureProcess
@@ -197,7 +199,7 @@ class Supervisor:
         """Run one process until it is lost; None when no other one is wanted."""
         self._has_had_frames = False
         try:
-            process = CaptureProcess(self.spec)
+            process = CaptureProcess(replace_field(self.spec, patience_s=self._deadlines.read_s))
         except SourceError as error:
             return _Lost(str(error))
         with self._changed:

@@ -36,7 +36,9 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     ``kind`` is its name in the registry, ``address`` the rest: a path, a URL, a number. A camera is asked for
     ``width_px``, ``height_px``, ``fps`` and ``pixel_format`` and may give others. A file is played at ``fps``, or its
-    own rate; with ``loop`` again and again; with ``every_frame`` as fast as its frames are taken, none left out.
+    own rate; with ``loop`` again and again; with ``every_frame`` as fast as its frames are taken, none left out. An
+    http camera is followed to other hosts only with ``any_redirect``, and its TLS certificate need not be one to trust
+    with ``any_certificate``. ``patience_s`` is how long it may be silent, as its supervisor sees it.
     """
 
     kind: str
@@ -47,7 +49,10 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
     pixel_format: str | None = None
     loop: bool = False
     every_frame: bool = False
+    any_redirect: bool = False
+    any_certificate: bool = False
     seed: int = 0
+    patience_s: float | None = None
 
     @property
     def shown(self) -> str:
@@ -133,6 +138,8 @@ def make_spec(
     pixel_format: str | None = None,
     loop: bool = False,
     every_frame: bool = False,
+    any_redirect: bool = False,
+    any_certificate: bool = False,
     seed: int = 0,
 ) -> SourceSpec:
     """The checked SourceSpec of a user's text and options; raises as ``parse_source`` does, and OptionError."""
@@ -146,7 +153,7 @@ def make_spec(
         raise OptionError("a rate and every frame exclude each other: drop one")
     return SourceSpec(
         kind=kind, address=address, width_px=width_px, height_px=height_px, fps=fps, pixel_format=pixel_format,
-        loop=loop, every_frame=every_frame, seed=seed,
+        loop=loop, every_frame=every_frame, any_redirect=any_redirect, any_certificate=any_certificate, seed=seed,
     )
 
 
@@ -169,8 +176,9 @@ def check_options(spec: SourceSpec, *taken: str) -> None:
 
 _OPTIONS = {
     "width_px": "width", "height_px": "height", "fps": "frame rate", "pixel_format": "pixel format",
-    "loop": "--loop", "every_frame": "--every-frame",
+    "loop": "--loop", "every_frame": "--every-frame", "any_redirect": "--any-redirect",
+    "any_certificate": "--any-certificate",
 }
 
-for _name in ("v4l2", "picamera2", "network", "files", "demo"):
+for _name in ("v4l2", "picamera2", "network", "http", "files", "demo"):
     importlib.import_module(f"{__name__}.{_name}")

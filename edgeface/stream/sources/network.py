@@ -1,11 +1,12 @@
-"""The sources ``rtsp`` and ``http``: streams by OpenCV's FFmpeg, which gives up a connection after a time."""
+"""The source ``rtsp``: streams by OpenCV's FFmpeg, which gives up a connection after a time."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeface.errors import SourceError
 from edgeface.stream.sources import Grab, SourceSpec, check_options, live_frame, source
@@ -19,6 +20,7 @@ LIBRARIES = ("cv2",)
 OPEN_TIMEOUT_MS = 8_000
 # For reading the supervisor's patience counts, which users can choose; this is for a connection that nobody minds.
 READ_TIMEOUT_MS = 120_000
+_OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 # TCP, since a lost packet is a grey picture otherwise; no buffer of FFmpeg's own, since only the newest frame counts.
 _FFMPEG_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 # FFmpeg tells of a refusal by HTTP as a warning.
@@ -38,7 +40,7 @@ _REASONS = (
 )
 
 
-class _Stream:
+class Stream:
     """An opened stream; its frames are stamped when they arrive, since few cameras say when they were taken."""
 
     def __init__(self, shown: str, capture: cv2.VideoCapture) -> None:
@@ -62,12 +64,11 @@ class _Stream:
         self._capture.release()
 
 
-@source("http")
 @source("rtsp")
-def open_stream(spec: SourceSpec) -> _Stream:
+def open_stream(spec: SourceSpec) -> Stream:
     """Connect; raises SourceError with the reason as far as FFmpeg tells it."""
     check_options(spec)
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
+    os.environ.setdefault(_OPTIONS_VARIABLE, _FFMPEG_OPTIONS)
     # Whatever the parent asked for: why a stream fails is read from what FFmpeg says.
     os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_WARNING
     import cv2
@@ -81,7 +82,27 @@ def open_stream(spec: SourceSpec) -> _Stream:
     ])
     if not capture.isOpened():
         raise SourceError(f"{spec.shown}: {reason(_stderr_since(said_before))}")
-    return _Stream(spec.shown, capture)
+    return Stream(spec.shown, capture)
+
+
+def open_body(spec: SourceSpec, body: io.BufferedIOBase, ffmpeg_options: str) -> Stream:
+    """A video that is read from ``body`` as it comes; raises SourceError when it is none that OpenCV reads."""
+    import cv2
+
+    # OpenCV's stubs name a class of its own, which files of Python need not be.
+    stream: Any = body
+    own = os.environ.get(_OPTIONS_VARIABLE)
+    os.environ[_OPTIONS_VARIABLE] = "|".join(filter(None, (own, ffmpeg_options)))
+    try:
+        capture = cv2.VideoCapture(stream, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    finally:
+        if own is None:
+            del os.environ[_OPTIONS_VARIABLE]
+        else:
+            os.environ[_OPTIONS_VARIABLE] = own
+    if not capture.isOpened():
+        raise SourceError(f"{spec.shown}: what it sends is no picture and no video: check the path in the address")
+    return Stream(spec.shown, capture)
 
 
 def reason(said: bytes) -> str:

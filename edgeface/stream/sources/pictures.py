@@ -74,13 +74,25 @@ class PictureDecoder:
         try:
             data = self._whole(data)
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except ImageTooLargeError as error:
-            raise SourceError(f"{self.shown}: its pictures cannot be used: {error}") from None
-        except (InputError, cv2.error, MemoryError):
+        except InputError as error:
+            raise self._refused(error) from None
+        except (cv2.error, MemoryError):
             image = None
         if image is None:
-            raise DamagedFrameError(f"{self.shown}: a picture came damaged, check the cable or the network")
+            raise self._refused(None)
         return np.asarray(image, np.uint8)
+
+    def check(self, data: bytes) -> None:
+        """Raise what ``decode`` raises, as far as that can be told without decoding."""
+        try:
+            self._whole(data)
+        except InputError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: InputError | None) -> SourceError:
+        if isinstance(error, ImageTooLargeError):
+            return SourceError(f"{self.shown}: its pictures cannot be used: {error}")
+        return DamagedFrameError(f"{self.shown}: a picture came damaged, check the cable or the network")
 
     def _whole(self, data: bytes) -> bytes:
         """The data, with the end that the pictures of some cameras lack. Raises InputError."""
