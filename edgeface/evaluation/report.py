@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edgeface.evaluation.attributes import AttributeReport, MaskRecall
+from edgeface.evaluation.close_ups import CloseUpReport
 from edgeface.evaluation.landmarks import LandmarkReport
 from edgeface.evaluation.operating import OperatingReport
 from edgeface.evaluation.pose import PoseReport
@@ -33,7 +34,7 @@ class Measures:
     """What could be measured; None where it could not, and ``not_measured`` says why, by the field's name.
 
     ``operating`` belongs to ``detection``, and ``pose_from_landmarks``, the head pose that the five points give
-    (``edgeface.pose_from_points``), to ``pose``: they have no reason of their own.
+    (``edgeface.pose_from_points``), to ``pose``: they have no reason of their own. ``close_ups`` stands alone.
     """
 
     detection: DetectionReport | None = None
@@ -44,12 +45,13 @@ class Measures:
     mask_recall: Mapping[str, MaskRecall] | None = None
     operating: OperatingReport | None = None
     pose_from_landmarks: PoseReport | None = None
+    close_ups: CloseUpReport | None = None
     not_measured: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def names(cls) -> set[str]:
         """The names of the measures that can be missing for a reason, the keys that ``not_measured`` can have."""
-        return {entry.name for entry in fields(cls)} - {"not_measured", "operating", "pose_from_landmarks"}
+        return {entry.name for entry in fields(cls)} - {"not_measured", "operating", "pose_from_landmarks", "close_ups"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from edgeface.evaluation.attributes import AttributeReport, BinaryFigures, MaskRecall
+from edgeface.evaluation.close_ups import CloseUpFigures, CloseUpReport
 from edgeface.evaluation.fit import Fit
 from edgeface.evaluation.landmarks import LandmarkReport
 from edgeface.evaluation.operating import OperatingPoint, OperatingReport
@@ -39,6 +40,8 @@ def measure_lines(measures: Measures) -> Iterator[str]:
         yield from _mask_recall(measures.mask_recall)
     if measures.false_alarms:
         yield from _false_alarms(measures.false_alarms)
+    if measures.close_ups:
+        yield from _close_ups(measures.close_ups)
     if measures.not_measured:
         yield ""
     for name, reason in measures.not_measured.items():
@@ -150,3 +153,17 @@ def _false_alarms(report: FalseAlarmReport) -> Iterator[str]:
         f"{report.per_100_pictures:.1f} in 100; at the model's own {report.default_score:g}: "
         f"{report.per_100_at_default:.1f} in 100"
     )
+
+
+def _close_ups(report: CloseUpReport) -> Iterator[str]:
+    yield ""
+    title = f"the face's height in the frame, score >= {report.score:g}"
+    yield f"{title:<46}{'pictures':>9}{'one box':>9}{'several':>9}{'none':>7}{'recall':>8}"
+    for share, figures in report.by_share.items():
+        yield _close_up(f"{share} %", figures)
+    yield _close_up("all", report.overall)
+    yield _close_up(f"all, at the model's own score {report.default_score:g}", report.at_default)
+
+
+def _close_up(name: str, row: CloseUpFigures) -> str:
+    return f"  {name:<44}{row.pictures:>9}{row.one:>9.3f}{row.several:>9.3f}{row.none:>7.3f}{row.recall:>8.3f}"
