@@ -90,7 +90,7 @@ def test_mjpeg_over_http_shows_its_pictures(jpeg: Path) -> None:
 def test_a_wrong_password_is_named_and_not_shown(jpeg: Path) -> None:
     with serving(jpeg) as (_, port):
         assert why_not(f"http://me:wrong@127.0.0.1:{port}/private.mjpeg") == (
-            f"http://***@127.0.0.1:{port}/private.mjpeg: the name or password is wrong: check both in the address"
+            f"http://127.0.0.1:{port}/private.mjpeg: the name or password is wrong: check both in the address"
         )
         right = make_spec(f"http://me:{PASSWORD}@127.0.0.1:{port}/private.mjpeg")
         with Supervisor(right) as supervisor:

@@ -23,7 +23,7 @@ from edgeface.stream.sinks import SinkContext, open_sink, sink
 from edgeface.stream.sinks.json_lines import open_json
 from edgeface.stream.sinks.queued import CallQueue, Queued
 
-CONTEXT = SinkContext("rtsp://***@camera/1")
+CONTEXT = SinkContext("rtsp://camera/1")
 ONLINE = Status("online", "", 1_700_000_000.0, starts=1, captured=8, dropped=2)
 
 
@@ -97,7 +97,7 @@ def result(tracks: tuple[int, ...] = (3, -1)) -> Result:
 def test_a_frames_line_is_what_the_document_says() -> None:
     line = json.loads(msgspec.json.encode(frame_record(shot(), result())))
     assert line == {
-        "schema": 1, "type": "frame", "source": "rtsp://***@camera/1", "frame": 7, "time": 1700000000.123457,
+        "schema": 1, "type": "frame", "source": "rtsp://camera/1", "frame": 7, "time": 1700000000.123457,
         "width": 64, "height": 48, "detected": True,
         "faces": [
             {

@@ -84,8 +84,8 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_password_is_never_shown() -> None:
-    assert make_spec("rtsp://me:p@s/s@camera/1?x=a@b").shown == "rtsp://***@camera/1?x=a@b"
-    assert make_spec("http://camera/x?user=me&pwd=a@b&n=1").shown == "http://camera/x?user=me&pwd=***&n=1"
+    assert make_spec("rtsp://me:p@s/s@camera/1?x=a@b").shown == "rtsp://camera/1"
+    assert make_spec("http://camera/x?user=me&pwd=a@b&n=1").shown == "http://camera/x"
 
 
 def test_every_kind_has_its_opener_at_the_top_of_a_module() -> None:

@@ -155,7 +155,7 @@ def test_a_process_that_dies_is_replaced_and_its_last_words_kept_without_the_pas
         wait_for(lambda: supervisor.status.starts >= 2)
         reasons = [status.reason for status in supervisor.changes()]
     assert (
-        "dying: the capture process ended with 7: driver: assertion failed for rtsp://***@camera/1" in reasons
+        "dying: the capture process ended with 7: driver: assertion failed for rtsp://camera/1" in reasons
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 from edgeface.devices.emulation.parts import sha256
 from edgeface.devices.emulation.programs import Progress, find_program, locked, run, silent
 
+from edgeface.addresses import redacted
 from edgeface.atomic import write_bytes
 from edgeface.errors import DeviceError, InstallError
 
@@ -62,7 +63,7 @@ def mirror(sources: Path = _SOURCES) -> str:
     chosen = os.environ.get(MIRROR_VARIABLE, "")
     if chosen:
         if not _OURS.fullmatch(chosen):
-            raise InstallError(f"{MIRROR_VARIABLE}: {chosen!r} is no address of a mirror: write http://HOST/debian")
+            raise InstallError(f"{MIRROR_VARIABLE}: {redacted(chosen)!r} is no address of a mirror: write http://HOST/debian")
         return chosen
     for uri, suites, components in _entries(sources):
         named = any(_SUITES.fullmatch(suite) for suite in suites)
@@ -116,7 +117,7 @@ def fetch(packages: Sequence[str], state: Path, progress: Progress = silent) -> 
         if kept is not None:
             return kept
         environment = {**os.environ, "APT_CONFIG": str(_configure(state, source)), "LC_ALL": "C.UTF-8"}
-        what = f"Debian's packages for arm64 cannot be downloaded from {re.sub(r'//[^/@]*@', '//', source)}"
+        what = f"Debian's packages for arm64 cannot be downloaded from {redacted(source)}"
 
         def apt(*words: str | Path, timeout_s: float) -> str:
             argv = [program, "-qq", "--yes", *words]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TextIO
 
 import click
 
+from edgeface.addresses import redacted_text
 from edgeface.errors import EdgefaceError, UnverifiedBundleWarning
 from edgeface.registry import unknown_name
 
@@ -79,6 +80,10 @@ class LazyGroup(click.Group):
         try:
             with _warnings_in_one_line():
                 return super().invoke(ctx)
+        except click.ClickException as error:
+            # It repeats what was typed, and a log may hold what this says.
+            error.message = redacted_text(error.message)  # type: ignore[misc]  # final by its annotation alone
+            raise
         except EdgefaceError as error:
             click.echo(f"edgeface: {error}", err=True)
             ctx.exit(error.exit_code)

@@ -223,7 +223,7 @@ def command(
     """
     given = context.get_parameter_source
     if source_argument is not None and given("source") is ParameterSource.COMMANDLINE:
-        from edgeface.stream.sources import redacted
+        from edgeface.addresses import redacted
 
         raise OptionError(f"two sources, {redacted(source_argument)} and {redacted(source or '')}: give one")
     if given("token") is ParameterSource.ENVIRONMENT and not (settings["show"] or settings["metrics"]):

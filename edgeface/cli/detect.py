@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from edgeface.addresses import redacted
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.progress import progress
 from edgeface.cli.results import STDOUT, JsonLines, ResultsLostError, complain, json_lines, picture_record, say
@@ -148,7 +149,7 @@ def run(sources: Sequence[str], options: Options) -> int:
         try:
             paths += expand(source)
         except InputError as error:
-            _fail(failures, source, error)
+            _fail(failures, redacted(source), error)
     paths = unique(paths)
     resolved = frozenset(path.resolve() for path in paths)
     _check_targets(options, resolved)

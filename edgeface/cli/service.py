@@ -82,19 +82,12 @@ def _check(arguments: tuple[str, ...], service: Service) -> None:
         os.chdir(before)
     if context.get_parameter_source("token") is ParameterSource.COMMANDLINE:
         raise OptionError(f"everybody here can read a unit: put EDGEFACE_TOKEN=... into {service.secrets}, not --token")
-    if any(map(_has_secret, arguments)):
+    from edgeface.addresses import has_secret
+
+    if any(map(has_secret, arguments)):
         raise OptionError(
             "everybody here can read a unit: put the address with its password into a file for --config, mode 0600"
         )
-
-
-def _has_secret(word: str) -> bool:
-    """Whether it is an address with a password, or a key in its query; a name alone is none."""
-    from edgeface.stream.sources import redacted
-
-    login = word.partition("://")[2].partition("/")[0].rpartition("@")[0]
-    without_login = word.replace(f"{login}@", "", 1)
-    return ":" in login or redacted(without_login) != without_login
 
 
 def _own_units() -> Path:

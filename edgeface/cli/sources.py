@@ -6,6 +6,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgeface.addresses import redacted
 from edgeface.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(
@@ -33,12 +34,12 @@ def expand(source: str) -> list[Path]:
     except OSError as error:
         raise InputError(f"{source}: {error.strerror or error}: check the path") from None
     if not glob.has_magic(source):
-        raise InputError(f"{source}: no such file or folder: check the path")
+        raise InputError(f"{redacted(source)}: no such file or folder: check the path")
     # Path.glob takes no absolute pattern, and sees hidden folders.
     matches = glob.glob(source, recursive=True)  # noqa: PTH207
     found = sorted(p for p in map(Path, matches) if _is_media(p))
     if not found:
-        raise InputError(f"{source}: no picture or video matches: check the pattern")
+        raise InputError(f"{redacted(source)}: no picture or video matches: check the pattern")
     return found
 
 

@@ -11,14 +11,17 @@ from contextlib import suppress
 
 import msgspec
 
+from edgeface.addresses import redacted_text
 from edgeface.errors import SourceError
 from edgeface.stream.shots import Shot, Status
-from edgeface.stream.sources import SourceSpec, redacted, source
+from edgeface.stream.sources import SourceSpec, source
 from edgeface.stream.wire import (
     SLOTS,
     Counter,
+    Failed,
     FromProcess,
     Next,
+    Noted,
     Open,
     Slot,
     Taken,
@@ -99,7 +102,10 @@ class CaptureProcess:
             self.connection.send(encode(Next()))
 
     def receive(self) -> FromProcess | None:
-        """A message that is there; None when the process is gone. Raises SourceError for what is no message."""
+        """A message that is there, its text without the secrets of the source's address; None when the process is gone.
+
+        Raises SourceError for what is no message.
+        """
         packet = received(self.connection)
         if not packet:
             return None
@@ -107,6 +113,8 @@ class CaptureProcess:
             message: FromProcess = decode(packet, FromProcess)
         except msgspec.MsgspecError as error:
             raise SourceError(f"{self._spec.shown}: the capture process sent what is no message: {error}") from None
+        if isinstance(message, Failed | Noted):
+            return msgspec.structs.replace(message, text=redacted_text(message.text, self._spec.address, parts=False))
         return message
 
     def shot(self, taken: Taken, first_number: int, status: Status) -> Shot:
@@ -124,7 +132,8 @@ class CaptureProcess:
         said = os.pread(self._notes, 4096, max(0, size - 4096)).decode("utf-8", "replace").strip()
         code = self._process.returncode
         how = "still runs" if code is None else f"ended with {code}" if code >= 0 else f"was killed by signal {-code}"
-        return redacted(f"the capture process {how}{': ' if said else ''}{said.splitlines()[-1] if said else ''}")
+        last = f": {said.splitlines()[-1]}" if said else ""
+        return redacted_text(f"the capture process {how}{last}", self._spec.address)
 
     def close(self, wait_s: float = CLOSE_S) -> bool:
         """End it, by force after ``wait_s``, and free all that it held; False when even the system cannot kill it."""

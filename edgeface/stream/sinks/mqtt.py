@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from edgeface.addresses import redacted
 from edgeface.errors import MissingExtraError, OptionError
 from edgeface.stream.results import Result, frame_record, status_record
 from edgeface.stream.shots import Shot, Status
@@ -50,10 +51,11 @@ class Address:
         try:
             parts = urlsplit(target)
             port = parts.port
-        except ValueError as error:
-            raise OptionError(f"--mqtt {_without_password(target)}: {error}: write {shape}") from None
+        except ValueError:
+            # Its text may hold a part of a password with a '/' in it.
+            raise OptionError(f"--mqtt {redacted(target)}: not an address: write {shape}") from None
         if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
-            raise OptionError(f"--mqtt {_without_password(target)}: write {shape}, or mqtts://... for TLS")
+            raise OptionError(f"--mqtt {redacted(target)}: write {shape}, or mqtts://... for TLS")
         prefix = parts.path.strip("/") or DEFAULT_PREFIX
         if any(sign in prefix for sign in "+#\0"):
             raise OptionError(f"--mqtt: the prefix {prefix!r} has a '+' or '#', which only subscribers may use")
@@ -169,12 +171,6 @@ class MqttSink:
                 "mqtt: %s:%d: %s; results wait for it, at most %d of them", self._address.host, self._address.port,
                 what, MOST_WAITING,
             )
-
-
-def _without_password(target: str) -> str:
-    scheme, separator, rest = target.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{credentials.partition(':')[0]}{at}{host}" if at else target
 
 
 @sink("mqtt")

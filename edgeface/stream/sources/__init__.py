@@ -10,7 +10,6 @@ in the module's LIBRARIES: that is loaded before, since the time for opening is 
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from edgeface.addresses import redacted
 from edgeface.errors import InputError, OptionError, SourceError, UnknownSourceError
 from edgeface.registry import Registry
 
@@ -56,7 +56,9 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The source as people may see it: without a password."""
+        """The source as people may see it: without what lets others in (see ``addresses.redacted``)."""
+        if self.kind in ("file", "folder"):
+            return self.address
         return redacted(self.address) if self.address else self.kind
 
 
@@ -90,13 +92,6 @@ Opener = Callable[[SourceSpec], Source]
 source: Registry[Opener] = Registry("source", UnknownSourceError)
 
 _SCHEMES = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
-_LOGIN = re.compile(r"(?<=://)[^?#\s]*@")
-_SECRET = re.compile(r"(?<=[?&])([^=&#\s]*(?:pass|pwd|token|secret|key|auth)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE)
-
-
-def redacted(text: str) -> str:
-    """The text with user names and passwords in its addresses hidden, in their queries too."""
-    return _SECRET.sub(r"\1***", _LOGIN.sub("***@", text))
 
 
 def parse_source(text: str) -> tuple[str, str]:
@@ -126,7 +121,8 @@ def parse_source(text: str) -> tuple[str, str]:
         source.get(scheme)
     if "/" not in text and not path.suffix:
         source.get(text)
-    raise InputError(f"{text}: no such file: check the path, or name a camera: 0, /dev/video2, rtsp://..., demo")
+    shown = redacted(text)
+    raise InputError(f"{shown}: no such file: check the path, or name a camera: 0, /dev/video2, rtsp://..., demo")
 
 
 def make_spec(

@@ -12,8 +12,8 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
+from edgeface.addresses import redacted
 from edgeface.errors import OptionError, SourceError
-from edgeface.stream.sources import redacted
 
 if TYPE_CHECKING:
     from edgeface.stream.sources import SourceSpec
