@@ -43,6 +43,14 @@ WANTED_PRECISION = 0.95
     "those with exactly one box.",
 )
 @click.option(
+    "--errors", "errors_folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
+    help="Write what is missed and what is invented into DIR/SET: a table, every error, contact sheets of the worst.",
+)
+@click.option(
+    "--errors-at", metavar="SCORE", type=click.FloatRange(0, 1),
+    help="Least score of the detections judged by --errors.  [default: the model's own]",
+)
+@click.option(
     "--suggest-score", "precision", type=click.FloatRange(0, 1), is_flag=False, flag_value=WANTED_PRECISION,
     metavar="[PRECISION]", help="Say the least score from which the precision is 0.95, or PRECISION, and its recall.",
 )
@@ -68,6 +76,8 @@ def command(
     device: str,
     limit: int | None,
     close_ups: bool,
+    errors_folder: Path | None,
+    errors_at: float | None,
     precision: float | None,
     json_target: str | None,
 ) -> None:
@@ -91,6 +101,7 @@ def command(
     import edgeface
     from edgeface.cli.progress import progress
     from edgeface.cli.results import STDOUT, json_lines, say
+    from edgeface.evaluation.error_files import error_folders, judge
     from edgeface.evaluation.measure import detect_all, detect_batches
     from edgeface.evaluation.parts import close_up_part, data_part
     from edgeface.evaluation.report import Report
@@ -101,6 +112,7 @@ def command(
         model, engine=engine, threads=threads, size=size, score=score, nms=nms, refine=refine, min_face=min_face,
         thresholds=thresholds, candidates=candidates, device=device,
     )
+    judged = None if errors_folder is None else error_folders(errors_folder, parts)
     with json_lines(json_target) as lines:
         for number, part in enumerate(parts):
             shown = progress(part.pictures, f"evaluating {part.name}", len(part.pictures))
@@ -125,5 +137,10 @@ def command(
             if json_target != STDOUT:
                 for line in (*([""] if number else []), *report_lines(report)):
                     say(line)
+            if judged is not None:
+                at = default_score if errors_at is None else errors_at
+                for line in judge(judged[number], part, detections, at):
+                    if json_target != STDOUT:
+                        say(line)
             if lines is not None:
                 lines.write(report.to_record())

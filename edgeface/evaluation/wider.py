@@ -173,7 +173,7 @@ def evaluate_detection(pictures: Sequence[Picture], detections: Sequence[Faces])
         inside = everyone & (heights_px >= low) & (heights_px < high)
         elsewhere = (matches.heights_px < low) | (matches.heights_px >= high)
         if inside.any():
-            by_height[_bin_name(low, high)] = average_precision(matches, inside, elsewhere)
+            by_height[bin_name(low, high)] = average_precision(matches, inside, elsewhere)
     return DetectionReport(
         {name: average_precision(matches, mask) for name, mask in counted.items() if mask.any()}, by_height
     )
@@ -197,7 +197,8 @@ def annotated_boxes(picture: Picture) -> NDArray[np.float32]:
     return np.array([face.box for face in picture.faces if face.box is not None], np.float32).reshape(-1, 4)
 
 
-def _bin_name(low_px: float, high_px: float) -> str:
+def bin_name(low_px: float, high_px: float) -> str:
+    """A bin of heights in words, such as ``16-32``."""
     if not low_px:
         return f"<{high_px:.0f}"
     return f">={low_px:.0f}" if high_px == float("inf") else f"{low_px:.0f}-{high_px:.0f}"
