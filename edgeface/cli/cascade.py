@@ -10,7 +10,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _numbers(_context: click.Context, _option: click.Parameter, value: Any) -> tuple[float, ...] | None:
+def numbers(_context: click.Context, _option: click.Parameter, value: Any) -> tuple[float, ...] | None:
     """A text of numbers with commas between them, or a list of numbers from a file of settings."""
     if value is None:
         return None
@@ -50,7 +50,7 @@ _OPTIONS = (
         help="Of a model with an image pyramid, as mtcnn: the smallest face to look for, at --size.",
     ),
     click.option(
-        "--thresholds", type=click.UNPROCESSED, callback=_numbers, metavar="A,B",
+        "--thresholds", type=click.UNPROCESSED, callback=numbers, metavar="A,B",
         help="Of a cascade: the probabilities that let a face through each stage before the last, whose is --score.",
     ),
     click.option(

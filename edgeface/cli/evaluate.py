@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from edgeface.cli.cascade import cascade_options
+from edgeface.cli.cascade import cascade_options, numbers
+
+if TYPE_CHECKING:
+    from edgeface.evaluation.multi_scale import Merge
 
 GPU_BATCH = 16
 WANTED_PRECISION = 0.95
@@ -37,6 +41,15 @@ WANTED_PRECISION = 0.95
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Threads of the engine.")
 @click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many pictures, spread evenly over the part.")
+@click.option(
+    "--scales", type=click.UNPROCESSED, callback=numbers, metavar="A,B",
+    help="Show every picture at these sizes, in units of --size, as in 0.5,1,2, and merge the faces.",
+)
+@click.option("--flip", is_flag=True, help="Show every picture mirrored too, and merge the faces.")
+@click.option(
+    "--merge", default="vote", show_default=True, type=click.Choice(["vote", "nms"]),
+    help="With --scales or --flip: the mean of overlapping boxes by their scores, or the best of them.",
+)
 @click.option(
     "--close-ups", is_flag=True,
     help="Show single faces of the sets at 50, 70, 90 and 120 % of a frame's height, 240 pictures in all, and count "
@@ -75,6 +88,9 @@ def command(
     threads: int,
     device: str,
     limit: int | None,
+    scales: tuple[float, ...] | None,
+    flip: bool,
+    merge: Merge,
     close_ups: bool,
     errors_folder: Path | None,
     errors_at: float | None,
@@ -102,45 +118,31 @@ def command(
     from edgeface.cli.progress import progress
     from edgeface.cli.results import STDOUT, json_lines, say
     from edgeface.evaluation.error_files import error_folders, judge
-    from edgeface.evaluation.measure import detect_all, detect_batches
+    from edgeface.evaluation.evaluation import Evaluation
     from edgeface.evaluation.parts import close_up_part, data_part
-    from edgeface.evaluation.report import Report
     from edgeface.evaluation.report_text import report_lines
 
     parts = [close_up_part(sets, split, limit)] if close_ups else [data_part(data, split, limit) for data in sets]
-    detector = edgeface.load(
-        model, engine=engine, threads=threads, size=size, score=score, nms=nms, refine=refine, min_face=min_face,
-        thresholds=thresholds, candidates=candidates, device=device,
-    )
-    judged = None if errors_folder is None else error_folders(errors_folder, parts)
+    scales = scales or (1.0,)
+    detectors = [
+        edgeface.load(
+            model, engine=engine, threads=threads, size=round(size * scale), score=score, nms=nms, refine=refine,
+            min_face=min_face, thresholds=thresholds, candidates=candidates, device=device,
+        )
+        for scale in scales
+    ]
+    batch = 1 if device == "cpu" else GPU_BATCH
+    evaluation = Evaluation(detectors, size, score, nms, scales, flip, merge, batch)
+    folders = [None] * len(parts) if errors_folder is None else error_folders(errors_folder, parts)
+    errors_at = evaluation.default_score if errors_at is None else errors_at
     with json_lines(json_target) as lines:
-        for number, part in enumerate(parts):
+        for number, (part, folder) in enumerate(zip(parts, folders, strict=True)):
             shown = progress(part.pictures, f"evaluating {part.name}", len(part.pictures))
-            if device == "cpu":
-                detections = detect_all(detector, shown, part.read)
-            else:
-                detections = detect_batches(detector.batch, shown, part.read, GPU_BATCH)
-            default_score = detector.bundle.defaults.score
-            report = Report(
-                model=detector.bundle.name,
-                engine=detector.bundle.engine,
-                data=part.name,
-                split=part.split,
-                pictures=len(part.pictures),
-                pictures_of_split=part.available,
-                size_px=size,
-                score=score,
-                nms_iou=nms,
-                default_score=default_score,
-                measures=part.measure(detections, default_score, precision),
-            )
+            detections = evaluation.detect(part, shown)
+            report = evaluation.report(part, detections, precision)
+            text = [] if folder is None else judge(folder, part, detections, errors_at)
             if json_target != STDOUT:
-                for line in (*([""] if number else []), *report_lines(report)):
+                for line in (*([""] if number else []), *report_lines(report), *text):
                     say(line)
-            if judged is not None:
-                at = default_score if errors_at is None else errors_at
-                for line in judge(judged[number], part, detections, at):
-                    if json_target != STDOUT:
-                        say(line)
             if lines is not None:
                 lines.write(report.to_record())

@@ -64,7 +64,7 @@ def error_folders(directory: Path, parts: Sequence[Part]) -> list[Path]:
     return folders
 
 
-def judge(directory: Path, part: Part, detections: Sequence[Faces], score: float) -> Iterator[str]:
+def judge(directory: Path, part: Part, detections: Sequence[Faces], score: float) -> list[str]:
     """Write the errors of ``detections``, one ``Faces`` a picture of ``part``, into ``directory``: lines that say them.
 
     Raises as ``write_errors``.
@@ -72,9 +72,7 @@ def judge(directory: Path, part: Part, detections: Sequence[Faces], score: float
     pairs = [(p, found) for p, found in zip(part.pictures, detections, strict=True) if p.complete]
     errors = find_errors([picture for picture, _ in pairs], [found for _, found in pairs], score)
     written = write_errors(directory, errors, pairs, part.read)
-    yield ""
-    yield from error_lines(errors.table)
-    yield f"  {directory}: {', '.join(path.name for path in written)}"
+    return ["", *error_lines(errors.table), f"  {directory}: {', '.join(path.name for path in written)}"]
 
 
 def write_errors(

@@ -60,7 +60,9 @@ class Report:
 
     ``data`` is the set's folder name; ``pictures`` of ``pictures_of_split`` were evaluated; ``size_px`` is the longest
     side that a picture is brought to; ``score`` and ``nms_iou`` are the detector's thresholds, ``default_score`` the
-    score from which the model counts a face where nobody says.
+    score from which the model counts a face where nobody says. ``scales``: the sizes at which every picture was shown,
+    in units of ``size_px``; with ``flip`` each mirrored too; ``merge`` says how the faces of all were made one, None
+    where there was one view.
     """
 
     model: str
@@ -74,6 +76,9 @@ class Report:
     nms_iou: float
     default_score: float
     measures: Measures
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    merge: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The report as plain types that any JSON writer takes; field names are those of the dataclasses."""

@@ -19,6 +19,9 @@ def report_lines(report: Report) -> Iterator[str]:
     part = "" if report.pictures == report.pictures_of_split else f" of {report.pictures_of_split}"
     yield f"{report.model} ({report.engine}) on {report.data}, {report.split} part, {report.pictures}{part} pictures"
     yield f"longest side {report.size_px} px, score >= {report.score:g}, NMS at IoU {report.nms_iou:g}"
+    if report.merge is not None:
+        sizes = ", ".join(f"{report.size_px * scale:.0f}" for scale in report.scales)
+        yield f"shown at {sizes} px{', each mirrored too' if report.flip else ''}, merged by {report.merge}"
     yield from measure_lines(report.measures)
 
 
