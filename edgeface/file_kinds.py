@@ -1,10 +1,88 @@
-"""What a file is, from its first bytes and what the system says of it."""
+"""What a file is, from what the system says of it and from its content."""
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from edgeface.errors import InputError
+from edgeface.image_headers import is_heif, is_picture
+from edgeface.mjpeg import JPEG_START, PictureSplitter
+
+Kind = Literal["picture", "video"]
+
 _BYTES_OF_TEXT = frozenset((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
+_START_BYTES = 256
+_CHUNK_BYTES = 1 << 16
+# What a camera may pad a picture with, up to the next one.
+_MOST_PADDING_BYTES = 1 << 12
+# A JPEG's directory of the pictures that follow it: of two lenses, or of what makes it brighter on some screens.
+_MULTI_PICTURE = b"MPF\0"
+_IRREGULAR = (
+    (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a folder"),
+)  # fmt: skip
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file's content, from its start. It never waits, as for the writer of a pipe.
+
+    Raises InputError when the file is not there, may not be read, or is a pipe, a socket, a device or a folder.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
+    except (OSError, ValueError) as error:
+        try:
+            mode = path.stat().st_mode
+        except (OSError, ValueError):
+            mode = 0
+        if not mode or stat.S_ISREG(mode):
+            raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}: check the file") from None
+    what = next((name for is_kind, name in _IRREGULAR if is_kind(mode)), "something else")
+    raise InputError(f"{path}: is {what} and no file: give a picture or a video")
+
+
+def file_kind(path: Path) -> Kind:
+    """Whether a file is to be read as a picture or, if it is none known here, as a video by OpenCV.
+
+    Decided by its content, whatever its name. Raises InputError as ``open_regular`` does, and for a text.
+    """
+    with open_regular(path) as stream:
+        try:
+            start = stream.read(_START_BYTES)
+            if start.startswith(JPEG_START):
+                return "video" if _is_motion_jpeg(stream) else "picture"
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}: check the file") from None
+    if not start or is_picture(start) or is_heif(start):
+        return "picture"
+    if is_text(start):
+        # A playlist, too: it would have OpenCV open what it names.
+        raise InputError(
+            f"{path}: a text, not a picture and not a video: give JPEG, PNG, WebP, TIFF, BMP, GIF or PNM, or a video"
+        )
+    return "video"
 
 
 def is_text(start: bytes) -> bool:
     """Whether the first bytes of a file are those of a text, such as a web page or a playlist; no bytes are none."""
     return bool(start) and _BYTES_OF_TEXT.issuperset(start.removeprefix(b"\xef\xbb\xbf"))
+
+
+def _is_motion_jpeg(stream: BinaryIO) -> bool:
+    """Whether one JPEG follows the other: a recording, and no picture with others that belong to it."""
+    stream.seek(0)
+    splitter = PictureSplitter()
+    while data := stream.read(_CHUNK_BYTES):
+        found = splitter.feed(data)
+        if found:
+            stream.seek(len(found[0]))
+            following = stream.read(_MOST_PADDING_BYTES).lstrip(b"\0")
+            return following.startswith(JPEG_START) and _MULTI_PICTURE not in found[0][:_CHUNK_BYTES]
+    return False

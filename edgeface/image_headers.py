@@ -68,7 +68,7 @@ def read_header(data: bytes, max_megapixels: float) -> ImageHeader:
                 raise InputError("the file is cut short: copy it again") from None
             except _DamagedError as error:
                 raise InputError(f"the file is damaged ({error}): copy it again") from None
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+    if is_heif(data):
         raise InputError(f"{_HEIF_BRANDS[data[8:12]]} pictures are not read here: save it as JPEG or PNG")
     raise InputError("not a picture: give JPEG, PNG, WebP, TIFF, BMP, GIF or PNM")
 
@@ -76,6 +76,11 @@ def read_header(data: bytes, max_megapixels: float) -> ImageHeader:
 def is_picture(start: bytes) -> bool:
     """Whether the first 16 bytes or more of a file are those of a picture format read here."""
     return any(re.match(magic, start, re.DOTALL) for magic, _ in _PARSERS)
+
+
+def is_heif(start: bytes) -> bool:
+    """Whether the first 12 bytes or more of a file are those of a HEIC or AVIF picture, which are not read here."""
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
 def _sized(header: ImageHeader, max_megapixels: float) -> ImageHeader:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import math
-import re
+import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,18 +16,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.atomic import replacing
+from edgeface.atomic import refused, replacing
 from edgeface.errors import ImageTooLargeError, InputError, OutputError
+from edgeface.file_kinds import open_regular
 from edgeface.image_headers import MAX_MEGAPIXELS
+from edgeface.opencv_files import folder_name, open_name
 
 _FALLBACK_FPS = 25.0
+_CONVERT = "convert it to MP4 with H.264 (ffmpeg -i IN -c:v libx264 OUT.mp4)"
 _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
-_MAGICS = re.compile(
-    rb".{4}ftyp(?!heic|heix|mif1|msf1|avif|avis)|.{4}moov|RIFF.{4}AVI |\x1a\x45\xdf\xa3"
-    rb"|\x47.{187}\x47|\0\0\x01\xba|FLV\x01|OggS|\x30\x26\xb2\x75",
-    re.DOTALL,
+# Codecs, by their four letters in lower case, that every FFmpeg decodes: where it gives no frame, the file is damaged.
+_DECODED = frozenset((
+    "avc1", "h264", "x264", "hevc", "hev1", "hvc1", "mjpg", "jpeg", "mp4v", "xvid", "divx", "fmp4", "mpg1", "mpg2",
+    "vp80", "vp90", "vp08", "vp09", "flv1", "wmv1", "wmv2", "wmv3", "h263", "theo", "png ", "ffv1", "i420", "yuy2",
+))
+_CODEC_NAMES = {"av01": "AV1", "vvc1": "H.266 (VVC)", "vvi1": "H.266 (VVC)", "evc1": "EVC", "lvc1": "LCEVC"}
+# One frame of 64 x 64 grey pixels, by which an OpenCV that decodes AV1 is told from one that does not.
+_AV1 = base64.b64decode(
+    "REtJRgAAIABBVjAxQABAAAEAAAABAAAAAQAAAAAAAAAdAAAAAAAAAAAAAAASAAoKAAAAAq//jV8wCDINEAD6gj//HEMAAAgBEA=="
 )
-SNIFF_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,12 @@ class Video:
         """Raises InputError when the file cannot be opened as a video or is cut short, ImageTooLargeError when a frame
         has more than ``max_megapixels`` million pixels."""
         self.path = path
-        _check_whole(path)
-        # An absolute path, so that no file name is taken for a protocol.
-        self._capture = cv2.VideoCapture(str(path.resolve()))
-        if not self._capture.isOpened():
-            raise InputError(f"{path}: cannot be read as a video: damaged, or of an unknown kind: convert it to MP4")
+        with open_regular(path) as stream:
+            _check_whole(path, stream)
+            self._capture = _opened(stream)
+            if not self._capture.isOpened():
+                why = _why_not(stream) or "no picture, and cannot be read as a video: damaged, or of an unknown kind"
+                raise InputError(f"{path}: {why}: {_CONVERT}")
         width_px, height_px = (
             int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )
@@ -67,7 +76,7 @@ class Video:
         self.frames_claimed = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame in order, once; raises InputError when there is none."""
+        """Every frame in order, once; raises InputError when there is none, saying whether it is damaged."""
         index = 0
         try:
             while True:
@@ -80,31 +89,58 @@ class Video:
         finally:
             self._capture.release()
         if not index:
-            raise InputError(f"{self.path}: not one frame can be read: the video is damaged: convert it to MP4")
+            with open_regular(self.path) as stream:
+                why = _why_not(stream)
+            raise InputError(f"{self.path}: {why or 'not one frame can be read: the video is damaged'}: {_CONVERT}")
 
 
 class VideoSink:
-    """Takes frames of one size; made by writing_video()."""
+    """Takes frames; made by writing_video(). The video has the first one's size: ``remarks`` say, for people, where
+    that is not the size of all, or one that MP4 does not have here."""
 
-    def __init__(self, path: Path, temporary: Path, fps: float) -> None:
+    def __init__(self, path: Path, temporary: str, fps: float) -> None:
+        self.remarks: list[str] = []
         self._path = path
         self._temporary = temporary
         self._fps = fps
         self._writer: cv2.VideoWriter | None = None
+        self._size_px = 0, 0
+        self._last_px = 0, 0
         self._frames = 0
 
     def write(self, image: NDArray[np.uint8]) -> None:
-        """Append uint8 (H, W, 3) BGR; raises OutputError when the encoder refuses the size."""
+        """Append uint8 (H, W, 3) BGR: of another size than the first, it is brought into it, with black bars.
+
+        Raises OutputError when the encoder refuses the size.
+        """
         height_px, width_px = image.shape[:2]
         if self._writer is None:
+            self._size_px = self._last_px = width_px, height_px
+            # OpenCV would leave out the last column or row.
+            even_px = width_px + width_px % 2, height_px + height_px % 2
+            if even_px != self._size_px:
+                self.remarks.append(
+                    f"has {even_px[0]} x {even_px[1]} pixels for {width_px} x {height_px}: MP4 takes even sizes alone, "
+                    "so the last column or row stands there twice"
+                )
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._temporary.resolve()), fourcc, self._fps, (width_px, height_px))
+            self._writer = cv2.VideoWriter(self._temporary, fourcc, self._fps, even_px)
+        if self._last_px != (width_px, height_px):
+            self._last_px = width_px, height_px
+            self.remarks.append(
+                f"frames from number {self._frames} on have {width_px} x {height_px} pixels: they are brought into the "
+                f"{self._size_px[0]} x {self._size_px[1]} of the first"
+            )
         if not self._writer.isOpened():
             raise OutputError(
                 f"{self._path}: OpenCV cannot write {width_px} x {height_px} pixels as MP4, or the disk is full: "
                 "use --no-draw, or free some space"
             )
-        self._writer.write(image)
+        fitted = _letterboxed(image, self._size_px)
+        odd = self._size_px[0] % 2, self._size_px[1] % 2
+        if any(odd):
+            fitted = np.asarray(cv2.copyMakeBorder(fitted, 0, odd[1], 0, odd[0], cv2.BORDER_REPLICATE), np.uint8)
+        self._writer.write(fitted)
         self._frames += 1
 
     def finish(self) -> None:
@@ -112,7 +148,7 @@ class VideoSink:
         if self._writer is None:
             raise OutputError(f"{self._path}: no frame was written")
         self._writer.release()
-        check = cv2.VideoCapture(str(self._temporary.resolve()))
+        check = cv2.VideoCapture(self._temporary, cv2.CAP_FFMPEG)
         complete = check.isOpened() and int(check.get(cv2.CAP_PROP_FRAME_COUNT)) == self._frames
         check.release()
         if not complete:
@@ -127,29 +163,69 @@ class VideoSink:
 @contextmanager
 def writing_video(path: Path, fps: float) -> Iterator[VideoSink]:
     """An MP4 (``mp4v``, no sound) that appears at ``path`` when the block ends without an error; raises OutputError."""
-    with replacing(path) as temporary:
-        sink = VideoSink(path, temporary, fps)
+    with ExitStack() as stack:
+        temporary = stack.enter_context(replacing(path))
         try:
-            yield sink
-            sink.finish()
-        finally:
-            sink.close()
+            folder = stack.enter_context(folder_name(temporary.parent))
+        except OSError as error:
+            raise refused(path, error) from None
+        sink = VideoSink(path, f"{folder}/{temporary.name}", fps)
+        stack.callback(sink.close)
+        yield sink
+        sink.finish()
 
 
-def is_video(start: bytes) -> bool:
-    """Whether the first SNIFF_BYTES of a file are those of a video container."""
-    return _MAGICS.match(start) is not None
+def _opened(stream: BinaryIO, *settings: int) -> cv2.VideoCapture:
+    # FFmpeg alone: another reader would take digits in a name for a sequence of pictures.
+    return cv2.VideoCapture(open_name(stream), cv2.CAP_FFMPEG, settings)
+
+
+def _why_not(stream: BinaryIO) -> str:
+    """Why no frame comes of a video, where OpenCV has no decoder for it; empty where that is not the reason."""
+    packets = _opened(stream, cv2.CAP_PROP_FORMAT, -1)
+    if not packets.isOpened() or not packets.grab():
+        return ""
+    letters = int(packets.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
+    packets.release()
+    codec = letters.lower()
+    if codec in _DECODED or (codec == "av01" and _decodes_av1()):
+        return ""
+    name = _CODEC_NAMES.get(codec, letters if letters.isprintable() and letters.strip() else "its codec")
+    return f"OpenCV {cv2.__version__} here has no decoder for {name}"
+
+
+def _decodes_av1() -> bool:
+    with os.fdopen(os.memfd_create("edgeface-av1"), "w+b") as sample:
+        sample.write(_AV1)
+        sample.flush()
+        capture = _opened(sample)
+        done, _ = capture.read()
+        capture.release()
+    return bool(done)
+
+
+def _letterboxed(image: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """The picture as large as it fits into (width, height), in the middle of it, on black."""
+    height_px, width_px = image.shape[:2]
+    if (width_px, height_px) == size_px:
+        return image
+    scale = min(size_px[0] / width_px, size_px[1] / height_px)
+    inner_px = max(1, round(width_px * scale)), max(1, round(height_px * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    left, top = (size_px[0] - inner_px[0]) // 2, (size_px[1] - inner_px[1]) // 2
+    canvas = np.zeros((size_px[1], size_px[0], 3), np.uint8)
+    canvas[top : top + inner_px[1], left : left + inner_px[0]] = cv2.resize(image, inner_px, interpolation=method)
+    return canvas
 
 
 def _as_pixels(image: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image, dtype=np.uint8)
 
 
-def _check_whole(path: Path) -> None:
+def _check_whole(path: Path, stream: BinaryIO) -> None:
     """Raise InputError when the container announces more bytes than the file has; streams that announce none pass."""
     try:
-        with path.open("rb") as stream:
-            cut_short = _ends_early(stream, path.stat().st_size)
+        cut_short = _ends_early(stream, os.fstat(stream.fileno()).st_size)
     except struct.error:
         cut_short = True
     except OSError as error:

@@ -23,6 +23,7 @@ from device_option import (  # noqa: F401  (pytest finds its hooks here)
 from loopback_ssh import LoopbackSsh, loopback_ssh
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED_CASES = SHARED_DATA.parent / "cases"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +38,14 @@ def _children_can_be_interrupted() -> None:
     """A shell starts what runs in the background with SIGINT ignored, and every process under it inherits that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Inputs that failed once, each with a README."""
+    if not SHARED_CASES.is_dir():
+        pytest.skip("no folder ../shared/cases beside the repository")
+    return SHARED_CASES
 
 
 @pytest.fixture(scope="session")

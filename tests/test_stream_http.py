@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgeface.errors import OptionError, SourceError
+from edgeface.mjpeg import PictureSplitter
 from edgeface.stream.sources import Source, make_spec
 from edgeface.stream.sources import http as http_source
 from edgeface.stream.sources.http import open_http
-from edgeface.stream.sources.mjpeg import PictureSplitter
 from edgeface.stream.supervision import Supervisor
 from http_cameras import MULTIPART, HttpCameras, jpeg, part, picture, serving, socket_that
 

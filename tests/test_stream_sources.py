@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ from edgeface.stream.sources import Grab, Source, SourceSpec, make_spec, parse_s
 from edgeface.stream.sources.demo import DemoScene, demo_scene, open_demo
 from edgeface.stream.sources.files import open_file, open_folder
 from edgeface.stream.sources.picamera2 import open_picamera2
+from edgeface.stream.supervision import Supervisor
 
 
 def frames_of(opened: Source) -> list[Grab]:
@@ -245,3 +247,23 @@ def test_a_pi_camera_is_configured_stamped_and_let_go(monkeypatch: pytest.Monkey
         open_picamera2(make_spec("picamera2:2"))
     with pytest.raises(OptionError, match="a camera has a number"):
         open_picamera2(make_spec("picamera2:left"))
+
+
+def test_a_pipe_is_refused_at_once_and_for_good(here: Path) -> None:
+    os.mkfifo("pipe.mp4")
+    with (
+        Supervisor(make_spec("pipe.mp4")) as supervisor,
+        pytest.raises(InputError, match=r"pipe\.mp4: is a pipe and no file"),
+    ):
+        supervisor.newest(60.0)
+
+
+def test_a_video_whose_name_is_not_utf8_is_played_and_shown_as_text(here: Path, astronaut: NDArray[np.uint8]) -> None:
+    name = os.fsdecode(b"b\xe9.avi")
+    clip(here / "clip.avi", astronaut[:64, :64], 3, "MJPG").rename(here / name)
+    with Supervisor(make_spec(name, every_frame=True)) as supervisor:
+        shots = [supervisor.newest(60.0) for _ in range(3)]
+    assert [shot and shot.source for shot in shots] == ["b\ufffd.avi"] * 3
+    (here / name).write_bytes(b"RIFF\0")
+    with Supervisor(make_spec(name)) as supervisor, pytest.raises(InputError, match="b\ufffd\\.avi: the video is cut"):
+        supervisor.newest(60.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,13 +64,38 @@ def test_live_results_are_shown_as_long_as_they_lasted(tmp_path: Path) -> None:
     assert seen == [0, 0, 1, 1, 2, 2, 2, 2, 2, 4] + [4] * 19 + [5, 6]
 
 
-def test_a_frame_of_another_size_is_brought_to_the_first_ones(tmp_path: Path) -> None:
+def test_a_frame_of_another_size_is_brought_into_the_first_ones_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "out.mp4"
     sink = VideoFile(path, 10.0)
-    sink.put(shot(grey(0), 0), result([]))
-    sink.put(shot(grey(1, (80, 64)), 1), result([]))
+    for number, size in enumerate([(160, 128), (80, 64), (128, 160), (128, 160), (160, 128)]):
+        sink.put(shot(grey(10, size), number), result([]))
     sink.close()
-    assert [frame.shape for frame in frames_of(path)] == [(128, 160, 3)] * 2
+    frames = frames_of(path)
+    assert [frame.shape for frame in frames] == [(128, 160, 3)] * 5
+    # The turned picture stands upright in the middle, as high as the video, with bars of black beside it.
+    turned = frames[2].astype(int)
+    assert turned[:, :20].max() < 40
+    assert turned[:, 140:].max() < 40
+    assert np.abs(turned[5:120, 40:120] - 140).mean() < 15
+    assert np.abs(frames[1][10:100, 10:150].astype(int) - 140).mean() < 15
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "frames from number 1 on have 80 x 64 pixels: they are brought into the 160 x 128 of the first",
+        "frames from number 2 on have 128 x 160 pixels: they are brought into the 160 x 128 of the first",
+        "frames from number 4 on have 160 x 128 pixels: they are brought into the 160 x 128 of the first",
+    ]
+
+
+def test_a_name_that_is_not_utf8_and_an_odd_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / os.fsdecode(b"o\xe9") / os.fsdecode(b"v\xe9.mp4")
+    path.parent.mkdir()
+    sink = VideoFile(path, 10.0)
+    sink.put(shot(grey(10, (161, 129)), 0), result([]))
+    sink.close()
+    copy = path.rename(tmp_path / "copy.mp4")
+    assert [frame.shape for frame in frames_of(copy)] == [(130, 162, 3)]
+    assert "has 162 x 130 pixels for 161 x 129" in caplog.text
 
 
 def test_a_run_without_results_leaves_no_file(tmp_path: Path) -> None:

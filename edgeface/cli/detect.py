@@ -63,14 +63,9 @@ class _Batch:
     drawn: set[str] = field(default_factory=set)
 
     def one(self, path: Path) -> None:
-        from edgeface.videos import SNIFF_BYTES, is_video
+        from edgeface.file_kinds import file_kind
 
-        try:
-            with path.open("rb") as stream:
-                start = stream.read(SNIFF_BYTES)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}: check the file") from None
-        if is_video(start):
+        if file_kind(path) == "video":
             self._video(path)
         else:
             self._picture(path)
@@ -122,6 +117,7 @@ class _Batch:
             f"{path}: faces in {with_faces} of {_count(len(times_ms), 'frame')}, at most {most} at once; "
             f"median {statistics.median(times_ms):.1f} ms a frame, slowest {max(times_ms):.1f} ms",
             target,
+            () if sink is None else sink.remarks,
         )
 
     def _target(self, path: Path, *, is_video: bool) -> Path | None:
@@ -132,9 +128,11 @@ class _Batch:
             raise OutputError(f"{path}: what is drawn would replace the source {target}: choose another --out")
         return target
 
-    def _say(self, summary: str, target: Path | None) -> None:
+    def _say(self, summary: str, target: Path | None, remarks: Sequence[str] = ()) -> None:
         if self.options.json != STDOUT:
             say(f"{summary} -> {target}" if target is not None else summary)
+        for remark in remarks:
+            complain(f"{target}: {remark}")
 
 
 def run(sources: Sequence[str], options: Options) -> int:

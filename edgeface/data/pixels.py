@@ -90,7 +90,12 @@ def open_pixels(
 
 def read_pixels(picture: Picture) -> NDArray[np.uint8]:
     """One picture, uint8 (H, W, 3) BGR; raises DataError when it cannot be decoded or is not of its annotated size."""
-    image = cv2.imread(str(picture.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    # Not imread, which ends the process where a name is not UTF-8.
+    try:
+        data = np.fromfile(picture.path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    except OSError:
+        image = None
     if image is None:
         raise DataError(f"{picture.path}: not a picture that OpenCV can decode: copy the data again")
     if image.shape[:2] != (picture.height, picture.width):

@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+import msgspec
+
 from edgeface.errors import EdgefaceError, SourceError
 from edgeface.stream.sources import Grab, Opener, Source, source
 from edgeface.stream.sources.pictures import Damage
@@ -35,6 +37,7 @@ from edgeface.stream.wire import (
     Started,
     Taken,
     ToProcess,
+    as_text,
     decode,
     encode,
 )
@@ -74,7 +77,7 @@ class _Notes(logging.Handler):
         self._supervisor = supervisor
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._supervisor.send(Noted(record.levelno, record.getMessage()[:2000]))
+        self._supervisor.send(Noted(record.levelno, as_text(record.getMessage())[:2000]))
 
 
 class _Newest:
@@ -148,19 +151,20 @@ def run(connection: socket.socket, counter: Counter, slots: Sequence[Slot]) -> N
     first = supervisor.receive()
     if not isinstance(first, Open):
         return
-    newest = _Newest(supervisor, slots, counter, every_frame=first.spec.every_frame)
+    spec = msgspec.structs.replace(first.spec, address=os.fsdecode(first.address))
+    newest = _Newest(supervisor, slots, counter, every_frame=spec.every_frame)
     stopping = threading.Event()
     threading.Thread(target=_listen, args=(supervisor, newest, stopping), name="edgeface-listen", daemon=True).start()
     opened: Source | None = None
     try:
         # Found by name and not by the registry: it may be registered in a module of the user's own.
         module = importlib.import_module(first.module)
-        opener: Opener = getattr(module, first.opener, None) or source.get(first.spec.kind)
+        opener: Opener = getattr(module, first.opener, None) or source.get(spec.kind)
         for library in getattr(module, "LIBRARIES", ()):
             with suppress(ImportError):     # the opener says what is missing
                 importlib.import_module(library)
         supervisor.send(Started())
-        opened = opener(first.spec)
+        opened = opener(spec)
         supervisor.send(Opened(opened.fps))
         damage: Damage | None = getattr(opened, "damage", None)
         if damage is not None:
@@ -174,10 +178,10 @@ def run(connection: socket.socket, counter: Counter, slots: Sequence[Slot]) -> N
             newest.put(grab)
             _forget_old_notes()
     except EdgefaceError as error:
-        supervisor.send(Failed(type(error).__name__, str(error)))
+        supervisor.send(Failed(type(error).__name__, as_text(str(error))))
     except Exception as error:
         line = next(iter(str(error).splitlines()), "")
-        supervisor.send(Failed(SourceError.__name__, f"{first.spec.shown}: {type(error).__name__}: {line}"))
+        supervisor.send(Failed(SourceError.__name__, as_text(f"{spec.shown}: {type(error).__name__}: {line}")))
     finally:
         if opened is not None:
             opened.close()

@@ -74,7 +74,11 @@ class CaptureProcess:
             theirs.close()
         self.connection.setblocking(False)
         with suppress(OSError):
-            self.connection.send(encode(Open(opener.__module__, getattr(opener, "__qualname__", ""), spec)))
+            asked = Open(
+                opener.__module__, getattr(opener, "__qualname__", ""), msgspec.structs.replace(spec, address=""),
+                os.fsencode(spec.address),
+            )
+            self.connection.send(encode(asked))
 
     @property
     def frames(self) -> int:

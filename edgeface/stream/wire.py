@@ -26,11 +26,15 @@ MAX_FRAME_BYTES = 3 * 8192 * 8192
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
-    """To the process, first of all: the opener's module and name there, and what to open."""
+    """To the process, first of all: the opener's module and name there, and what to open.
+
+    ``address`` is the spec's, which lacks it: a file's name need not be text, and JSON is.
+    """
 
     module: str
     opener: str
     spec: SourceSpec
+    address: bytes
 
 
 class Next(msgspec.Struct, frozen=True, tag=True):
@@ -63,6 +67,11 @@ class Taken(msgspec.Struct, frozen=True, tag=True):
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
     """The source is at its end."""
+
+
+def as_text(text: str) -> str:
+    """The text with what is no Unicode in it, such as in a file's name, as U+FFFD."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -34,8 +34,8 @@ class VideoFile:
     """Draws and writes results, one frame each at ``fps``; with ``in_time`` each is shown as long as it lasted: it is
     repeated until the next one was taken, for 2 seconds at most, and left out where more come than ``fps``.
 
-    The file appears when the run ends. A frame of another size is brought to the first one's. A disk that takes no more
-    is logged; nothing is written from then on, and the run goes on.
+    The file appears when the run ends. A frame of another size is brought into the first one's, and the log says so. A
+    disk that takes no more is logged; nothing is written from then on, and the run goes on.
     """
 
     def __init__(self, path: Path, fps: float, *, in_time: bool = False, hide_faces: bool = False) -> None:
@@ -44,7 +44,7 @@ class VideoFile:
         self._hide_faces = hide_faces
         self._stack = ExitStack()
         self._writer: VideoSink | None = self._stack.enter_context(writing_video(path, fps))
-        self._size: tuple[int, int] | None = None
+        self._said = 0
         self._fps = fps
         self._in_time = in_time
         self._start_s = 0.0
@@ -57,16 +57,13 @@ class VideoFile:
             return
         image = blurred(shot.image, result.boxes_to_hide) if self._hide_faces else shot.image
         drawn = draw_faces(image, result.faces)
-        if self._size is None:
-            self._size = shot.width, shot.height
-        if (shot.width, shot.height) != self._size:
-            import cv2
-
-            drawn = np.asarray(cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA), np.uint8)
         before = drawn if self._last is None else self._last
         try:
             for frame in [before] * (due - 1) + [drawn]:
                 self._writer.write(frame)
+            for remark in self._writer.remarks[self._said :]:
+                _log.warning("%s: %s", self._path, remark)
+            self._said = len(self._writer.remarks)
         except OutputError as error:
             self._give_up(error)
         self._last = drawn
@@ -78,7 +75,7 @@ class VideoFile:
     def close(self) -> None:
         if self._writer is None:
             return
-        is_empty, self._writer = self._size is None, None
+        is_empty, self._writer = self._last is None, None
         if is_empty:
             self._stack.__exit__(OutputError, OutputError("no frame"), None)
             return

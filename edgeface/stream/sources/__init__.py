@@ -10,6 +10,7 @@ in the module's LIBRARIES: that is loaded before, since the time for opening is 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,10 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The source as people may see it: without what lets others in (see ``addresses.redacted``)."""
+        """The source as people may see it: without what lets others in (see ``addresses.redacted``), and what is no
+        Unicode in a file's name as U+FFFD."""
         if self.kind in ("file", "folder"):
-            return self.address
+            return os.fsencode(self.address).decode("utf-8", "replace")
         return redacted(self.address) if self.address else self.kind
 
 

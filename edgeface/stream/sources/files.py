@@ -67,18 +67,14 @@ class _Played:
 def open_file(spec: SourceSpec) -> Source:
     """A video at its own rate or ``fps``, or a single picture as a folder of one.
 
-    Raises InputError for a file that is no video or is cut short, and at its end when not one frame could be read.
+    Raises InputError for what is no file, no video or cut short, and at its end when not one frame could be read.
     """
-    from edgeface.videos import SNIFF_BYTES, Video, is_video
+    from edgeface.file_kinds import file_kind
+    from edgeface.videos import Video
 
     check_options(spec, "fps", "loop", "every_frame")
     path = Path(spec.address)
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(SNIFF_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}: check the file") from None
-    if not is_video(start):
+    if file_kind(path) == "picture":
         return open_folder(spec)
     video = Video(path)
     rate = spec.fps or video.fps

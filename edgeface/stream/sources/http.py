@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from edgeface.errors import DamagedFrameError, SourceError
 from edgeface.file_kinds import is_text
+from edgeface.mjpeg import JPEG_START, MAX_PICTURE_BYTES, PictureSplitter
 from edgeface.stream.sources import Grab, Source, SourceSpec, check_options, live_frame, source
-from edgeface.stream.sources.mjpeg import JPEG_START, MAX_PICTURE_BYTES, PictureSplitter
 from edgeface.stream.sources.pictures import Damage, PictureDecoder
 
 if TYPE_CHECKING:
