@@ -109,14 +109,15 @@ def load(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, A
     wanted = read(options, Load)
     name = str(Path(wanted.bundle).expanduser()) if wanted.bundle.startswith("~") else wanted.bundle
     size = wanted.size_px
+    path = catalog.find(name)
     detector = load_detector(
-        name, threads=wanted.threads, size=min(size) if isinstance(size, tuple) else size, score=wanted.score,
+        path, threads=wanted.threads, size=min(size) if isinstance(size, tuple) else size, score=wanted.score,
         nms=wanted.nms_iou,
     )
     if size is not None:
         detector.size_px = size
     threads = default_threads() if wanted.threads is None else wanted.threads
-    number = state.add(Loaded(catalog.find(name), threads, detector))
+    number = state.add(Loaded(path, threads, detector))
     return {"number": number, "threads": threads, "bundle": msgspec.to_builtins(detector.bundle)}, {}
 
 

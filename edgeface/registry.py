@@ -12,10 +12,14 @@ T = TypeVar("T")
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
-    """One line for a name that is not there: ``no target 'nncn'. Did you mean 'ncnn'? Targets: ncnn, onnx.``"""
+    """One line for a name that is not there: ``no target 'nncn'. Did you mean 'ncnn'? Targets: ncnn, onnx.``
+
+    Upper and lower case are alike to the suggestion, so that 'NCNN' is answered with 'ncnn'.
+    """
     known = sorted(choices)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    folded = {choice.casefold(): choice for choice in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return f"no {kind} {name!r}.{hint} {kind.capitalize()}s: {', '.join(known) or 'none'}."
 
 

@@ -108,8 +108,14 @@ def test_unknown_models_are_answered_with_the_choices(shelf: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_checkpoint_is_no_bundle(shelf: Path) -> None:
+def test_a_checkpoint_that_is_none_is_named(shelf: Path) -> None:
     result = models("info", shelf / "mos_s.pt")
+    assert result.exit_code == 5
+    assert result.stderr.startswith(f"edgeface: {shelf / 'mos_s.pt'}: ")
+
+
+def test_a_checkpoint_has_no_hashes_to_verify(shelf: Path) -> None:
+    result = models("verify", shelf / "mos_s.pt")
     assert result.exit_code == 6
     assert "not a bundle" in result.stderr
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TextIO
 import click
 
 from edgeface.addresses import redacted_text
+from edgeface.cli.verbosity import add_to, logged
 from edgeface.errors import EdgefaceError, UnverifiedBundleWarning
 from edgeface.registry import unknown_name
 
@@ -54,7 +55,7 @@ class LazyGroup(click.Group):
             return None
         module, attribute = COMMANDS[cmd_name].home.split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return add_to(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -78,7 +79,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _warnings_in_one_line():
+            with logged(), _warnings_in_one_line():
                 return super().invoke(ctx)
         except click.ClickException as error:
             # It repeats what was typed, and a log may hold what this says.

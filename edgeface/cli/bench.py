@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeface.cli.cascade import cascade_options
+from edgeface.cli.progress import is_shown
 from edgeface.cli.results import say
 from edgeface.cli.tables import counted, table
 from edgeface.errors import InputError, MissingExtraError, OutputError
@@ -203,7 +203,7 @@ def _give(lines: Iterable[str], json: bytes, json_path: Path | None) -> None:
 
 def _progress(line: str) -> None:
     """Each step that takes a while, for whoever watches."""
-    if sys.stderr.isatty():
+    if is_shown():
         click.echo(line, err=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import statistics
@@ -18,10 +17,12 @@ import click
 from click.core import ParameterSource
 
 from edgeface.cli.cascade import cascade_options
-from edgeface.cli.detect import DEFAULT_MODEL, complete_model
+from edgeface.cli.detect import MODEL_HELP, complete_model
 from edgeface.cli.results import STDOUT, complain, say
+from edgeface.cli.verbosity import told
 from edgeface.errors import OptionError
 from edgeface.stream.camera import Options, check, run
+from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 if TYPE_CHECKING:
     from edgeface.stream.loop import Totals
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 # From a signal to the end, whatever hangs.
 _END_S = 1.8
 _REPORT_S = 5.0
-_log = logging.getLogger("edgeface.stream")
 
 
 class _Report:
@@ -90,26 +90,6 @@ def _signals() -> Iterator[threading.Event]:
             timer.cancel()
 
 
-class _Lines(logging.Handler):
-    """The log of edgeface in the form of the command line's errors."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
-
-
-@contextmanager
-def _logged() -> Iterator[None]:
-    log, handler = logging.getLogger("edgeface"), _Lines()
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
-
-
 def _summary(totals: Totals) -> str:
     import numpy as np
 
@@ -145,8 +125,8 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               metavar="FILE", help="Settings from a TOML file (docs/camera.md); options given here go before them.")
 @click.option("--check", "check_only", is_flag=True, help="Check all settings, say what a run would do, and end.")
 @click.option("--source", metavar="SOURCE", help="The same as SOURCE, for those who like it named.")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, shell_complete=complete_model,
-              help="A model's name ('edgeface models list'), a bundle's folder, or a checkpoint.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=DEFAULT_MODEL.removeprefix(SHIPPED),
+              shell_complete=complete_model, help=MODEL_HELP)
 @click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
               help="The longest side that the network sees a picture at; smaller is faster and misses small faces.")
 @click.option("--score", type=click.FloatRange(0, 1), help="The least score of a face; of one that is tracked already, "
@@ -239,7 +219,7 @@ def command(
     if check_only:
         say(check(options))
         return
-    with _logged(), _signals() as stop:
+    with told(context, "edgeface.stream"), _signals() as stop:
         extra = () if json == STDOUT else (_Report(),)
         totals = run(options, stop, extra=extra, on_web=lambda web: _announce(web, json == STDOUT))
     if json != STDOUT:

@@ -64,6 +64,7 @@ def command(
     # Imported here, so that --help does not wait for them.
     from edgeface.atomic import write_bytes
     from edgeface.cli.progress import progress
+    from edgeface.cli.results import next_step
     from edgeface.convert import DepartedError, convert
     from edgeface.errors import OutputError
 
@@ -85,6 +86,7 @@ def command(
         click.echo(note)
     size_mb = sum(file.size_bytes for file in done.bundle.files) / 1e6
     click.echo(f"{done.directory}: {size_mb:.2f} MB{'' if done.bundle.verified else ', not verified'}")
+    click.echo(next_step("demo", "--refine" if done.bundle.is_refinement else "--model", str(done.directory)))
     if json_path is not None:
         write_bytes(json_path, done.report.to_json())
 

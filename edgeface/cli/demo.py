@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeface.cli import detect
+from edgeface.cli.cascade import complete_refinement
 from edgeface.cli.results import say
 from edgeface.errors import MissingExtraError
+from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,10 +43,12 @@ def photograph() -> NDArray[np.uint8]:
 @click.command(short_help="Find the face in a photograph that is at hand.")
 @click.option("--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, metavar="DIR",
               help="The folder for the photograph and the drawn picture.")
-@click.option("--model", default=detect.DEFAULT_MODEL, show_default=True, shell_complete=detect.complete_model,
-              help="A model's name ('edgeface models list'), a bundle's folder, or a checkpoint.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=DEFAULT_MODEL.removeprefix(SHIPPED),
+              shell_complete=detect.complete_model, help=detect.MODEL_HELP)
+@click.option("--refine", metavar="MODEL", shell_complete=complete_refinement,
+              help="A refinement to look at every face once more, as in 'edgeface detect'.")
 @click.pass_context
-def command(context: click.Context, out: Path, model: str) -> None:
+def command(context: click.Context, out: Path, model: str, refine: str | None) -> None:
     """Find the face in a photograph that is at hand, and draw it.
 
     The photograph is NASA's of the astronaut Eileen Collins, in the public domain, from the package scikit-image
@@ -57,7 +61,7 @@ def command(context: click.Context, out: Path, model: str) -> None:
         write_image(out / PHOTOGRAPH, image)
         say(f"photograph -> {out / PHOTOGRAPH}")
         drawn = out / DRAWN
-        exit_code = detect.run([str(out / PHOTOGRAPH)], detect.Options(model=model, out=drawn))
+        exit_code = detect.run([str(out / PHOTOGRAPH)], detect.Options(model=model, refine=refine, out=drawn))
     if not exit_code:
         say(f"Look at {drawn / PHOTOGRAPH}: the box with its score, five landmarks, and the axes of the head's pose.")
     context.exit(exit_code)

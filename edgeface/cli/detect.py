@@ -22,13 +22,16 @@ from edgeface.cli.results import STDOUT, JsonLines, ResultsLostError, complain, 
 from edgeface.cli.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
 from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS
+from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
 
 DEFAULT_OUT = Path("edgeface-out")
-DEFAULT_MODEL = "mos_s"
 TERMINATED = 143
+MODEL_HELP = (
+    "A bundle's folder or a checkpoint here, or the name of a model that comes with edgeface ('edgeface models list')."
+)
 
 
 @dataclass(frozen=True)
@@ -261,8 +264,8 @@ def complete_model(
 
 @click.command(short_help="Find faces in pictures and videos.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, shell_complete=complete_model,
-              help="A model's name ('edgeface models list'), a bundle's folder, or a checkpoint.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=DEFAULT_MODEL.removeprefix(SHIPPED),
+              shell_complete=complete_model, help=MODEL_HELP)
 @click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
               help="The longest side that the network sees a picture at; smaller is faster and misses small faces.")
 @click.option("--score", type=click.FloatRange(0, 1), help="The least score of a face.")

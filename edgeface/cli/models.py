@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,24 @@ def list_(context: click.Context, as_json: bool) -> None:
 @click.argument("model")
 @_JSON
 def info(model: str, as_json: bool) -> None:
-    """Describe a MODEL: a name from the list, or a bundle's folder."""
-    directory = _bundle_directory(model)
+    """Describe a MODEL: a name from the list, a bundle's folder, or a checkpoint (.pt), which takes torch."""
+    from edgeface.runtime import catalog
+
+    directory = catalog.find(model)
+    if not directory.is_dir():
+        from edgeface.cli.checkpoint_info import checkpoint_description, checkpoint_record
+
+        record = checkpoint_record(directory)
+        if as_json:
+            print_json(record)
+            return
+        _say_all([*checkpoint_description(record), *_provenance(record)])
+        return
     bundle = read_bundle(directory, verify=False)
     if as_json:
         print_json({"directory": str(directory)} | msgspec.to_builtins(bundle))
         return
-    for label, text in _description(directory, bundle):
-        say(f"{label:<12}{text}".rstrip())
+    _say_all(_description(directory, bundle))
 
 
 @command.command()
@@ -174,13 +184,22 @@ def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "defaults", f"size {defaults.size_px} px, score {defaults.score:g}, NMS {defaults.nms_iou:g}"
     yield "verified", "against the float model" if bundle.verified else "no: see 'edgeface convert'"
     yield "licence", bundle.licence
-    for label, content in (("metrics", bundle.metrics), ("made", bundle.made)):
-        for key, value in _flat(content):
-            yield label, f"{key}: {value}"
-            label = ""
+    yield from _provenance({"metrics": bundle.metrics, "made": bundle.made})
     yield "files", f"{len(bundle.files)}, {_size_bytes(bundle) / 1e6:.2f} MB"
     for entry in bundle.files:
         yield "", f"{entry.sha256[:16]}  {entry.size_bytes:>9}  {entry.name}"
+
+
+def _say_all(lines: Iterable[tuple[str, str]]) -> None:
+    for label, text in lines:
+        say(f"{label:<12}{text}".rstrip())
+
+
+def _provenance(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for label in ("metrics", "made"):
+        for key, value in _flat(record[label]):
+            yield label, f"{key}: {value}"
+            label = ""
 
 
 def _predicts(bundle: Bundle) -> Iterator[str]:

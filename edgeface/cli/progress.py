@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,9 +13,14 @@ import click
 T = TypeVar("T")
 
 
+def is_shown() -> bool:
+    """Whether somebody watches, and did not ask for quiet."""
+    return sys.stderr.isatty() and logging.getLogger("edgeface").isEnabledFor(logging.WARNING)
+
+
 def step(text: str) -> None:
     """Say on a terminal what is being done, on standard error; nothing in a pipe or a file."""
-    if sys.stderr.isatty():
+    if is_shown():
         click.echo(f"... {text}", err=True)
 
 
@@ -24,7 +30,7 @@ def progress(iterable: Iterable[T], label: str, total: int | None = None) -> Ite
     ``total`` is their number, where it is known. The bar disappears when the work is done, so that what remains on
     the terminal is the results.
     """
-    if not sys.stderr.isatty():
+    if not is_shown():
         yield from iterable
         return
     # rich takes 0.1 s to import, which only a terminal pays.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeface.cli.results import next_step
+
 if TYPE_CHECKING:
     from edgeface.models.checkpoint import Checkpoint
     from edgeface.quantize.calibrated import Calibrated
@@ -248,6 +250,7 @@ def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, 
     calibrated = dataclasses.replace(checkpoint, metrics=metrics, made=made, quantisation=start.quantisation)
     save(out, finished(calibrated, start.net))
     click.echo(f"weights: {out}")
+    click.echo(next_step("convert", str(out), "--target", "ncnn"))
 
 
 def _train(
@@ -286,3 +289,4 @@ def _train(
     figures = ", ".join(f"{name} {value:g}" for name, value in trained.metrics.items() if name != "choose")
     click.echo(f"step {trainer.progress.step}, {figures or 'no dev part to measure on'}")
     click.echo(f"weights: {out}")
+    click.echo(next_step("convert", str(out), "--target", "ncnn"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -65,6 +66,11 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One line on standard error, in the form of every error of the command line."""
     click.echo("edgeface: " + "".join(c if c.isprintable() else "?" for c in _text(text)), err=True)
+
+
+def next_step(*arguments: str) -> str:
+    """The line that a command ends with: the command of edgeface to go on with, as a shell takes it."""
+    return f"next: {shlex.join(('edgeface', *arguments))}"
 
 
 def print_json(document: object) -> None:

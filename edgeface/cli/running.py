@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
+from edgeface.cli.progress import is_shown
 from edgeface.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run_training(training: Training, out: Path) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    shown = sys.stderr.isatty() and training.leads
+    shown = is_shown() and training.leads
     try:
         training.run(_show if shown else lambda _line: None)
     finally:

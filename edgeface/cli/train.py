@@ -44,10 +44,14 @@ def command(
 
     require_torch("training")
     from edgeface.cli.progress import progress
+    from edgeface.cli.results import next_step
     from edgeface.models import model as models
+    from edgeface.runtime.catalog import find
     from edgeface.training.trainers import Request, trainer
 
     models.get(model)
+    if start_from is not None:
+        start_from = find(str(start_from), "torch")
     training = trainer.get(model)(
         Request(model, overrides, data, out, progress, config, start_from, cache, licence)
     )
@@ -55,3 +59,5 @@ def command(
     if training.leads:
         for line in training.result():
             click.echo(line)
+        if training.weights.exists():
+            click.echo(next_step("convert", str(training.weights), "--target", "ncnn"))

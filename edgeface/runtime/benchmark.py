@@ -162,12 +162,12 @@ def open_subject(
     sides = size_px if isinstance(size_px, tuple) else (size_px,)
     if max(sides) > MAX_SIZE_PX:
         raise OptionError(f"size {size_px} cannot work: choose at most {MAX_SIZE_PX} pixels")
+    path = catalog.find(name_or_path, engine)
     detector = load(
-        name_or_path, engine=engine, threads=threads, size=min(sides), refine=refine, min_face=min_face,
-        thresholds=thresholds, candidates=candidates,
+        path, engine=engine, threads=threads, size=min(sides), refine=refine, min_face=min_face, thresholds=thresholds,
+        candidates=candidates,
     )
     detector.size_px = size_px
-    path = catalog.find(name_or_path, engine)
     files = detector.bundle.files
     return Subject(name_or_path, sum(f.size_bytes for f in files) if files else path.stat().st_size, detector)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeface import weights
 from edgeface.bundle import MANIFEST, Bundle, read_bundle
-from edgeface.errors import OptionError, UnknownModelError
+from edgeface.errors import BundleError, EdgefaceError, OptionError, UnknownModelError
 from edgeface.registry import unknown_name
+from edgeface.weights import SHIPPED
+
+_CHECKPOINT = ".pt"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,44 +42,98 @@ def shipped_checkpoints() -> dict[str, Path]:
     return {path.stem: path for path in sorted(weights.directory().glob("*.pt"))}
 
 
-def find(name_or_path: str | Path, engine: str | None = None) -> Path:
-    """The bundle's directory, or the checkpoint, that a name or a path means.
+def find(model: str | Path, engine: str | None = None) -> Path:
+    """The bundle's directory, or the checkpoint, that a model argument means: the one place that decides it.
 
-    A text is looked up among the names first: a shipped bundle's ("mos_s-fp16-ncnn") or a model's ("mos_s"), which
-    means its default bundle, with ``engine`` its first bundle for that engine, and with engine "torch" its checkpoint.
-    What is left, and every ``Path``, is a path: a directory is a bundle, a file a checkpoint. Raises UnknownModelError
-    with the choices, OptionError when the model has nothing for the engine, and BundleError for a shipped bundle that
-    cannot be read.
+    A text is, in this order: a file or folder here; a shipped bundle ("mos_s-fp16-ncnn"); a shipped checkpoint as
+    "mos_s.pt"; a model ("mos_s"), which means its default bundle, with ``engine`` its first bundle for that engine, and
+    with engine "torch", or where it has no bundle, its checkpoint. "shipped:NAME" leaves out what is here. A ``Path``
+    is a path and nothing else.
+
+    The log of this module says what was taken: as a warning where a shipped file stands in for one that is not here,
+    or one here is in the way of a shipped one. Raises UnknownModelError with the choices, OptionError when the model
+    has nothing for the engine, and BundleError for a folder without a bundle in it, or a shipped bundle that cannot be
+    read.
     """
-    name = str(name_or_path)
-    found = None if isinstance(name_or_path, Path) else _find_shipped(name, engine)
-    if found is not None:
-        return found
-    path = Path(name_or_path)
-    if path.exists():
-        return path
-    names = _names()
-    if name in names and engine is not None and not isinstance(name_or_path, Path):
-        raise OptionError(f"model {name} does not come with a bundle for the engine {engine}: choose another engine")
-    if path.suffix or len(path.parts) > 1:
-        raise UnknownModelError(f"{path}: no such bundle or checkpoint. Models: {', '.join(names) or 'none'}.")
-    raise UnknownModelError(unknown_name("model", name, names))
+    if isinstance(model, Path):
+        if _exists(model):
+            return model
+        raise UnknownModelError(f"{model}: no such bundle or checkpoint. {_choices()}")
+    name = model.removeprefix(SHIPPED)
+    is_known = name in _names() or name in _checkpoint_files()
+    if name == model and _exists(Path(name)):
+        return _found_here(name, is_known)
+    shipped_path = _find_shipped(name, engine)
+    if shipped_path is None:
+        raise _unknown(name, engine, is_known)
+    if name == model and name.endswith(_CHECKPOINT):
+        _log.warning("%s: no such file here: taking the checkpoint of that name that comes with edgeface", name)
+    else:
+        _log.info("%s: taking %s", model, shipped_path)
+    return shipped_path
+
+
+def _found_here(name: str, is_shipped_too: bool) -> Path:
+    path = Path(name)
+    kind = "folder" if path.is_dir() else "file"
+    other = f"; the one that comes with edgeface is {SHIPPED}{name}" if is_shipped_too else ""
+    if path.is_dir() and not (path / MANIFEST).exists():
+        runs = sorted(path.glob(f"*.best{_CHECKPOINT}"))
+        step = f"give {runs[0]}, the checkpoint in it" if runs else "give a bundle's folder or a checkpoint"
+        raise BundleError(f"{name}: this folder is no bundle, it has no {MANIFEST}: {step}{other}")
+    if is_shipped_too:
+        _log.warning("%s: taking the %s of that name here%s", name, kind, other)
+    else:
+        _log.info("%s: taking the %s here", name, kind)
+    return path
 
 
 def _find_shipped(name: str, engine: str | None) -> Path | None:
     bundles = {entry.name: entry for entry in shipped()}
+    checkpoints = shipped_checkpoints()
     if name in bundles:
         return bundles[name].directory
+    if name.endswith(_CHECKPOINT):
+        return checkpoints.get(name.removesuffix(_CHECKPOINT))
     if engine == "torch":
-        return shipped_checkpoints().get(name)
+        return checkpoints.get(name)
     if engine is None:
         default = bundles.get(weights.DEFAULTS.get(name, ""))
-        return default.directory if default else None
+        return default.directory if default else checkpoints.get(name)
     for entry in sorted(bundles.values(), key=lambda entry: not entry.default):
         bundle = entry.read()
         if (bundle.model, bundle.engine) == (name, engine):
             return entry.directory
     return None
+
+
+def _unknown(name: str, engine: str | None, is_known: bool) -> EdgefaceError:
+    """The error for a name that means nothing here."""
+    if is_known:
+        return OptionError(f"model {name} does not come with a bundle for the engine {engine}: choose another engine")
+    if len(Path(name).parts) > 1:
+        return UnknownModelError(f"{name}: no such bundle or checkpoint. {_choices()}")
+    if name.endswith(_CHECKPOINT):
+        known = unknown_name("checkpoint", name, _checkpoint_files())
+        return UnknownModelError(f"{name}: no such file here, and {known}")
+    if Path(name).suffix:
+        return UnknownModelError(f"{name}: no such bundle or checkpoint. {_choices()}")
+    return UnknownModelError(unknown_name("model", name, _names()))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):   # a name too long for the file system, or one that no file can have
+        return False
+
+
+def _checkpoint_files() -> list[str]:
+    return [f"{stem}{_CHECKPOINT}" for stem in shipped_checkpoints()]
+
+
+def _choices() -> str:
+    return f"Models: {', '.join(_names()) or 'none'}."
 
 
 def _bundle_directories() -> Iterator[Path]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from edgeface.weights import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,7 +27,7 @@ __all__ = ["stream"]
 def stream(
     source: str | int | Path,
     *,
-    model: str | Path = "mos_s",
+    model: str | Path = DEFAULT_MODEL,
     engine: str | None = None,
     threads: int | None = None,
     size: int | None = None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.errors import OptionError, OutputError
+from edgeface.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from edgeface.stream.sinks import Sink, SinkContext
     from edgeface.stream.sources import SourceSpec
     from edgeface.stream.supervision import Supervisor
-
-DEFAULT_MODEL = "mos_s"
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ class Training(Protocol):
         """What came out, a line each: the figures, and where the weights are."""
         ...
 
+    @property
+    def weights(self) -> Path:
+        """The checkpoint that ``edgeface convert`` takes; it is there when a run has ended."""
+        ...
+
 
 trainer: Registry[Callable[[Request], Training]] = Registry("trainable model", UnknownModelError)
 
@@ -89,12 +94,16 @@ class DetectorTraining:
     def result(self) -> Iterator[str]:
         from edgeface.training.plots import plot_curves
 
-        out, name = self._trainer.directory.path, self._trainer.config.model
-        plot_curves(out)
+        plot_curves(self._trainer.directory.path)
         figures = ", ".join(f"{key} {value:g}" for key, value in self._trainer.dev.items() if key != "choose")
         yield f"step {self._trainer.progress.step}, {figures or 'no dev part to measure on'}"
+        yield f"weights: {self.weights}"
+
+    @property
+    def weights(self) -> Path:
+        out, name = self._trainer.directory.path, self._trainer.config.model
         best = out / f"{name}.best.pt"
-        yield f"weights: {best if best.exists() else out / f'{name}.last.pt'}"
+        return best if best.exists() else out / f"{name}.last.pt"
 
 
 def _line(report: StepReport) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# Before a name: the one that comes with edgeface, whatever lies in the current folder.
+SHIPPED = "shipped:"
+# What is taken where no model is given, which a folder that happens to lie here does not change.
+DEFAULT_MODEL = f"{SHIPPED}mos_s"
 # What a model's name alone means.
 DEFAULTS = {
     "mos_s": "mos_s-int8-ncnn",

@@ -1,0 +1,177 @@
+"""What a model argument means: a file or folder here, or what comes with the package."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeface import weights
+from edgeface.cli import main
+from edgeface.errors import BundleError, OptionError, UnknownModelError
+from edgeface.runtime import catalog
+
+NAME = "mos_s-fp16-ncnn"
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, tiny_bundle: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of edgeface/weights, with a bundle and two checkpoints; the current folder is empty."""
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny_bundle, folder / NAME)
+    for name in ("mos_s.pt", "mos_s_qat.pt"):
+        shutil.copyfile(tiny_checkpoint, folder / name)
+    monkeypatch.setattr(weights, "directory", lambda: folder)
+    monkeypatch.setattr(weights, "DEFAULTS", {"mos_s": NAME})
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+def edgeface(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "shipped"),
+    [
+        (NAME, None, NAME),
+        ("mos_s", None, NAME),
+        ("mos_s", "torch", "mos_s.pt"),
+        ("mos_s.pt", None, "mos_s.pt"),
+        ("mos_s.pt", "torch", "mos_s.pt"),
+        ("mos_s_qat.pt", None, "mos_s_qat.pt"),
+        ("mos_s_qat", None, "mos_s_qat.pt"),
+        ("shipped:mos_s", None, NAME),
+        ("shipped:mos_s.pt", None, "mos_s.pt"),
+    ],
+)
+def test_names_in_an_empty_folder(shelf: Path, model: str, engine: str | None, shipped: str) -> None:
+    assert catalog.find(model, engine) == shelf / shipped
+
+
+def test_a_checkpoint_that_is_not_here_is_said_to_be_the_shipped_one(
+    shelf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog.find("mos_s.pt")
+    assert caplog.messages == [
+        "mos_s.pt: no such file here: taking the checkpoint of that name that comes with edgeface"
+    ]
+
+
+@pytest.mark.parametrize("model", [NAME, "mos_s", "mos_s.pt"])
+def test_what_is_here_wins_and_is_said(
+    shelf: Path, tiny_bundle: Path, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    if model.endswith(".pt"):
+        shutil.copyfile(tiny_checkpoint, model)
+    else:
+        shutil.copytree(tiny_bundle, model)
+    assert catalog.find(model) == Path(model)
+    assert f"taking the {'file' if model.endswith('.pt') else 'folder'} of that name here" in caplog.text
+    assert f"shipped:{model}" in caplog.text
+    assert catalog.find(f"shipped:{model}").parent == shelf
+
+
+def test_what_is_only_here_is_said_on_request(
+    shelf: Path, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_bundle, "door")
+    with caplog.at_level(logging.INFO, "edgeface"):
+        assert catalog.find("door") == Path("door")
+        assert catalog.find("mos_s") == shelf / NAME
+    assert [record.levelno for record in caplog.records] == [logging.INFO] * 2
+    assert caplog.messages[1] == f"mos_s: taking {shelf / NAME}"
+
+
+def test_a_path_object_is_a_path(shelf: Path) -> None:
+    with pytest.raises(UnknownModelError, match="no such bundle or checkpoint"):
+        catalog.find(Path("mos_s.pt"))
+
+
+def test_a_path_with_folders_is_never_a_shipped_name(shelf: Path) -> None:
+    with pytest.raises(UnknownModelError, match=r"runs/mos_s\.pt: no such bundle or checkpoint"):
+        catalog.find("runs/mos_s.pt")
+
+
+def test_a_training_run_is_answered_with_its_checkpoint(shelf: Path) -> None:
+    Path("mos_s").mkdir()
+    Path("mos_s/mos_s.best.pt").touch()
+    with pytest.raises(BundleError, match=r"give mos_s/mos_s\.best\.pt, .* comes with edgeface is shipped:mos_s"):
+        catalog.find("mos_s")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("MOS_S", "Did you mean 'mos_s'"),
+        ("Mos_S-FP16-ncnn", f"Did you mean '{NAME}'"),
+        ("MOS.pt", "no such file here, and no checkpoint 'MOS.pt'. Did you mean 'mos_s.pt'"),
+        ("x" * 5000, "no model"),
+        ("face.onnx", "no such bundle or checkpoint"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(shelf: Path, model: str, said: str) -> None:
+    with pytest.raises(UnknownModelError, match=said):
+        catalog.find(model)
+
+
+def test_an_engine_that_nothing_is_for(shelf: Path) -> None:
+    with pytest.raises(OptionError, match="mos_s does not come with a bundle for the engine onnx"):
+        catalog.find("mos_s", "onnx")
+
+
+def test_convert_as_promised_in_an_empty_folder(shelf: Path) -> None:
+    result = edgeface("convert", "mos_s.pt", "--target", "ncnn", "--force")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == (
+        "edgeface: mos_s.pt: no such file here: taking the checkpoint of that name that comes with edgeface\n"
+    )
+    assert result.stdout.splitlines()[-1] == f"next: edgeface demo --model {NAME}"
+    assert Path(NAME, "bundle.json").is_file()
+    pytest.importorskip("skimage")
+    shown = edgeface("demo", "--model", NAME)
+    assert shown.exit_code == 0, shown.output
+    assert "taking the folder of that name here" in shown.stderr
+
+
+def test_the_default_is_not_what_happens_to_lie_here(shelf: Path) -> None:
+    pytest.importorskip("skimage")
+    Path("mos_s").mkdir()
+    shown = edgeface("demo")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stderr == ""
+
+
+def test_info_takes_a_checkpoint(shelf: Path) -> None:
+    result = edgeface("models", "info", "mos_s.pt")
+    assert result.exit_code == 0, result.output
+    assert "mos_s, width 0.5x, channels 16" in result.stdout
+    assert "tests only" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [([], False), (["-v"], True), (["-q"], False), (["--log-level", "info"], True), (["--log-level", "Error"], False)],
+)
+def test_the_log_is_shown_as_asked(shelf: Path, options: list[str], shown: bool) -> None:
+    result = edgeface("models", "info", "mos_s", *options)
+    assert result.exit_code == 0
+    assert (f"edgeface: mos_s: taking {shelf / NAME}\n" == result.stderr) is shown
+    assert shown or not result.stderr
+
+
+def test_quiet_leaves_out_what_is_no_error(shelf: Path) -> None:
+    assert edgeface("models", "info", "mos_s.pt", "-q").stderr == ""
+    result = edgeface("models", "info", "mos", "-q")
+    assert result.exit_code == 2
+    assert "Did you mean 'mos_s'" in result.stderr
+
+
+def test_quiet_and_verbose_exclude_each_other(shelf: Path) -> None:
+    result = edgeface("models", "info", "mos_s", "-q", "-v")
+    assert result.exit_code == 2
+    assert "-q, -v and --log-level exclude each other" in result.stderr
