@@ -144,6 +144,9 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--loop/--no-loop", default=False, help="Play a file or folder again and again.")
 @click.option("--every-frame/--no-every-frame", default=False,
               help="Of a file, a folder or the demo: leave out no frame, as fast as they are looked at.")
+@click.option("--rotate", "rotate_deg", type=int, default=0, metavar="DEGREES",
+              help="Turn the picture clockwise by 90, 180 or 270: for a camera that hangs on its side or upside down.")
+@click.option("--flip/--no-flip", default=False, help="Mirror the picture from left to right, once it is turned.")
 @click.option("--any-redirect/--no-any-redirect", default=False,
               help="Follow an http camera's redirects to other hosts and ports too.")
 @click.option("--any-certificate/--no-any-certificate", default=False,

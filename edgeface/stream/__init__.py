@@ -47,6 +47,8 @@ def stream(
     every_frame: bool = False,
     any_redirect: bool = False,
     any_certificate: bool = False,
+    rotate_deg: int = 0,
+    flip: bool = False,
     deadlines: Deadlines | None = None,
 ) -> Iterator[tuple[Shot, TrackedFaces]]:
     """Frames of a source with the faces in them, the newest frame each time: ``for frame, faces in stream("0"): ...``.
@@ -55,7 +57,7 @@ def stream(
     of pictures, or ``"demo"``. ``frame.image`` is the picture, uint8 (H, W, 3) BGR; ``faces`` are Faces with
     ``tracks``. A source that stops is tried again and again (``deadlines`` say how, the log "edgeface.stream" why); the
     iteration ends when a file does. ``model`` to ``candidates`` are those of ``edgeface.load``, except that ``threads``
-    leave a processor to the rest by default; ``width`` to ``any_certificate`` are those of
+    leave a processor to the rest by default; ``width`` to ``flip`` are those of
     ``edgeface.stream.sources.make_spec``; with ``track`` faces have numbers, and in all but every ``detect_every``-th
     frame the tracker fills in for the detector.
 
@@ -72,7 +74,8 @@ def stream(
 
     spec = make_spec(
         str(source), width_px=width, height_px=height, fps=fps, pixel_format=pixel_format, loop=loop,
-        every_frame=every_frame, any_redirect=any_redirect, any_certificate=any_certificate,
+        every_frame=every_frame, any_redirect=any_redirect, any_certificate=any_certificate, rotate_deg=rotate_deg,
+        flip=flip,
     )
     options = tracking_options(score) if track else None
     detector = load(

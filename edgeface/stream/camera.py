@@ -51,6 +51,8 @@ class Options:
     every_frame: bool = False
     any_redirect: bool = False
     any_certificate: bool = False
+    rotate_deg: int = 0
+    flip: bool = False
     track: bool = True
     detect_every: int = 1
     max_frames: int | None = None
@@ -137,7 +139,8 @@ def _prepared(options: Options) -> _Ready:
     spec = make_spec(
         options.source, width_px=options.width, height_px=options.height, fps=options.fps,
         pixel_format=options.pixel_format, loop=options.loop, every_frame=options.every_frame,
-        any_redirect=options.any_redirect, any_certificate=options.any_certificate,
+        any_redirect=options.any_redirect, any_certificate=options.any_certificate, rotate_deg=options.rotate_deg,
+        flip=options.flip,
     )
     is_served = options.show or options.metrics
     if not is_served and (options.bind, options.port, options.token, options.viewers) != (None,) * 4:

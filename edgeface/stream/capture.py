@@ -21,6 +21,7 @@ import msgspec
 
 from edgeface.errors import EdgefaceError, SourceError
 from edgeface.stream.sources import Grab, Opener, Source, source
+from edgeface.stream.sources.orientation import oriented
 from edgeface.stream.sources.pictures import Damage
 from edgeface.stream.wire import (
     MAX_FRAME_BYTES,
@@ -164,7 +165,7 @@ def run(connection: socket.socket, counter: Counter, slots: Sequence[Slot]) -> N
             with suppress(ImportError):     # the opener says what is missing
                 importlib.import_module(library)
         supervisor.send(Started())
-        opened = opener(spec)
+        opened = oriented(opener(spec), spec)
         supervisor.send(Opened(opened.fps))
         damage: Damage | None = getattr(opened, "damage", None)
         if damage is not None:

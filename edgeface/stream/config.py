@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,8 @@ class SourceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     every_frame: bool = False
     any_redirect: bool = False
     any_certificate: bool = False
+    rotate_deg: Literal[0, 90, 180, 270] = 0
+    flip: bool = False
     patience_s: Positive | None = None
     give_up_s: Positive | None = None
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_SIDE_PX = 8192
 MAX_FPS = 1000.0
+ROTATIONS_DEG = (0, 90, 180, 270)
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,8 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``width_px``, ``height_px``, ``fps`` and ``pixel_format`` and may give others. A file is played at ``fps``, or its
     own rate; with ``loop`` again and again; with ``every_frame`` as fast as its frames are taken, none left out. An
     http camera is followed to other hosts only with ``any_redirect``, and its TLS certificate need not be one to trust
-    with ``any_certificate``. ``patience_s`` is how long it may be silent, as its supervisor sees it.
+    with ``any_certificate``. Frames of any source are turned by ``rotate_deg`` clockwise, 0, 90, 180 or 270, and then
+    mirrored from left to right with ``flip``. ``patience_s`` is how long it may be silent, as its supervisor sees it.
     """
 
     kind: str
@@ -52,6 +54,8 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
     every_frame: bool = False
     any_redirect: bool = False
     any_certificate: bool = False
+    rotate_deg: int = 0
+    flip: bool = False
     seed: int = 0
     patience_s: float | None = None
 
@@ -138,6 +142,8 @@ def make_spec(
     every_frame: bool = False,
     any_redirect: bool = False,
     any_certificate: bool = False,
+    rotate_deg: int = 0,
+    flip: bool = False,
     seed: int = 0,
 ) -> SourceSpec:
     """The checked SourceSpec of a user's text and options; raises as ``parse_source`` does, and OptionError."""
@@ -149,9 +155,12 @@ def make_spec(
         raise OptionError(f"{fps:g} frames a second cannot work: choose more than 0, at most {MAX_FPS:g}")
     if every_frame and fps is not None:
         raise OptionError("a rate and every frame exclude each other: drop one")
+    if rotate_deg not in ROTATIONS_DEG:
+        raise OptionError(f"to rotate by {rotate_deg} degrees cannot work: choose 0, 90, 180 or 270")
     return SourceSpec(
         kind=kind, address=address, width_px=width_px, height_px=height_px, fps=fps, pixel_format=pixel_format,
-        loop=loop, every_frame=every_frame, any_redirect=any_redirect, any_certificate=any_certificate, seed=seed,
+        loop=loop, every_frame=every_frame, any_redirect=any_redirect, any_certificate=any_certificate,
+        rotate_deg=rotate_deg, flip=flip, seed=seed,
     )
 
 

@@ -19,10 +19,11 @@ _BGR = "RGB888"
 
 
 class PiCamera:
-    """A started camera; its frames carry the sensor's own time."""
+    """A started camera; its frames carry the sensor's own time. ``is_oriented``: they come turned as was asked."""
 
-    def __init__(self, camera: Any, fps: float | None) -> None:
+    def __init__(self, camera: Any, fps: float | None, *, is_oriented: bool) -> None:
         self.fps = fps
+        self.is_oriented = is_oriented
         self._camera = camera
 
     def read(self) -> Grab | None:
@@ -65,11 +66,19 @@ def open_picamera2(spec: SourceSpec) -> PiCamera:
     except (RuntimeError, IndexError, OSError) as error:
         raise SourceError(f"picamera2:{number}: {error}: check that no other program uses the camera") from None
     size_px = (spec.width_px or DEFAULT_SIZE_PX[0], spec.height_px or DEFAULT_SIZE_PX[1])
-    controls = {} if spec.fps is None else {"FrameRate": spec.fps}
+    settings: dict[str, Any] = {"main": {"size": size_px, "format": _BGR}}
+    settings["controls"] = {} if spec.fps is None else {"FrameRate": spec.fps}
+    # The sensor reads its rows and columns backwards; it cannot take the one for the other.
+    upside_down = spec.rotate_deg == 180
+    is_oriented = spec.rotate_deg in (0, 180)
+    if is_oriented and (upside_down or spec.flip):
+        from libcamera import Transform
+
+        settings["transform"] = Transform(hflip=upside_down != spec.flip, vflip=upside_down)
     try:
-        camera.configure(camera.create_video_configuration(main={"size": size_px, "format": _BGR}, controls=controls))
+        camera.configure(camera.create_video_configuration(**settings))
         camera.start()
     except (RuntimeError, OSError) as error:
         camera.close()
         raise SourceError(f"picamera2:{number}: {error}: try another --width and --height") from None
-    return PiCamera(camera, spec.fps)
+    return PiCamera(camera, spec.fps, is_oriented=is_oriented)
