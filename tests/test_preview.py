@@ -21,9 +21,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from edgeface.errors import OptionError, OutputError
 from edgeface.stream.controls import Controls
+from edgeface.stream.preview import access, connections, page
 from edgeface.stream.preview import board as board_module
-from edgeface.stream.preview import page
-from edgeface.stream.preview import server as server_module
 from edgeface.stream.preview.access import choose_token, is_loopback
 from edgeface.stream.preview.board import Board
 from edgeface.stream.preview.page import Page
@@ -40,14 +39,19 @@ def picture() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def refusals_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "REFUSAL_S", 0.0)
+
+
 @contextmanager
 def serving(
-    token: str | None = None, most_viewers: int = 4, **options: Any
+    token: str | None = None, most_viewers: int = 4, allow_hosts: tuple[str, ...] = (), **options: Any
 ) -> Iterator[tuple[Board, Server, Controls]]:
     controls = Controls(0.5, 320)
     board = Board(SOURCE, controls, **options)
     routes = Page(board, controls, most_viewers=most_viewers).routes()
-    server = Server(routes, bind="127.0.0.1", port=0, token=token, on_start=board.attach)
+    server = Server(routes, bind="127.0.0.1", port=0, token=token, allow_hosts=allow_hosts, on_start=board.attach)
     try:
         yield board, server, controls
     finally:
@@ -202,7 +206,7 @@ def test_a_viewer_that_takes_nothing_is_let_go(picture: NDArray[np.uint8], monke
 
 
 def test_a_connection_on_which_nothing_is_asked_for_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_IDLE_S", 0.2)
+    monkeypatch.setattr(connections, "IDLE_S", 0.2)
     with serving() as (_, server, _), ExitStack() as stack:
         for said in (b"", b"GET / HT", b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"):
             line = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), DEADLINE_S))
@@ -264,7 +268,7 @@ def test_a_wrong_or_missing_token_gets_in_nowhere(path: str) -> None:
 def test_the_right_token_becomes_a_cookie_and_leaves_the_address() -> None:
     with serving(TOKEN) as (board, server, _):
         code, headers, _ = get(server, f"/?token={TOKEN}")
-        assert (code, headers["location"]) == (303, "/")
+        assert (code, headers["location"]) == (303, "./")
         cookie = headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "samesite=lax" in cookie.lower()

@@ -54,12 +54,14 @@ class WarmMachine(Machine):
 class Stage:
     """A server whose source moves: a new frame every 40 ms, a face that wanders one pixel a frame."""
 
-    def __init__(self, token: str | None = None) -> None:
+    def __init__(self, token: str | None = None, allow_hosts: tuple[str, ...] = ()) -> None:
         self.controls = Controls(0.5, 320)
         self.machine = WarmMachine()
         self.board = Board(SOURCE, self.controls, machine=self.machine)
         routes = PreviewPage(self.board, self.controls).routes()
-        self.server = Server(routes, bind="127.0.0.1", port=0, token=token, on_start=self.board.attach)
+        self.server = Server(
+            routes, bind="127.0.0.1", port=0, token=token, allow_hosts=allow_hosts, on_start=self.board.attach
+        )
         self.url = f"http://127.0.0.1:{self.server.port}/"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._play)

@@ -162,6 +162,8 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Its port; 0 takes a free one.  [default: 8485]")
 @click.option("--token", envvar="EDGEFACE_TOKEN", help="What viewers must know; read from EDGEFACE_TOKEN too.  "
               "[default: one that is made and printed, where others can reach the page]")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A name that the page may be asked for under, beside "
+              "this machine's own, such as robot1.lan or '*.fritz.box'; may be given more than once.")
 @click.option("--viewers", type=click.IntRange(min=1), metavar="N", help="Viewers at a time.  [default: 16]")
 @click.option("--json", metavar="FILE",
               help="Append one JSON line a frame; '-' is standard output, and replaces the lines for people.")

@@ -65,6 +65,7 @@ class Options:
     bind: str | None = None
     port: int | None = None
     token: str | None = None
+    allow_host: tuple[str, ...] = ()
     viewers: int | None = None
     adapt_ms: float | None = None
     best_shots: Path | None = None
@@ -78,9 +79,10 @@ def check(options: Options) -> str:
     """
     ready = _prepared(options)
     if options.show or options.metrics:
-        from edgeface.stream.preview.access import choose_token
+        from edgeface.stream.preview.access import allowed_hosts, choose_token
 
         choose_token(_web_options(options).bind, options.token)
+        allowed_hosts(options.allow_host)
     for name, target in options.sinks:
         _check_target(name, target)
     outlets = [name for name, _ in options.sinks]
@@ -143,8 +145,10 @@ def _prepared(options: Options) -> _Ready:
         flip=options.flip,
     )
     is_served = options.show or options.metrics
-    if not is_served and (options.bind, options.port, options.token, options.viewers) != (None,) * 4:
-        raise OptionError("--bind, --port, --token and --viewers are the page's: add --show, or --metrics")
+    if not is_served and any(
+        (options.bind, options.port is not None, options.token, options.allow_host, options.viewers)
+    ):
+        raise OptionError("--bind, --port, --token, --allow-host and --viewers are the page's: add --show or --metrics")
     if options.blur and options.best_shots is not None:
         raise OptionError("--blur hides faces and --best-shots stores them: choose one of them")
     tracking = tracking_options(options.score) if options.track else None
@@ -216,6 +220,7 @@ def _web_options(options: Options) -> WebOptions:
         bind=DEFAULT_BIND if options.bind is None else options.bind,
         port=DEFAULT_PORT if options.port is None else options.port,
         token=options.token,
+        allow_hosts=options.allow_host,
         most_viewers=MOST_VIEWERS if options.viewers is None else options.viewers,
         hide_faces=options.blur,
     )

@@ -64,6 +64,7 @@ class PageSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     bind: str | None = None
     port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     token: str | None = None
+    allow_host: list[str] = []
     viewers: Count | None = None
 
 

@@ -3,13 +3,19 @@
 Checked for every request and every WebSocket before anything else: the Host header, so that a page of another site
 cannot reach the camera under a name that it points here (DNS rebinding); the Origin header where a browser sends one;
 and, where there is a token, the token, once in the address and from then on in a cookie that scripts cannot read.
+
+A proxy may stand between: it may pass on another Host than the browser's address has, and may serve the page under a
+path of its own, which X-Forwarded-Prefix says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import cookie_parser
@@ -17,12 +23,18 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeface.errors import OptionError
+from edgeface.stream.preview.connections import LET_IN
 
 COOKIE = "edgeface_token"
 SHORTEST_TOKEN = 16
 _UNAUTHORISED = "The address lacks the right token: use the one that 'edgeface camera' printed.\n"
-_FORBIDDEN = "This address is not served: use the one that 'edgeface camera' printed.\n"
-_CLOSE_POLICY = 1008    # a WebSocket's close code for a breach of policy
+_FORBIDDEN = (
+    "Not served under this name: use the address that 'edgeface camera' printed, or allow the name with --allow-host.\n"
+)
+# Nobody who may see the page waits for it; whoever guesses, or asks again and again, does.
+REFUSAL_S = 0.5
+_PATTERN = re.compile(r"[A-Za-z0-9._*?:-]+")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 def is_loopback(host: str) -> bool:
@@ -49,16 +61,29 @@ def choose_token(bind: str, token: str | None) -> str | None:
     return token
 
 
+def allowed_hosts(patterns: Iterable[str]) -> tuple[str, ...]:
+    """The names, such as ``robot1.lan`` or ``*.fritz.box``, in small letters. Raises OptionError for what is none."""
+    for pattern in patterns:
+        if not _PATTERN.fullmatch(pattern):
+            raise OptionError(f"--allow-host {pattern!r}: is no name: write robot1.lan or *.fritz.box, without a port")
+    return tuple(_plain(pattern) for pattern in patterns)
+
+
 class Guard:
     """ASGI middleware that lets through what is allowed.
 
     ``hosts``: names and addresses under which the page may be asked for. Any literal address is allowed as well, since
-    only names can be pointed somewhere else. ``token``: None lets everybody in who reaches the server.
+    only names can be pointed somewhere else. ``patterns``: names, with ``*`` for any part, that are allowed besides,
+    also as the address of the page where a proxy asks under another name. ``token``: None lets everybody in who reaches
+    the server.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str], token: str | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Collection[str], patterns: Collection[str] = (), token: str | None = None
+    ) -> None:
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(map(_plain, hosts))
+        self._patterns = tuple(patterns)
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,21 +91,28 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope, headers)
-        if refusal is None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await refusal(scope, receive, send)
+        prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
+        # What a proxy leaves in the path is no part of it here.
+        if _PREFIX.fullmatch(prefix) and scope["path"].startswith(f"{prefix}/"):
+            scope["root_path"] = prefix
+        answer = self._answer(scope, headers)
+        if answer is None or answer.status_code < 400:
+            scope.setdefault("state", {})[LET_IN] = True
         else:
-            await send({"type": "websocket.close", "code": _CLOSE_POLICY, "reason": ""})
+            answer.headers["Connection"] = "close"
+            await asyncio.sleep(REFUSAL_S)
+        await (answer or self._app)(scope, receive, send)
 
-    def _refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+    def _answer(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+        """What is said instead of passing the request on."""
         host = headers.get("host", "")
         if not self._is_allowed(host):
             return PlainTextResponse(_FORBIDDEN, 403)
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            return PlainTextResponse(_FORBIDDEN, 403)
+        if origin is not None:
+            of_page = origin.partition("://")[2]
+            if of_page.lower() != host.lower() and not self._is_named(_name_of(of_page)):
+                return PlainTextResponse(_FORBIDDEN, 403)
         # By port: browsers do not keep the cookies of two cameras on one machine apart.
         cookie = f"{COOKIE}_{scope['server'][1]}"
         if self._token is None or self._matches(cookie_parser(headers.get("cookie", "")).get(cookie, "")):
@@ -92,13 +124,18 @@ class Guard:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1]
         if not self._matches(given):
             return PlainTextResponse(_UNAUTHORISED, 401)
-        if scope["type"] == "websocket" or scope["path"] != "/":
+        if scope["type"] == "websocket" or scope["path"].removeprefix(scope.get("root_path", "")) != "/":
             return None
-        # To the address without the token, so that it does not stay in the browser's history and in referrers.
-        answer = RedirectResponse("/", 303)
+        # To the address without the token, so that it does not stay in the browser's history and in referrers. A
+        # relative one, since a proxy may have another path for it.
+        prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
+        answer = RedirectResponse(f"{prefix}/" if _PREFIX.fullmatch(prefix) else "./", 303)
         # Not "strict", with which the address fails where it is a link on another site, a chat's or a router's. Other
         # sites can make a browser ask for the page, but nothing changes by that, and they do not see the answer.
-        answer.set_cookie(cookie, self._token, httponly=True, samesite="lax")
+        # Without a path: a browser takes the one that it sees, and a proxy may have another camera beside it.
+        answer.set_cookie(
+            cookie, self._token, httponly=True, samesite="lax", path=None, secure=scope["scheme"] in ("https", "wss")
+        )
         return answer
 
     def _is_allowed(self, host: str) -> bool:
@@ -106,8 +143,11 @@ class Guard:
             name = urlsplit(f"//{host}").hostname or ""
             ipaddress.ip_address(name)
         except ValueError:
-            return _name_of(host) in self._hosts
+            return _name_of(host) in self._hosts or self._is_named(_name_of(host))
         return True
+
+    def _is_named(self, name: str) -> bool:
+        return bool(name) and any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
     def _matches(self, given: str) -> bool:
         return self._token is not None and secrets.compare_digest(given.encode(), self._token.encode())
@@ -115,6 +155,11 @@ class Guard:
 
 def _name_of(host: str) -> str:
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        return _plain(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return ""
+
+
+def _plain(name: str) -> str:
+    """In small letters, without the dot that ends a name which no domain is added to."""
+    return name.lower().removesuffix(".")

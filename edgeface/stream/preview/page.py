@@ -23,13 +23,6 @@ FILES = {"/": "index.html", "/page.js": "page.js", "/overlay.js": "overlay.js", 
 # Pictures that may be on their way to one viewer. Two keep the line busy while the page draws; more would be delay.
 MOST_CREDITS = 2
 _SEND_S = 10.0              # a viewer that takes no byte for so long is gone
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy":
-        "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 _TRY_LATER = 1013           # a WebSocket's close code
 
 
@@ -51,7 +44,7 @@ class Page:
 
     async def _faces(self, _request: Request) -> Response:
         # As in the JSON lines, which know null where a number is none.
-        return Response(msgspec.json.encode(self._board.record()), media_type="application/json", headers=_HEADERS)
+        return Response(msgspec.json.encode(self._board.record()), media_type="application/json")
 
     async def _live(self, viewer: WebSocket) -> None:
         with suppress(WebSocketDisconnect, RuntimeError, OSError):      # it went away, in the middle of a word or not
@@ -141,6 +134,6 @@ class _Wish(msgspec.Struct, forbid_unknown_fields=True):
 
 def _file(name: str) -> Callable[[Request], Any]:
     async def answer(_request: Request) -> Response:
-        return FileResponse(STATIC / name, headers=_HEADERS)
+        return FileResponse(STATIC / name)
 
     return answer

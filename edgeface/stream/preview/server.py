@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from time import monotonic
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeface.errors import OutputError
-from edgeface.stream.preview.access import Guard
+from edgeface.stream.preview.access import Guard, allowed_hosts
+from edgeface.stream.preview.connections import (
+    HEADERS,
+    LONGEST_HEAD,
+    HttpConnection,
+    OneLine,
+    ViewerConnection,
+    WaitingRoom,
+)
 
 # On a busy board, where uvicorn is loaded first.
 START_S = 30.0
 CLOSE_S = 1.0
 LONGEST_MESSAGE = 4096      # bytes that a viewer may send at a time
-_MOST_CONNECTIONS = 128
-# A connection on which nothing is asked for, or not to the end, is let go of after one to two times as long, so that
-# nobody can hold all of them.
-_IDLE_S = 10.0
+_ONE_LINE = OneLine()
 # Of a peer that vanished without a word, or takes nothing.
 _DEAD_S = 30
 
@@ -33,8 +38,10 @@ _DEAD_S = 30
 class Server:
     """Serves ``routes`` at ``bind``:``port`` until it is closed; port 0 takes a free one.
 
-    ``token``: None lets everybody in who reaches the server (see ``access``). ``on_start`` is called in the event loop
-    that the routes run in, before the first request. Raises OutputError when the port cannot be had.
+    ``token``: None lets everybody in who reaches the server (see ``access``). ``allow_hosts``: names, with ``*`` for
+    any part, under which it may be asked for besides this machine's own. ``on_start`` is called in the event loop that
+    the routes run in, before the first request. Raises OptionError for a name that is none, and OutputError when the
+    port cannot be had.
     """
 
     def __init__(
@@ -44,8 +51,10 @@ class Server:
         bind: str,
         port: int,
         token: str | None,
+        allow_hosts: Collection[str] = (),
         on_start: Callable[[asyncio.AbstractEventLoop], None] | None = None,
     ) -> None:
+        patterns = allowed_hosts(allow_hosts)
         self._socket = _listening(bind, port)
         self.port: int = self._socket.getsockname()[1]
 
@@ -56,13 +65,16 @@ class Server:
             yield
 
         name = socket.gethostname()
-        guard = Middleware(Guard, hosts={"localhost", bind, name, f"{name}.local"}, token=token)
+        guard = Middleware(Guard, hosts={"localhost", bind, name, f"{name}.local"}, patterns=patterns, token=token)
+        logging.getLogger("uvicorn.error").addFilter(_ONE_LINE)
         config = uvicorn.Config(
             Starlette(routes=routes, middleware=[guard], lifespan=lifespan), log_config=None, log_level="error",
-            access_log=False, lifespan="on", http=_Protocol, ws="websockets-sansio", ws_max_size=LONGEST_MESSAGE,
+            access_log=False, lifespan="on", http=type("_Http", (HttpConnection,), {"room": WaitingRoom()}),
+            ws=ViewerConnection, ws_max_size=LONGEST_MESSAGE, h11_max_incomplete_event_size=LONGEST_HEAD,
+            headers=list(HEADERS), server_header=False,
             # JPEGs do not get smaller, and deflating each for each viewer takes the detector's time.
             ws_per_message_deflate=False,
-            timeout_graceful_shutdown=1, limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="edgeface-web", daemon=True)
@@ -84,26 +96,6 @@ class Server:
         # Signals are the command's: this thread must not take them, and uvicorn's own run() would.
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(self._server.serve(sockets=[self._socket]))
-
-
-class _Protocol(H11Protocol):
-    """HTTP that looks at every connection now and then, and ends it where nothing was asked for since the last look."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn itself
-        super().connection_made(transport)
-        self._look_again()
-
-    def _look_again(self) -> None:
-        self.loop.call_later(_IDLE_S, self._look, self.cycle)
-
-    def _look(self, before: object) -> None:
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:    # a WebSocket by now
-            return
-        is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and self.cycle is before:
-            self.transport.abort()
-        else:
-            self._look_again()
 
 
 def _listening(bind: str, port: int) -> socket.socket:

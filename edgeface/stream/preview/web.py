@@ -30,13 +30,14 @@ LARGEST_VIEWERS = 64
 @dataclass(frozen=True)
 class WebOptions:
     """``page``: whether there is one, or the figures alone; ``bind`` and ``port``: where; ``token``: what every request
-    must show, None for what ``access.choose_token`` says; ``most_viewers``, up to LARGEST_VIEWERS; ``hide_faces`` blurs
-    them in every picture."""
+    must show, None for what ``access.choose_token`` says; ``allow_hosts``: names under which it may be asked for beside
+    this machine's own; ``most_viewers``, up to LARGEST_VIEWERS; ``hide_faces`` blurs them in every picture."""
 
     page: bool = True
     bind: str = DEFAULT_BIND
     port: int = DEFAULT_PORT
     token: str | None = None
+    allow_hosts: tuple[str, ...] = ()
     most_viewers: int = MOST_VIEWERS
     hide_faces: bool = False
 
@@ -65,7 +66,7 @@ class Web:
             routes += Page(self._board, context.controls, most_viewers=options.most_viewers).routes()
         try:
             self._server = Server(
-                routes, bind=options.bind, port=options.port, token=token,
+                routes, bind=options.bind, port=options.port, token=token, allow_hosts=options.allow_hosts,
                 on_start=None if self._board is None else self._board.attach,
             )
         except BaseException:

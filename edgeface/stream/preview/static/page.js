@@ -20,8 +20,11 @@ let state = null;
 let clockOffsetS = null; // the server's clock less this one's, at least as far as a message took
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  socket = new WebSocket(`${scheme}//${location.host}/live`);
+  // Relative, since a proxy may serve the page under a path of its own.
+  const live = new URL("live", location.href);
+  live.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  live.search = live.hash = "";
+  socket = new WebSocket(live);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     failures = 0;
