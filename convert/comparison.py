@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, file_sets
 from edgeface.evaluation.measure import measure
@@ -142,7 +141,7 @@ def _at_size(
     for batch in _batches(items, BATCH):
         both = [detector.batch([image for _, image in batch]) for detector in detectors]
         for (name, image), *faces in zip(batch, *both, strict=True):
-            one, two = (_from(side, score) for side in faces)
+            one, two = (side.select(side.scores >= score) for side in faces)
             sums.add(name, one, two, partial(contenders[0], image), partial(contenders[1], image))
         for all_faces, new in zip(found, both, strict=True):
             all_faces.extend(new)
@@ -163,19 +162,6 @@ def _batches(items: Iterable[tuple[str, Image]], count: int) -> Iterator[list[tu
     iterator = iter(items)
     while batch := list(islice(iterator, count)):
         yield batch
-
-
-def _from(faces: Faces, score: float) -> Faces:
-    """The faces of at least ``score``."""
-    keep: NDArray[np.bool_] = faces.scores >= score
-    return dataclasses.replace(
-        faces,
-        boxes=faces.boxes[keep],
-        scores=faces.scores[keep],
-        landmarks=None if faces.landmarks is None else faces.landmarks[keep],
-        pose=None if faces.pose is None else faces.pose[keep],
-        attributes={name: values[keep] for name, values in faces.attributes.items()},
-    )
 
 
 def version_of(package: str) -> str:

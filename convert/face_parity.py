@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.faces import Faces
-from edgeface.runtime.nms import iou
+from edgeface.matching import Pair, differences, match
 
-Floats = NDArray[np.float32]
 IOU = 0.9       # at which two boxes are said to be one face, whatever a tolerance asks beyond that
 _EXAMPLES = 10
 
@@ -27,7 +25,7 @@ class FacesParity:
     neither missing nor shifted.
 
     Differences are the largest and the mean among matched faces; landmarks as a share of the square root of the box's
-    area, attributes those of probabilities.
+    area, attributes those of probabilities, of classes too.
     """
 
     pictures: int
@@ -50,24 +48,6 @@ class FacesParity:
     attribute_difference: float
     attribute_difference_mean: float
     examples: list[str]
-
-
-def match(reference: Faces, candidate: Faces, iou_least: float) -> list[tuple[int, int, float]]:
-    """Pairs (index in reference, index in candidate, IoU >= ``iou_least``), one to one, the best IoU first."""
-    if not len(reference) or not len(candidate):
-        return []
-    overlap = iou(reference.boxes, candidate.boxes)
-    pairs = np.argwhere(overlap >= iou_least)
-    pairs = pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]
-    used_reference: set[int] = set()
-    used_candidate: set[int] = set()
-    chosen = []
-    for i, j in pairs.tolist():
-        if i not in used_reference and j not in used_candidate:
-            used_reference.add(i)
-            used_candidate.add(j)
-            chosen.append((i, j, float(overlap[i, j])))
-    return chosen
 
 
 class FaceSums:
@@ -102,18 +82,18 @@ class FaceSums:
         score threshold lower by the score tolerance and without NMS: a face that the other side has among them was
         found there too, and lost by a tie."""
         iou_least, score = self._tolerated
-        overlapping = match(reference, candidate, min(IOU, iou_least))
+        overlapping = match(reference.boxes, candidate.boxes, min(IOU, iou_least))
         # The best overlap is taken first, so these are the pairs that a search from ``iou_least`` on gives.
-        pairs = [pair for pair in overlapping if pair[2] >= iou_least]
+        pairs = [pair for pair in overlapping if pair.iou >= iou_least]
         self._differences(reference, candidate, pairs)
-        missing = _without(reference, {i for i, _, _ in pairs})
-        extra = _without(candidate, {j for _, j, _ in pairs})
+        missing = _without(reference, {pair.one for pair in pairs})
+        extra = _without(candidate, {pair.other for pair in pairs})
         tied = [*self._tied(missing, candidate_contenders)], [*self._tied(extra, reference_contenders)]
         lost, added = len(missing) - len(tied[0]), len(extra) - len(tied[1])
         shifted = sum(1 for i, j, _ in pairs if not abs(float(reference.scores[i] - candidate.scores[j])) <= score)
         counts: Mapping[str, int] = {
             "pictures": 1, "reference": len(reference), "candidate": len(candidate),
-            "overlapping": sum(1 for pair in overlapping if pair[2] >= IOU), "matched": len(pairs), "shifted": shifted,
+            "overlapping": sum(1 for pair in overlapping if pair.iou >= IOU), "matched": len(pairs), "shifted": shifted,
             "ties": len(tied[0]) + len(tied[1]),
             "ties_at_threshold": sum(1 for other in tied[0] + tied[1] if other < self._threshold),
             "missing": lost, "extra": added,
@@ -129,22 +109,25 @@ class FaceSums:
             return
         iou_least, score = self._tolerated
         other = contenders()
-        for i, j, _ in match(alone, other, iou_least):
+        for i, j, _ in match(alone.boxes, other.boxes, iou_least):
             if abs(float(alone.scores[i]) - float(other.scores[j])) <= score:
                 yield float(other.scores[j])
 
-    def _differences(self, reference: Faces, candidate: Faces, pairs: list[tuple[int, int, float]]) -> None:
-        for i, j, overlap in pairs:
-            self._iou_least = min(self._iou_least, overlap)
-            self._score.add(reference.scores[i] - candidate.scores[j])
-            if reference.landmarks is not None and candidate.landmarks is not None:
-                x1, y1, x2, y2 = reference.boxes[i].tolist()
-                side = math.sqrt(max((x2 - x1) * (y2 - y1), 1e-6))
-                self._landmarks.add((reference.landmarks[i] - candidate.landmarks[j]) / side)
-            if reference.pose is not None and candidate.pose is not None:
-                self._pose_deg.add(reference.pose[i] - candidate.pose[j])
-            for name in reference.attributes.keys() & candidate.attributes.keys():
-                self._attributes.add(reference.attributes[name][i] - candidate.attributes[name][j])
+    def _differences(self, reference: Faces, candidate: Faces, pairs: list[Pair]) -> None:
+        if not pairs:
+            return
+        self._iou_least = min(self._iou_least, *(pair.iou for pair in pairs))
+        x1, y1, x2, y2 = reference.boxes[[pair.one for pair in pairs]].T.astype(np.float64)
+        sides = np.sqrt(np.maximum((x2 - x1) * (y2 - y1), 1e-6))
+        for name, apart in differences(reference, candidate, pairs).items():
+            if name in ("landmarks", "landmarks68"):
+                self._landmarks.add(apart / sides[:, None, None])
+            elif name == "pose":
+                self._pose_deg.add(apart)
+            elif name == "scores":
+                self._score.add(apart)
+            elif name != "boxes":       # their IoU says it
+                self._attributes.add(apart)
 
     def parity(self) -> FacesParity:
         """The figures over every picture added."""
@@ -166,7 +149,7 @@ class _Extremes:
         self.largest = self._sum = 0.0
         self._count = 0
 
-    def add(self, difference: np.float32 | Floats) -> None:
+    def add(self, difference: NDArray[np.floating]) -> None:
         absolute = np.abs(np.asarray(difference, np.float64))
         self.largest = float(np.maximum(self.largest, absolute.max()))
         self._sum += float(absolute.sum())
@@ -178,5 +161,4 @@ class _Extremes:
 
 
 def _without(faces: Faces, taken: set[int]) -> Faces:
-    keep = [i for i in range(len(faces)) if i not in taken]
-    return Faces(faces.boxes[keep], faces.scores[keep])
+    return faces.select([i for i in range(len(faces)) if i not in taken])

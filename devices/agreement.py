@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.faces import Faces
-from edgeface.runtime.nms import iou
+from edgeface.matching import differences, match
 
 # Engines sum in another order on another processor. What they differ by then is far below what a user sees, and so are
 # these; a board that computes something else misses them at once.
 IOU_LEAST = 0.9
-SCORE_MOST = 0.02
+PROBABILITY_MOST = 0.02
 POSE_MOST_DEG = 2.0
 
 
 class Agreement(msgspec.Struct, frozen=True):
     """Faces found here and there in one picture, and the largest differences of the ``matched``: those whose boxes
-    overlap by an IoU of 0.9. None where there is nothing to compare.
+    overlap by an IoU of 0.9. None where there is nothing to compare. ``attributes`` are probabilities, those of classes
+    too.
 
     ``raw_difference`` is the largest of any raw output, as a share of that output's largest value here.
     """
@@ -33,14 +34,15 @@ class Agreement(msgspec.Struct, frozen=True):
     score: float | None
     landmark_px: float | None
     pose_deg: float | None
+    attributes: float | None
     raw_difference: float
 
     @property
     def is_same(self) -> bool:
-        """Whether they are the same faces, with scores and poses that nobody could tell apart."""
+        """Whether they are the same faces, with scores, poses and attributes that nobody could tell apart."""
         return (
             self.here == self.there == self.matched
-            and (self.score or 0.0) <= SCORE_MOST
+            and max(self.score or 0.0, self.attributes or 0.0) <= PROBABILITY_MOST
             and (self.pose_deg or 0.0) <= POSE_MOST_DEG
         )
 
@@ -54,7 +56,7 @@ class Agreement(msgspec.Struct, frozen=True):
             found += f", {self.matched} of them at the same place"
         differences = (
             ("boxes", self.box_px, " px"), ("scores", self.score, ""), ("landmarks", self.landmark_px, " px"),
-            ("pose", self.pose_deg, " degrees"),
+            ("pose", self.pose_deg, " degrees"), ("attributes", self.attributes, ""),
         )
         within = [f"{name} within {value:.2g}{unit}" for name, value, unit in differences if value is not None]
         return "; ".join([found, *within, f"raw outputs within {self.raw_difference:.2g} of their range"])
@@ -62,37 +64,24 @@ class Agreement(msgspec.Struct, frozen=True):
 
 def compare(here: Faces, there: Faces, raw_here: Mapping[str, Any], raw_there: Mapping[str, Any]) -> Agreement:
     """Compare what one picture gave: faces, and raw outputs float32 by name. A missing output differs by 1."""
-    pairs = list(_pairs(here, there))
-    mine, theirs = [i for i, _ in pairs], [j for _, j in pairs]
+    pairs = match(here.boxes, there.boxes, IOU_LEAST)
+    apart = differences(here, there, pairs) if pairs else {}
+    largest = {name: float(np.abs(values).max()) for name, values in apart.items()}
 
-    def largest(a: NDArray[np.float32] | None, b: NDArray[np.float32] | None) -> float | None:
-        return float(np.abs(a[mine] - b[theirs]).max()) if a is not None and b is not None and pairs else None
+    def most(names: Iterable[str]) -> float | None:
+        return max((largest[name] for name in names if name in largest), default=None)
 
     return Agreement(
         here=len(here),
         there=len(there),
         matched=len(pairs),
-        box_px=largest(here.boxes, there.boxes),
-        score=largest(here.scores, there.scores),
-        landmark_px=largest(here.landmarks, there.landmarks),
-        pose_deg=largest(here.pose, there.pose),
+        box_px=largest.get("boxes"),
+        score=largest.get("scores"),
+        landmark_px=most(("landmarks", "landmarks68")),
+        pose_deg=largest.get("pose"),
+        attributes=most(largest.keys() - {"boxes", "scores", "landmarks", "landmarks68", "pose"}),
         raw_difference=max((_share(raw_here[name], raw_there.get(name)) for name in raw_here), default=0.0),
     )
-
-
-def _pairs(here: Faces, there: Faces) -> list[tuple[int, int]]:
-    """One to one, the best overlap first."""
-    if not len(here) or not len(there):
-        return []
-    overlap = iou(here.boxes, there.boxes)
-    pairs = []
-    for _ in range(min(len(here), len(there))):
-        i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
-        if overlap[i, j] < IOU_LEAST:
-            break
-        pairs.append((int(i), int(j)))
-        overlap[i, :] = overlap[:, j] = -1.0
-    return pairs
 
 
 def _share(here: NDArray[np.float32], there: NDArray[np.float32] | None) -> float:

@@ -134,12 +134,8 @@ class Client:
     ) -> Faces:
         """The faces in a Frame, or in uint8 (H, W, 3) BGR."""
         _, found = self._with_picture("detect", loaded, picture, timeout_s)
-        attributes = {name[len("attribute.") :]: found[name] for name in found if name.startswith("attribute.")}
         try:
-            return Faces(
-                found["boxes"], found["scores"], found.get("landmarks"), found.get("pose"), attributes,
-                loaded.bundle.attributes,
-            )
+            return Faces.of_arrays(found, loaded.bundle.attributes, {})
         except (KeyError, ValueError) as error:
             raise self._garbled(f"faces that are none ({error})") from None
 

@@ -150,12 +150,9 @@ def _frame(pixels_format: str, arrays: Arrays, name: str = "pixels") -> Frame:
 
 @operation("detect")
 def detect(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Arrays]:
-    """The faces in ``pixels``: boxes, scores, and what else it predicts; attributes begin with ``attribute.``."""
+    """The faces in ``pixels``, as ``Faces.arrays``."""
     wanted = read(options, Picture)
-    faces = state.get(wanted.number).detector(_frame(wanted.format, arrays))
-    found = {"boxes": faces.boxes, "scores": faces.scores, "landmarks": faces.landmarks, "pose": faces.pose}
-    out = {name: array for name, array in found.items() if array is not None}
-    return None, out | {f"attribute.{name}": values for name, values in faces.attributes.items()}
+    return None, state.get(wanted.number).detector(_frame(wanted.format, arrays)).arrays()
 
 
 @operation("raw")

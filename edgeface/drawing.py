@@ -1,4 +1,4 @@
-"""Faces drawn on a picture: boxes, scores, five landmarks, the axes of the head, and what a face has in words."""
+"""Faces drawn on a picture: boxes, scores, landmarks, the axes of the head, and what a face has in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.faces import QUALITY, Faces
+from edgeface.faces import Faces
 
 Colour = tuple[int, int, int]
 
@@ -64,7 +64,8 @@ def draw_faces(image: NDArray[np.uint8], faces: Faces) -> NDArray[np.uint8]:
 
     Lines grow with the picture and shrink with the face, so that neither a photograph of 20 megapixels nor a face of
     10 pixels is lost. Of a small face the axes are left out, and a score and words that would hide its neighbours. The
-    best faces are drawn last, on top. Attributes are words below the face, those that it has; quality is a number.
+    best faces are drawn last, on top. Attributes are words below the face, those that it has, and so are classes; an
+    expectation and quality are numbers.
     """
     canvas: NDArray[np.uint8] = image.copy()
     longest_px = max(image.shape[:2])
@@ -72,23 +73,28 @@ def draw_faces(image: NDArray[np.uint8], faces: Faces) -> NDArray[np.uint8]:
     pen = _Pen(line_px, max(_SMALLEST_TEXT_PX, longest_px / 55))
     # Far outside the picture only a line's direction matters, and OpenCV overflows on large coordinates.
     reach_px = 4.0 * longest_px
-    landmarks = None if faces.landmarks is None else np.clip(np.nan_to_num(faces.landmarks), -reach_px, reach_px)
-    boxes = np.clip(np.nan_to_num(faces.boxes), -reach_px, reach_px)
-    for i in reversed(range(len(faces))):
-        box = boxes[i]
+
+    def within(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.clip(np.nan_to_num(points), -reach_px, reach_px).astype(np.float32)
+
+    for face in reversed(list(faces)):
+        box = within(face.box)
+        landmarks = None if face.landmarks is None else within(face.landmarks)
         if (box[2:] < 0).any() or (box[:2] >= image.shape[1::-1]).any():
             continue
         side_px = float(min(box[2] - box[0], box[3] - box[1]))
         width_px = max(1, min(pen.line_px, round(side_px * _LINE_OF_FACE)))
         outline = side_px >= _OUTLINED_FACE_PX
         _box(canvas, box, width_px, outline)
-        if faces.pose is not None and side_px >= _SMALLEST_AXES_PX:
-            nose = (box[:2] + box[2:]) / 2 if landmarks is None else landmarks[i][2]
-            _axes(canvas, box, nose, np.nan_to_num(faces.pose[i]), width_px, outline)
+        if face.pose is not None and side_px >= _SMALLEST_AXES_PX:
+            nose = (box[:2] + box[2:]) / np.float32(2) if landmarks is None else landmarks[2]
+            _axes(canvas, box, nose, np.nan_to_num(face.pose), width_px, outline)
+        if face.landmarks68 is not None:
+            _landmarks(canvas, within(face.landmarks68), max(1, width_px // 2), False)
         if landmarks is not None:
-            _landmarks(canvas, landmarks[i], width_px, outline)
-        _score(canvas, box, float(faces.scores[i]), pen)
-        _words(canvas, box, _said(faces, i), pen)
+            _landmarks(canvas, landmarks, width_px, outline)
+        _score(canvas, box, face.score, pen)
+        _words(canvas, box, face.words(), pen)
     return canvas
 
 
@@ -203,11 +209,3 @@ class _Plate:
         cv2.rectangle(canvas, (left, bottom - self.height_px), (left + width_px, bottom), INK, cv2.FILLED)
         at = (left + pen.margin_px, bottom - pen.margin_px - self.below_px)
         cv2.putText(canvas, text, at, _FONT, pen.scale, BOX, pen.stroke_px, cv2.LINE_AA)
-
-
-def _said(faces: Faces, index: int) -> list[str]:
-    """What a face has, in words; its quality as a number, since it is a matter of degree."""
-    words = [name for name in faces.attributes if name != QUALITY and faces.has(name)[index]]
-    if QUALITY in faces.attributes:
-        words.append(f"q{faces.attributes[QUALITY][index]:.2f}".replace("0.", "."))
-    return words

@@ -285,6 +285,10 @@ def test_agreement_of_faces() -> None:
     assert not compare(faces(one), faces(), raw, raw).is_same
     assert not compare(faces(one), faces(one, score=0.8), raw, raw).is_same
     assert not compare(faces(one), faces(one, pose=5.0), raw, raw).is_same
+    masked = [replace(faces(one), attributes={"mask": np.array([p], np.float32)}) for p in (0.9, 0.895, 0.4)]
+    assert compare(masked[0], masked[1], raw, raw).is_same
+    assert "attributes within 0.005;" in compare(masked[0], masked[1], raw, raw).text
+    assert not compare(masked[0], masked[2], raw, raw).is_same
     nothing = compare(faces(), faces(), raw, {})
     assert nothing.is_same
     assert nothing.raw_difference == 1.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from edgeface.convert.face_parity import FacesParity, FaceSums, match
+from edgeface.convert.face_parity import FacesParity, FaceSums
 from edgeface.convert.parity import (
     INT8_AGAINST_FLOAT,
     DepartedError,
@@ -110,15 +110,6 @@ def test_a_constant_map_may_differ_by_rounding_only() -> None:
 def test_maps_of_different_shape_are_refused() -> None:
     with pytest.raises(ParityError, match=r"score8 has shape \(1, 1, 3\), the reference \(1, 1, 2\)"):
         MapSums("score8").add(floats(1, 2), floats(1, 2, 3))
-
-
-def test_match_is_one_to_one_and_prefers_the_best_overlap() -> None:
-    # Reference face 0 overlaps both candidates, reference face 1 only the first, and better.
-    reference = faces((4, 0, 0.9), (0, 0, 0.8))
-    candidate = faces((1, 0, 0.9), (6, 0, 0.8))
-    assert [(i, j) for i, j, _ in match(reference, candidate, 0.9)] == [(1, 0), (0, 1)]
-    assert [(i, j) for i, j, _ in match(reference, candidate, 0.97)] == [(1, 0)]
-    assert match(faces(), candidate, 0.5) == []
 
 
 def test_differences_of_matched_faces() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,8 +14,12 @@ from edgeface.runtime.nms import iou
 
 Merge = Literal["vote", "nms"]
 
-# The five points of a mirrored face in the order of a face.
-_MIRRORED_POINTS = [1, 0, 2, 4, 3]
+# The points of a mirrored face in the order of a face: five, and the 68 of 300-W by jaw, brows, nose, eyes and mouth.
+_MIRRORED_POINTS = (1, 0, 2, 4, 3)
+_MIRRORED_68 = (
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
+)
 
 Image = NDArray[np.uint8]
 
@@ -49,12 +54,19 @@ def flipped(faces: Faces, width: int) -> Faces:
     """
     boxes = faces.boxes.copy()
     boxes[:, [0, 2]] = width - faces.boxes[:, [2, 0]]
-    landmarks = None
-    if faces.landmarks is not None:
-        landmarks = faces.landmarks[:, _MIRRORED_POINTS].copy()
-        landmarks[..., 0] = width - landmarks[..., 0]
+
+    def points(found: NDArray[np.float32] | None, order: Sequence[int]) -> NDArray[np.float32] | None:
+        if found is None:
+            return None
+        other: NDArray[np.float32] = found[:, list(order)]      # a copy
+        other[..., 0] = width - other[..., 0]
+        return other
+
     pose = None if faces.pose is None else faces.pose * np.array([1, -1, -1], np.float32)
-    return Faces(boxes, faces.scores, landmarks, pose, faces.attributes, faces.thresholds)
+    return replace(
+        faces, boxes=boxes, landmarks=points(faces.landmarks, _MIRRORED_POINTS),
+        landmarks68=points(faces.landmarks68, _MIRRORED_68), pose=pose,
+    )
 
 
 def merged(found: Sequence[Faces], nms_iou: float, merge: Merge) -> Faces:
@@ -64,26 +76,11 @@ def merged(found: Sequence[Faces], nms_iou: float, merge: Merge) -> Faces:
     """
     if not found:
         raise ValueError("merged needs at least one Faces")
-    scores = np.concatenate([faces.scores for faces in found])
-    boxes = np.concatenate([faces.boxes for faces in found])
-    best, weights = _groups(boxes, scores, nms_iou, merge)
-
-    def mean(values: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
-        given = [value for value in values if value is not None]
-        if len(given) < len(values):
-            return None
-        return np.tensordot(weights, np.concatenate(given), axes=1).astype(np.float32)
-
-    names = set.intersection(*(set(faces.attributes) for faces in found))
-    attributes = {name: mean([faces.attributes[name] for faces in found]) for name in sorted(names)}
-    return Faces(
-        np.tensordot(weights, boxes, axes=1).astype(np.float32).reshape(-1, 4),
-        scores[best],
-        mean([faces.landmarks for faces in found]),
-        mean([faces.pose for faces in found]),
-        {name: value for name, value in attributes.items() if value is not None},
-        found[0].thresholds,
-    )
+    every = Faces.joined(found)
+    best, weights = _groups(every.boxes, every.scores, nms_iou, merge)
+    means = {name: np.tensordot(weights, array, axes=1).astype(np.float32) for name, array in every.arrays().items()}
+    classes = {name: each.classes for name, each in every.classes.items()}
+    return Faces.of_arrays(means | {"scores": every.scores[best]}, found[0].thresholds, classes)
 
 
 def _groups(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,7 @@ class TrackedFaces(Faces):
     tracks: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     seen: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, array in (("tracks", self.tracks), ("seen", self.seen)):
-            if array.shape != (len(self),):
-                raise ValueError(f"TrackedFaces.{name} has shape {array.shape}, not {(len(self),)}")
+    _SHAPES: ClassVar[dict[str, tuple[int, ...]]] = {**Faces._SHAPES, "tracks": (), "seen": ()}
 
     @classmethod
     def of(
@@ -42,9 +38,8 @@ class TrackedFaces(Faces):
             tracks = np.full(len(faces), UNTRACKED, np.int64)
         if seen is None:
             seen = np.ones(len(faces), np.bool_)
-        return cls(
-            faces.boxes, faces.scores, faces.landmarks, faces.pose, faces.attributes, faces.thresholds, tracks, seen
-        )
+        known = {each.name: getattr(faces, each.name) for each in fields(Faces)}
+        return cls(**(known | {"tracks": tracks, "seen": seen}))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,23 +62,23 @@ class OneEuroFilter:
 
 
 class Smoother:
-    """One-euro filters for the landmarks and the pose of every number that a tracker gives."""
+    """One-euro filters for the points and the pose of every number that a tracker gives."""
 
     def __init__(self, options: SmoothingOptions) -> None:
         self._options = options
         self._filters: dict[tuple[str, int], OneEuroFilter] = {}
 
     def __call__(self, faces: Faces, ids: NDArray[np.int64], time_s: float) -> Faces:
-        """``faces`` with landmarks and pose smoothed for their numbers ``ids``, int64 (N,), or passed on where they are
+        """``faces`` with points and pose smoothed for their numbers ``ids``, int64 (N,), or passed on where they are
         not finite."""
-        landmarks, pose = faces.landmarks, faces.pose
-        if landmarks is not None:
-            sides = np.maximum(faces.boxes[:, 2:] - faces.boxes[:, :2], 1.0)
-            sizes = np.sqrt(sides.prod(axis=1))
-            landmarks = self._smoothed("landmarks", landmarks, sizes, ids, time_s)
-        if pose is not None:
-            pose = self._smoothed("pose", pose, np.full(len(ids), _DEGREES_A_UNIT), ids, time_s)
-        return replace(faces, landmarks=landmarks, pose=pose)
+        sides = np.maximum(faces.boxes[:, 2:] - faces.boxes[:, :2], 1.0)
+        sizes = np.sqrt(sides.prod(axis=1))
+        units = {"landmarks": sizes, "landmarks68": sizes, "pose": np.full(len(ids), _DEGREES_A_UNIT)}
+        known = faces.arrays()
+        smoothed: dict[str, Any] = {
+            name: self._smoothed(name, known[name], unit, ids, time_s) for name, unit in units.items() if name in known
+        }
+        return replace(faces, **smoothed) if smoothed else faces
 
     def keep(self, ids: Iterable[int]) -> None:
         """Forget every number that is not among ``ids``."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from edgeface.convert.face_parity import match
 from edgeface.devices.client import Client
 from numpy.typing import NDArray
 
 import edgeface
 from device_subjects import CASCADES, SHIPPED, SIZE_PX, TIMEOUT_S, Device, Image
 from edgeface.faces import Faces
+from edgeface.matching import match
 
 # Fifty pictures, emulated, where other work may keep this machine busy.
 pytestmark = pytest.mark.timeout(1200)
@@ -36,7 +36,7 @@ def test_the_same_faces(device: Device, pictures: list[Image], name: str) -> Non
     wrong = []
     for i, there in _found(device, pictures, name).items():
         here = detector(pictures[i])
-        pairs = match(here, there, iou)
+        pairs = match(here.boxes, there.boxes, iou)
         unlike = [a for a, b, _ in pairs if abs(float(here.scores[a] - there.scores[b])) > score]
         alone = set(range(len(here))) - {a for a, _, _ in pairs}, set(range(len(there))) - {b for _, b, _ in pairs}
         # Of a face so near to the threshold the other side may just not have it.

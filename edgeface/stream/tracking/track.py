@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,57 +16,50 @@ Floats = NDArray[np.floating]
 
 @dataclass
 class Track:
-    """One face that is followed. ``id`` is 0 until it is confirmed; ``missed``: the last look did not find it; ``box``
-    (4,), ``landmarks`` (5, 2), ``pose`` (3,), ``attributes`` and their ``thresholds`` are those of its last sighting,
-    at ``seen_s``."""
+    """One face that is followed. ``id`` is 0 until it is confirmed; ``missed``: the last look did not find it;
+    ``faces`` is that one face as it was at its last sighting, at ``seen_s``, and no face before the first."""
 
     id: int = 0
     sightings: int = 0
     missed: bool = False
     seen_s: float = -math.inf
-    box: Floats = field(default_factory=lambda: np.zeros(4, np.float32))
-    score: float = 0.0
-    landmarks: Floats | None = None
-    pose: Floats | None = None
-    attributes: Mapping[str, np.float32] = field(default_factory=dict)
-    thresholds: Mapping[str, float] = field(default_factory=dict)
+    faces: Faces = field(default_factory=Faces.empty)
+
+    @property
+    def box(self) -> Floats:
+        """Where it was then, (4,)."""
+        box: Floats = self.faces.boxes[0]
+        return box
+
+    @property
+    def score(self) -> float:
+        """Its score then."""
+        return float(self.faces.scores[0])
 
     def sighted(self, faces: Faces, index: int, time_s: float) -> None:
         """Take over face ``index`` of ``faces``, seen at ``time_s``."""
         self.sightings += 1
         self.missed = False
         self.seen_s = time_s
-        self.box = faces.boxes[index]
-        self.score = float(faces.scores[index])
-        self.landmarks = None if faces.landmarks is None else faces.landmarks[index]
-        self.pose = None if faces.pose is None else faces.pose[index]
-        self.attributes = {name: values[index] for name, values in faces.attributes.items()}
-        self.thresholds = faces.thresholds
+        self.faces = faces.select([index])
 
 
 def gathered(tracks: Sequence[Track], boxes: Floats) -> Faces:
     """The faces of ``tracks`` at ``boxes`` (N, 4), points moved along from where they were seen; predicts what all do.
     """
-    n = len(tracks)
-    landmarks = pose = None
-    if n and all(track.landmarks is not None for track in tracks):
-        seen = np.array([track.landmarks for track in tracks])
-        landmarks = placed(layout(seen, np.array([track.box for track in tracks])), boxes).astype(np.float32)
-    if n and all(track.pose is not None for track in tracks):
-        pose = np.array([track.pose for track in tracks], np.float32)
-    names = [name for name in tracks[0].attributes if all(name in track.attributes for track in tracks)] if n else []
-    return Faces(
-        boxes=boxes.astype(np.float32).reshape(n, 4),
-        scores=np.array([track.score for track in tracks], np.float32),
-        landmarks=landmarks,
-        pose=pose,
-        attributes={name: np.array([track.attributes[name] for track in tracks], np.float32) for name in names},
-        thresholds={name: value for track in tracks for name, value in track.thresholds.items() if name in names},
+    seen = Faces.joined([track.faces for track in tracks])
+
+    def moved(points: Floats | None) -> NDArray[np.float32] | None:
+        return None if points is None else placed(layout(points, seen.boxes), boxes).astype(np.float32)
+
+    return replace(
+        seen, boxes=boxes.astype(np.float32).reshape(len(seen), 4), landmarks=moved(seen.landmarks),
+        landmarks68=moved(seen.landmarks68),
     )
 
 
 def layout(landmarks: Floats, boxes: Floats) -> Floats:
-    """Points (N, 5, 2) in pixels as shares of their boxes (N, 4): 0 at the left and top, 1 at the right and bottom."""
+    """Points (N, K, 2) in pixels as shares of their boxes (N, 4): 0 at the left and top, 1 at the right and bottom."""
     shares: Floats = (landmarks - boxes[:, None, :2]) / sides(boxes)[:, None]
     return shares
 

@@ -154,8 +154,8 @@ class Tracker:
             return added
         now = layout(faces.landmarks[candidates], faces.boxes[candidates])
         for i, track in enumerate(self._tracks[t] for t in tracks):
-            if track.landmarks is not None:
-                before = layout(track.landmarks[None], track.box[None])
+            if track.faces.landmarks is not None:
+                before = layout(track.faces.landmarks, track.faces.boxes)
                 added[i] = _LANDMARK_WEIGHT * np.abs(now - before).mean(axis=(1, 2))
         # Landmarks that are no numbers say nothing for a pair and rule nothing out.
         return np.nan_to_num(np.minimum(added, _LANDMARK_LIMIT), nan=_LANDMARK_LIMIT)

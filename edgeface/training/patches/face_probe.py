@@ -186,7 +186,7 @@ class FaceProbe:
 def refine(net: nn.Module, seen: Refinable) -> Faces:
     """A picture's detections as the pipeline refines them: averaged scores, refined boxes, NMS."""
     if not len(seen.found):
-        return Faces(np.empty((0, 4), np.float32), np.empty(0, np.float32))
+        return Faces.empty()
     out = predict(net, seen.patches)
     boxes = offset_boxes(seen.squares, out.box.numpy())
     scores = np.ascontiguousarray((seen.found[:, 4] + torch.sigmoid(out.score).numpy()) / 2, np.float32)

@@ -34,18 +34,23 @@ export function paint(pen, frame, parts, scale, density) {
       pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
       pen.setLineDash([]);
     }
-    if (parts.points && face.landmarks) {
+    if (parts.points) {
       const radius = Math.max(1.5 * density, (x2 - x1) * 0.02);
-      for (const [x, y] of face.landmarks.filter(isKnown)) {
-        pen.beginPath();
-        pen.arc(x * scale, y * scale, radius, 0, 2 * Math.PI);
-        pen.fill();
-      }
+      drawPoints(pen, face.landmarks68 ?? [], scale, radius / 2);
+      drawPoints(pen, face.landmarks ?? [], scale, radius);
     }
     if (parts.pose && frame.axes && frame.axes[i].every(isKnown)) {
       drawAxes(pen, face, frame.axes[i], scale, density);
     }
     label(pen, face, parts, x1, y1, y2, density, colour);
+  }
+}
+
+function drawPoints(pen, points, scale, radius) {
+  for (const [x, y] of points.filter(isKnown)) {
+    pen.beginPath();
+    pen.arc(x * scale, y * scale, radius, 0, 2 * Math.PI);
+    pen.fill();
   }
 }
 
@@ -77,6 +82,11 @@ function label(pen, face, parts, x1, y1, y2, density, colour) {
   if (parts.attributes) {
     // Quality is a matter of degree.
     words.push(...face.present.filter((name) => name !== "quality"));
+    for (const [name, classes] of Object.entries(face.classes ?? {})) {
+      const expected = face.expectations?.[name];
+      const [likeliest] = Object.entries(classes).reduce((best, each) => (each[1] > best[1] ? each : best));
+      words.push(expected === undefined ? likeliest : `${name} ${expected.toFixed(0)}`);
+    }
     if (typeof face.attributes.quality === "number") {
       words.push(`q${face.attributes.quality.toFixed(2).replace(/^0/, "")}`);
     }
