@@ -143,7 +143,7 @@ def test_a_reader_that_leaves_ends_the_run_quietly(here: Path, tiny_bundle: Path
 
 
 @pytest.mark.parametrize(("arguments", "exit_code", "words"), [
-    ((), 2, "give a source: 0, /dev/video2"),
+    (("--loop",), 2, "--loop is for a file or folder: name one"),
     (("deemo",), 2, "no source 'deemo'. Did you mean 'demo'?"),
     (("none.mp4",), 3, "none.mp4: no such file"),
     (("clip.mp4",), 3, "clip.mp4: the video is cut short"),

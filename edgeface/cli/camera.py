@@ -8,6 +8,7 @@ import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -113,6 +114,20 @@ def _configured(context: click.Context, _option: click.Parameter, value: Path | 
     return value
 
 
+def _first_camera(context: click.Context, options: Options) -> str:
+    from edgeface.stream.first_camera import first_camera
+    from edgeface.stream.sources import make_spec
+
+    wanted = make_spec(
+        "demo", width_px=options.width, height_px=options.height, fps=options.fps, pixel_format=options.pixel_format,
+    )
+    for option, given in (("--loop", options.loop), ("--every-frame", options.every_frame)):
+        if given:
+            raise OptionError(f"{option} is for a file or folder: name one")
+    with told(context, "edgeface.stream"):
+        return first_camera(wanted)
+
+
 def _announce(web: Web, is_stdout_taken: bool) -> None:
     what = "watch" if web.url.partition("?")[0].endswith("/") else "figures"
     hint = ", with your token: ?token=..." if web.asks_token and "?token=" not in web.url else ""
@@ -199,6 +214,8 @@ def command(
 ) -> None:
     """Find faces in what a camera sees, until Ctrl-C.
 
+    Without a SOURCE it is the Raspberry Pi's camera, else the first V4L2 device that gives pictures.
+
     A SOURCE is a camera (0, /dev/video2, picamera2), an address (rtsp://... or http://... with MJPEG), a video, a
     folder of pictures, or 'demo': two faces that move over a drawn room, for a first look without a camera.
 
@@ -220,7 +237,7 @@ def command(
         **settings,
     )
     if not options.source:
-        raise OptionError("give a source: 0, /dev/video2, picamera2, rtsp://..., http://..., a file, a folder, demo")
+        options = replace(options, source=_first_camera(context, options))
     if check_only:
         say(check(options))
         return

@@ -49,6 +49,7 @@ def install(
         raise OptionError("--user and --run-as exclude each other: a service of your own has your rights")
     where = (folder or Path.cwd()).absolute()
     user = None if own else run_as or os.environ.get("SUDO_USER") or getpass.getuser()
+    arguments = _with_source(arguments)
     service = Service(name, [sys.executable, "-m", "edgeface"], arguments, where, user)
     _check(arguments, service)
     if only_print:
@@ -64,6 +65,18 @@ def install(
     say(f"{path}: written. Start it now and with the machine:")
     say(f"  {manager} daemon-reload && {manager} enable --now {name}")
     say(f"Its log: journalctl {'--user ' if own else ''}-u {name} -f. Secrets go into {service.secrets}, mode 0600.")
+
+
+def _with_source(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """With the source that 'edgeface camera' would choose here where none is named: a service must not take another
+    camera, or fail, because one was not plugged in when the machine started. Raises what ``first_camera`` raises."""
+    from edgeface.cli.camera import command as camera
+    from edgeface.stream.first_camera import first_camera
+
+    with camera.make_context("edgeface camera", list(arguments)) as context:
+        if context.params["source_argument"] or context.params["source"]:
+            return arguments
+    return (*arguments, "--source", first_camera())
 
 
 def _check(arguments: tuple[str, ...], service: Service) -> None:

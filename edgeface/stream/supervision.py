@@ -185,9 +185,10 @@ class Supervisor:
                     # Cameras are off for seconds, while the wait would have doubled to half a minute.
                     left_s = started_s + self._deadlines.worked_retry_s - monotonic()
                     delay_s = round(min(backoff_s, max(0.0, left_s)), 1)
-                self._set("offline", lost.reason, retry_in_s=delay_s)
                 give_up_s = self._deadlines.give_up_s
-                if give_up_s is not None and monotonic() + delay_s - self._down_since_s > give_up_s:
+                gives_up = give_up_s is not None and monotonic() + delay_s - self._down_since_s > give_up_s
+                self._set("offline", lost.reason, retry_in_s=None if gives_up else delay_s)
+                if gives_up:
                     raise SourceError(f"{lost.reason}: given up after {give_up_s:g} s")
                 if self._stopping.wait(delay_s):
                     return
@@ -303,7 +304,7 @@ class Supervisor:
             _log.info("%s: online", self.spec.shown)
         elif state == "stalled":
             _log.warning("stalled: %s", reason)
-        else:
+        elif retry_in_s is not None:    # what ends the run is an error's text, and no try comes next
             _log.warning("offline: %s; next try in %g s", reason, retry_in_s)
 
     def _finish(self, error: BaseException | None) -> None:
