@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -13,7 +14,9 @@ from edgeface.mjpeg import JPEG_START, PictureSplitter
 
 Kind = Literal["picture", "video"]
 
-_BYTES_OF_TEXT = frozenset((*b"\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)))
+_CONTROLS = frozenset(map(chr, (*range(0x20), 0x7F))) - frozenset("\t\n\f\r\x1b")
+# Texts that would have OpenCV open what they name, whatever follows.
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
 _START_BYTES = 256
 _CHUNK_BYTES = 1 << 16
 # What a camera may pad a picture with, up to the next one.
@@ -57,7 +60,7 @@ def file_kind(path: Path) -> Kind:
         try:
             start = stream.read(_START_BYTES)
             if start.startswith(JPEG_START):
-                return "video" if _is_motion_jpeg(stream) else "picture"
+                return "video" if is_motion_jpeg(stream) else "picture"
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}: check the file") from None
     if not start or is_picture(start) or is_heif(start):
@@ -72,10 +75,17 @@ def file_kind(path: Path) -> Kind:
 
 def is_text(start: bytes) -> bool:
     """Whether the first bytes of a file are those of a text, such as a web page or a playlist; no bytes are none."""
-    return bool(start) and _BYTES_OF_TEXT.issuperset(start.removeprefix(b"\xef\xbb\xbf"))
+    start = start.removeprefix(codecs.BOM_UTF8)
+    if start.lstrip().startswith(_PLAYLISTS):
+        return True
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)    # which may end within a letter
+    except UnicodeDecodeError:
+        return False
+    return bool(start) and _CONTROLS.isdisjoint(text)
 
 
-def _is_motion_jpeg(stream: BinaryIO) -> bool:
+def is_motion_jpeg(stream: BinaryIO) -> bool:
     """Whether one JPEG follows the other: a recording, and no picture with others that belong to it."""
     stream.seek(0)
     splitter = PictureSplitter()

@@ -20,6 +20,8 @@ from edgeface.atomic import refused, replacing
 from edgeface.errors import ImageTooLargeError, InputError, OutputError
 from edgeface.file_kinds import open_regular
 from edgeface.image_headers import MAX_MEGAPIXELS
+from edgeface.mjpeg import JPEG_START
+from edgeface.motion_jpeg import jpeg_frames
 from edgeface.opencv_files import folder_name, open_name
 
 _FALLBACK_FPS = 25.0
@@ -50,14 +52,19 @@ class Video:
     """A video file that is known to be whole as far as its container says.
 
     ``fps`` is what the container says (25 when it says nothing); ``frames_claimed`` too, and it may be wrong: edit
-    lists and unfinished recordings make it so.
+    lists and unfinished recordings make it so. ``damaged`` counts pictures that were left out so far, which only a
+    recording of bare JPEGs tells.
     """
 
     def __init__(self, path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> None:
         """Raises InputError when the file cannot be opened as a video or is cut short, ImageTooLargeError when a frame
         has more than ``max_megapixels`` million pixels."""
         self.path = path
+        self.damaged = 0
         with open_regular(path) as stream:
+            self._max_megapixels = max_megapixels
+            self._is_jpegs = stream.read(len(JPEG_START)) == JPEG_START
+            stream.seek(0)
             _check_whole(path, stream)
             self._capture = _opened(stream)
             if not self._capture.isOpened():
@@ -79,7 +86,14 @@ class Video:
         """Every frame in order, once; raises InputError when there is none, saying whether it is damaged."""
         index = 0
         try:
-            while True:
+            # OpenCV would bring all of a recording's pictures to the size of the first.
+            for jpeg in jpeg_frames(self.path, self._max_megapixels) if self._is_jpegs else ():
+                if jpeg is None:
+                    self.damaged += 1
+                    continue
+                yield Frame(index, index / self.fps, jpeg)
+                index += 1
+            while not self._is_jpegs:
                 done, image = self._capture.read()
                 if not done:
                     break

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from detect_command import Detect, clip, error_lines, everything, lines_of, names, photo
 from edgeface.errors import InputError
+from edgeface.stream.sources import SourceSpec
+from edgeface.stream.sources.files import open_file
 from edgeface.videos import Video
 
 NOT_UTF8 = os.fsdecode(b"b\xe9")
@@ -48,6 +50,27 @@ def test_a_recording_of_bare_jpegs_is_read_to_its_end(
     result = detect("camera.mjpeg", "--json", "-", "--no-draw")
     assert result.exit_code == 0
     assert len(lines_of(result.stdout)) == 12
+
+
+def test_a_recording_of_bare_jpegs_keeps_sizes_and_leaves_out_what_is_damaged(
+    detect: Detect, here: Path, astronaut: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
+    wide, high = (
+        np.asarray(cv2.imencode(".jpg", cv2.resize(astronaut, size))[1], np.uint8).tobytes()
+        for size in ((160, 90), (90, 160))
+    )
+    (here / "turned").write_bytes(wide * 2 + wide[:2000] + high * 3)
+    result = detect("turned", "--json", "-", "--size", "64")
+    assert [(r["width"], r["height"]) for r in lines_of(result.stdout)] == [(160, 90)] * 2 + [(90, 160)] * 3
+    assert error_lines(result) == [
+        "edgeface: edgeface-out/turned.mp4: frames from number 2 on have 90 x 160 pixels: they are brought into the "
+        "160 x 90 of the first",
+        "edgeface: turned: 1 damaged frame left out",
+    ]
+    opened = open_file(SourceSpec(kind="file", address="turned", every_frame=True))
+    grabs = list(iter(opened.read, None))   # type: ignore[arg-type]  # iter's sentinel is None on purpose
+    assert [grab.frame.width for grab in grabs] == [160, 160, 90, 90, 90]
+    assert caplog.messages == ["turned: 1 damaged frames left out"]
 
 
 def test_a_codec_that_is_not_decoded_is_told_from_damage(detect: Detect, here: Path, shared_cases: Path) -> None:

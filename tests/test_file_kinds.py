@@ -55,6 +55,12 @@ def test_a_text_is_none_so_that_no_playlist_opens_other_files(here: Path, text: 
     assert not is_text(b"")
 
 
+def test_bright_pixels_are_no_text() -> None:
+    assert not is_text(b"YUV4MPEG2 W320 H240 F25:1\nFRAME\n" + b"\x80" * 200)
+    assert is_text(b"#EXTM3U\n\0\xff")
+    assert is_text("caf\u00e9".encode()[:-1])
+
+
 def test_what_is_no_file_is_refused_without_waiting_for_it(here: Path) -> None:
     os.mkfifo("pipe.jpg")
     (here / "folder").mkdir()

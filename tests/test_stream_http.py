@@ -206,6 +206,15 @@ def test_a_login_is_sent_as_it_is_asked_for_and_only_then(cameras: HttpCameras, 
         del cameras.logins["snapshot.jpg"]
 
 
+@pytest.mark.parametrize("login", ["us@er:p@ss", "me:a/b?c#d", "me:", ":secret"])
+def test_a_login_may_be_written_as_it_is(cameras: HttpCameras, login: str) -> None:
+    cameras.logins["snapshot.jpg"] = ("Basic", login)
+    try:
+        assert greys(open_http(make_spec(cameras.url("snapshot.jpg", f"{login}@"))), 1) == [120]
+    finally:
+        del cameras.logins["snapshot.jpg"]
+
+
 def test_redirects_are_followed_within_the_address_that_was_given(cameras: HttpCameras) -> None:
     cameras.redirects |= {"old": "/older", "older": cameras.url("snapshot.jpg"), "round": "/and-round",
                           "and-round": "/round", "file": "file:///etc/passwd", "rtsp": "rtsp://127.0.0.1/x"}

@@ -122,6 +122,8 @@ class _Batch:
             target,
             () if sink is None else sink.remarks,
         )
+        if video.damaged:
+            complain(f"{path}: {_count(video.damaged, 'damaged frame')} left out")
 
     def _target(self, path: Path, *, is_video: bool) -> Path | None:
         if self.options.out is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from edgeface.addresses import redacted
-from edgeface.errors import InputError, OptionError, SourceError, UnknownSourceError
+from edgeface.errors import DamagedFrameError, InputError, OptionError, UnknownSourceError
 from edgeface.registry import Registry
 
 if TYPE_CHECKING:
@@ -165,13 +165,13 @@ def make_spec(
 
 
 def live_frame(pixels: NDArray[np.uint8], format: Format, shown: str) -> Frame:
-    """A camera's pixels as a Frame; raises SourceError where they are none, since the next ones may be."""
+    """A camera's pixels as a Frame; raises DamagedFrameError where they are none, since the next ones may be."""
     from edgeface.frames import Frame
 
     try:
         return Frame(pixels, format)
     except InputError as error:
-        raise SourceError(f"{shown}: sends no usable picture: {error}") from None
+        raise DamagedFrameError(f"{shown}: sends no usable picture: {error}") from None
 
 
 def check_options(spec: SourceSpec, *taken: str) -> None:

@@ -88,6 +88,8 @@ def open_file(spec: SourceSpec) -> Source:
                 shown += 1
             if shown < playing.frames_claimed:
                 _log.warning("%s: ends after %d of %d frames: the file is damaged", path, shown, playing.frames_claimed)
+            if playing.damaged:
+                _log.warning("%s: %d damaged frames left out", path, playing.damaged)
             if not spec.loop:
                 return
             offset_s += shown / rate

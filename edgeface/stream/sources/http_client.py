@@ -165,18 +165,25 @@ class HttpClient:
 
 def _without_login(spec: SourceSpec) -> tuple[str, tuple[str, str] | None]:
     """The address of a spec without its name and password, and these."""
-    try:
-        parts = urlsplit(spec.address)
-        host = parts.hostname
-        _ = parts.port
-    except ValueError:
-        host = None
-    if not host:
-        raise OptionError(f"{spec.shown}: is no address: write http://HOST[:PORT]/PATH")
-    login, at, netloc = parts.netloc.rpartition("@")
-    name, _, password = login.partition(":")
-    url = parts._replace(netloc=netloc, fragment="").geturl()
-    return url, (unquote(name), unquote(password)) if at else None
+    scheme, _, rest = spec.address.partition("://")
+    # As the standard reads it, or else with a password that holds what it should not: '/', '?' or '#'.
+    for login, at, place in (_partition_login(rest), rest.rpartition("@")):
+        try:
+            parts = urlsplit(f"{scheme}://{place}")
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            continue
+        if host:
+            name, _, password = login.partition(":")
+            return parts._replace(fragment="").geturl(), (unquote(name), unquote(password)) if at else None
+    raise OptionError(f"{spec.shown}: is no address: write http://HOST[:PORT]/PATH")
+
+
+def _partition_login(rest: str) -> tuple[str, str, str]:
+    """What follows the scheme as user info, '@' or nothing, and host with path."""
+    end = next((i for i, c in enumerate(rest) if c in "/?#"), len(rest))
+    login, at, host = rest[:end].rpartition("@")
+    return login, at, host + rest[end:]
 
 
 def _place(parts: SplitResult) -> tuple[str, int]:

@@ -99,8 +99,7 @@ class V4l2Camera:
 
 def as_frame(raw: NDArray[np.uint8], fourcc: str, decoder: PictureDecoder) -> Frame:
     """What OpenCV hands out unconverted as a Frame: YUYV uint8 (H, W, 2), NV12 (H * 3 / 2, W), GREY (H, W), BGR
-    (H, W, 3), and JPEG's bytes in one row or column. Raises DamagedFrameError, and SourceError for what is no picture.
-    """
+    (H, W, 3), and JPEG's bytes in one row or column. Raises DamagedFrameError for what is no picture."""
     device = decoder.shown
     if fourcc in ("MJPG", "JPEG") and (raw.ndim < 3 or raw.shape[2] == 1) and (not raw.size or 1 in raw.shape[:2]):
         return live_frame(decoder.decode(raw.tobytes()), "bgr", device)
