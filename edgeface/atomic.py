@@ -5,12 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edgeface.errors import OutputError
 
+_READER_WAIT_S = 10.0
 _NEXT_STEP = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "free some space, or choose another place",
@@ -28,9 +34,15 @@ def refused(path: Path | str, error: OSError) -> OutputError:
 def replacing(path: Path) -> Iterator[Path]:
     """An empty temporary file beside ``path``, of the same suffix, that takes its place when the block ends.
 
-    After an exception the temporary file is gone and ``path`` is what it was. Raises OutputError when the folder
-    refuses; what the block itself writes, the block reports.
+    After an exception the temporary file is gone and ``path`` is what it was. A link stays, and what it leads to is
+    replaced; what is there and is no file, such as a device or a pipe, stays as well and is given what was written.
+    Raises OutputError when the folder refuses; what the block itself writes, the block reports.
     """
+    path = followed(path)
+    if is_special(path):
+        with _passed_on(path) as temporary:
+            yield temporary
+        return
     temporary = path.parent / f".edgeface-{secrets.token_hex(6)}{path.suffix}"
     try:
         # Not tempfile.mkstemp: its files are for their owner alone, whatever the umask says.
@@ -41,6 +53,59 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         try:
             temporary.replace(path)
+        except OSError as error:
+            raise refused(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def followed(path: Path) -> Path:
+    """Where links lead from ``path``, which itself need not be there; raises OutputError for links in a circle."""
+    try:
+        return Path(os.path.realpath(path, strict=True))
+    except FileNotFoundError:
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
+    except OSError as error:
+        raise refused(path, error) from None
+
+
+def is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder: a device, a pipe, a socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_special(path: Path) -> BinaryIO:
+    """Open a device or pipe to write to it; waits some seconds for a pipe's reader. Raises OutputError."""
+    deadline_s = time.monotonic() + _READER_WAIT_S
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not path.is_fifo():
+                raise refused(path, error) from None
+            if time.monotonic() > deadline_s:
+                raise OutputError(f"{path}: nobody reads from this pipe: start its reader first") from None
+            time.sleep(0.05)
+            continue
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "wb")
+
+
+@contextmanager
+def _passed_on(path: Path) -> Iterator[Path]:
+    """A temporary file whose content goes to the device or pipe ``path`` when the block ends without an error."""
+    descriptor, name = tempfile.mkstemp(prefix=".edgeface-", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        try:
+            with temporary.open("rb") as content, open_special(path) as target:
+                shutil.copyfileobj(content, target)
         except OSError as error:
             raise refused(path, error) from None
     finally:

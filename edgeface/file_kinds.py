@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import os
-import stat
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from edgeface import regular_files
 from edgeface.errors import InputError
 from edgeface.image_headers import is_heif, is_picture
 from edgeface.mjpeg import JPEG_START, PictureSplitter
@@ -23,10 +22,6 @@ _CHUNK_BYTES = 1 << 16
 _MOST_PADDING_BYTES = 1 << 12
 # A JPEG's directory of the pictures that follow it: of two lenses, or of what makes it brighter on some screens.
 _MULTI_PICTURE = b"MPF\0"
-_IRREGULAR = (
-    (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-    (stat.S_ISDIR, "a folder"),
-)  # fmt: skip
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -35,20 +30,11 @@ def open_regular(path: Path) -> BinaryIO:
     Raises InputError when the file is not there, may not be read, or is a pipe, a socket, a device or a folder.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISREG(mode):
-            return os.fdopen(descriptor, "rb")
-        os.close(descriptor)
+        return regular_files.open_regular(path)
+    except regular_files.IrregularFileError as error:
+        raise InputError(f"{path}: {error.strerror}: give a picture or a video") from None
     except (OSError, ValueError) as error:
-        try:
-            mode = path.stat().st_mode
-        except (OSError, ValueError):
-            mode = 0
-        if not mode or stat.S_ISREG(mode):
-            raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}: check the file") from None
-    what = next((name for is_kind, name in _IRREGULAR if is_kind(mode)), "something else")
-    raise InputError(f"{path}: is {what} and no file: give a picture or a video")
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}: check the file") from None
 
 
 def file_kind(path: Path) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,33 +13,40 @@ from numpy.typing import NDArray
 from edgeface.atomic import write_bytes
 from edgeface.errors import ImageTooLargeError, InputError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS, ImageHeader, read_header
+from edgeface.regular_files import IrregularFileError, read_regular
 
 TRANSPARENT_GREY = 128
 _JPEG_QUALITY = 95
-# The costliest picture: 16 bits in four channels, nothing compressed, and room for colour profiles and previews.
-_BYTES_A_PIXEL = 8
+_STRIP_PIXELS = 1 << 18
+_PNM_TEXTS = b"123"
+# 16 bits in three channels, nothing compressed, and room for colour profiles and previews.
+_BYTES_A_PIXEL = 6
 _BYTES_BESIDES = 64 << 20
 
 
 def read_image(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
     """A picture as people see it: uint8 (H, W, 3), BGR, turned as its EXIF orientation says.
 
-    Grey becomes three equal channels; of 16 bits the upper 8 are kept (so a 12-bit picture stored in 16 is dark);
-    transparent pixels of PNG and WebP are laid on the grey 128, which the networks see as nothing; CMYK becomes BGR; of
-    an animation the first picture is read. The size is checked against ``max_megapixels`` (millions of pixels) in the
-    header, before anything is decoded.
+    Grey becomes three equal channels; of 16 bits the upper 8 are kept (so a 12-bit picture stored in 16 is dark, but
+    for PNM, which says what white is); transparent pixels of PNG and WebP are laid on the grey 128, which the networks
+    see as nothing; CMYK becomes BGR; of an animation the first picture is read. The size is checked against
+    ``max_megapixels`` (millions of pixels) in the header, before anything is decoded, and so is the memory that
+    decoding takes: 9 bytes for each pixel of the limit.
 
-    Raises ImageTooLargeError, and InputError when the file is missing, unreadable, empty, cut short, damaged or not a
-    picture.
+    Raises ImageTooLargeError, and InputError when the file is missing, unreadable, empty, cut short, damaged, not a
+    picture, or a pipe or device.
     """
     data = _read_bytes(path, max_megapixels)
     try:
         header = read_header(data, max_megapixels)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
-    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    as_it_is = header.has_alpha or _needs_scaling(header)
+    flags = cv2.IMREAD_UNCHANGED if as_it_is else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    # OpenCV reads a character more than the last number of a text.
+    content = data + b"\n" if header.format == "PNM" and data[1] in _PNM_TEXTS else data
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except MemoryError:
         decoded = None
     except cv2.error as error:
@@ -52,7 +60,11 @@ def read_image(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray
             f"{path}: this {header.format} picture cannot be decoded: it is damaged, or of a kind that OpenCV "
             f"{cv2.__version__} does not read: open it and save it as PNG or JPEG"
         )
-    return _upright(_three_channels(decoded), header)
+    # OpenCV scales a text of at most 8 bits itself, and no other PNM.
+    is_scaled = decoded.dtype == np.uint8 and data[1] in _PNM_TEXTS
+    whole = header.max_value if _needs_scaling(header) and not is_scaled else None
+    del data, content
+    return _upright(_three_channels(decoded, whole), header)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -72,19 +84,19 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def _read_bytes(path: Path, max_megapixels: float) -> bytes:
+    limit_bytes = int(max_megapixels * 1e6) * _BYTES_A_PIXEL + _BYTES_BESIDES
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}: check the path")
-        limit_bytes = int(max_megapixels * 1e6) * _BYTES_A_PIXEL + _BYTES_BESIDES
-        size_bytes = path.stat().st_size
-        if size_bytes > limit_bytes:
-            raise ImageTooLargeError(
-                f"{path}: {size_bytes / 1e6:.4g} MB is more than any picture of {max_megapixels:.4g} megapixels needs: "
-                "give a picture, or raise --max-megapixels"
-            )
-        return path.read_bytes()
+        return read_regular(path, limit_bytes)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: check the path") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}: check the file") from None
+        if error.errno == errno.EFBIG:
+            raise ImageTooLargeError(
+                f"{path}: {path.stat().st_size / 1e6:.4g} MB is more than any picture of {max_megapixels:.4g} "
+                "megapixels needs: give a picture, or raise --max-megapixels"
+            ) from None
+        step = "give a picture" if isinstance(error, IrregularFileError) else "check the file"
+        raise InputError(f"{path}: {error.strerror or error}: {step}") from None
 
 
 def _is_as_promised(image: NDArray[Any], header: ImageHeader) -> bool:
@@ -93,15 +105,36 @@ def _is_as_promised(image: NDArray[Any], header: ImageHeader) -> bool:
     return image.shape[:2] == size_px and channels in (1, 3, 4) and image.dtype in (np.uint8, np.uint16)
 
 
-def _three_channels(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.dtype == np.uint16:
+def _needs_scaling(header: ImageHeader) -> bool:
+    return header.format == "PNM" and header.max_value not in (255, 65535)
+
+
+def _three_channels(image: NDArray[Any], whole: int | None) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3), by strips, for what goes between would be several times the picture; ``whole`` becomes 255."""
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and whole is None:
+        return image
+    height_px, width_px = image.shape[:2]
+    out = np.empty((height_px, width_px, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // width_px)
+    for top in range(0, height_px, rows):
+        out[top : top + rows] = _strip(image[top : top + rows], whole)
+    return out
+
+
+def _strip(image: NDArray[Any], whole: int | None) -> NDArray[np.uint8]:
+    if whole is not None:
+        image = np.minimum((image.astype(np.uint32) * 255 + whole // 2) // whole, 255).astype(np.uint8)
+    elif image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.ndim == 2:
         return cast("NDArray[np.uint8]", cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
     if image.shape[2] == 3:
         return image
-    colour, alpha = image[:, :, :3].astype(np.uint16), image[:, :, 3:].astype(np.uint16)
-    return ((colour * alpha + TRANSPARENT_GREY * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if image[:, :, 3].min() == 255:
+        return cast("NDArray[np.uint8]", cv2.cvtColor(image, cv2.COLOR_BGRA2BGR))
+    *colours, alpha = (plane.astype(np.uint16) for plane in cv2.split(image))
+    grey = TRANSPARENT_GREY * (255 - alpha) + 127
+    return cast("NDArray[np.uint8]", cv2.merge([((c * alpha + grey) // 255).astype(np.uint8) for c in colours]))
 
 
 def _upright(image: NDArray[np.uint8], header: ImageHeader) -> NDArray[np.uint8]:

@@ -212,7 +212,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, says: str) -
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_image(tmp_path / "none.jpg")
-    with pytest.raises(InputError, match="not a file"):
+    with pytest.raises(InputError, match="is a folder and no file"):
         read_image(tmp_path)
 
 

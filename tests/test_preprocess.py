@@ -18,6 +18,7 @@ from edgeface.frames import FORMATS, Format, Frame
 from edgeface.runtime import preprocess
 from edgeface.runtime.kernels import library
 from edgeface.runtime.preprocess import (
+    PADDING,
     Letterboxed,
     letterbox,
     letterbox_planes,
@@ -300,10 +301,14 @@ def test_a_ramp_stays_where_it_was(fit: Fit, height: int, width: int) -> None:
 
 
 @BOTH
-def test_one_pixel_is_enlarged(fit: Fit) -> None:
-    boxed = fit(np.full((1, 1, 3), 200, np.uint8), 64, 32)
-    assert boxed.pixels.shape == (64, 64, 3)
-    assert (boxed.pixels == 200).all()
+@pytest.mark.parametrize("size", [64, (64, 64)])
+def test_a_picture_is_enlarged_at_most_twofold(fit: Fit, size: int | tuple[int, int]) -> None:
+    boxed = fit(np.full((3, 20, 3), 200, np.uint8), size, 32)
+    assert boxed.pixels.shape == ((32, 64, 3) if size == 64 else (64, 64, 3))
+    assert (boxed.pixels[:6, :40] == 200).all()
+    assert (boxed.pixels[6:] == PADDING).all()
+    assert (boxed.scale_x, boxed.scale_y) == (2, 2)
+    assert fit(np.full((20, 33, 3), 200, np.uint8), 64, 32).scale_x == 64 / 33
 
 
 @BOTH

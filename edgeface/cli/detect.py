@@ -22,6 +22,7 @@ from edgeface.cli.results import STDOUT, JsonLines, ResultsLostError, complain, 
 from edgeface.cli.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
 from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS
+from edgeface.regular_files import real_path
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class _Batch:
         if self.options.out is None:
             return None
         target = self.options.out / drawn_name(path, is_video=is_video, taken=self.drawn)
-        if target.resolve() in self.sources:
+        if real_path(target) in self.sources:
             raise OutputError(f"{path}: what is drawn would replace the source {target}: choose another --out")
         return target
 
@@ -154,7 +155,7 @@ def run(sources: Sequence[str], options: Options) -> int:
         except InputError as error:
             _fail(failures, redacted(source), error)
     paths = unique(paths)
-    resolved = frozenset(path.resolve() for path in paths)
+    resolved = frozenset(map(real_path, paths))
     _check_targets(options, resolved)
     if paths:
         detector = _load(options)
@@ -183,7 +184,7 @@ def _fail(failures: list[tuple[str, EdgefaceError]], name: str, error: EdgefaceE
 
 
 def _check_targets(options: Options, sources: frozenset[Path]) -> None:
-    if options.json not in (None, STDOUT) and Path(options.json).resolve() in sources:
+    if options.json not in (None, STDOUT) and real_path(Path(options.json)) in sources:
         raise OptionError(f"--json {options.json}: is one of the sources: choose another name")
     if options.out is None:
         return

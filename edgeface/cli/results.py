@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 import msgspec
 
-from edgeface.atomic import refused, replacing
+from edgeface.atomic import followed, is_special, open_special, refused, replacing
 from edgeface.errors import OutputError
 
 if TYPE_CHECKING:
@@ -92,9 +91,10 @@ def _to_stdout(line: bytes) -> None:
 class JsonLines:
     """Takes records; made by json_lines(). Without a file they go to standard output."""
 
-    def __init__(self, path: Path | None = None, stream: io.BufferedWriter | None = None) -> None:
+    def __init__(self, path: Path | None = None, stream: BinaryIO | None = None, *, at_once: bool = False) -> None:
         self._path = path
         self._stream = stream
+        self._at_once = at_once
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line. Raises ResultsLostError; a closed pipe stays a BrokenPipeError."""
@@ -104,6 +104,8 @@ class JsonLines:
             return
         try:
             self._stream.write(line + b"\n")
+            if self._at_once:
+                self._stream.flush()
         except OSError as error:
             raise self._lost(error) from None
 
@@ -127,7 +129,8 @@ class JsonLines:
 
 @contextmanager
 def json_lines(target: str | None) -> Iterator[JsonLines | None]:
-    """JSON lines to standard output (``-``), to a file that appears when the block ends without an error, or nowhere.
+    """JSON lines to standard output (``-``), to a file that appears when the block ends without an error, at once to
+    what is there and is no file, such as a pipe, or nowhere.
 
     Raises OutputError when the file cannot be made, ResultsLostError when it cannot be finished.
     """
@@ -137,8 +140,11 @@ def json_lines(target: str | None) -> Iterator[JsonLines | None]:
     path = Path(target)
     if path.is_dir():
         raise OutputError(f"{path}: is a folder: give a file's name to --json")
-    with replacing(path) as temporary:
-        lines = JsonLines(path, temporary.open("wb"))
+    place = followed(path)
+    stream = nullcontext(place) if is_special(place) else replacing(place)
+    with stream as writable:
+        is_file = writable != place
+        lines = JsonLines(path, writable.open("wb") if is_file else open_special(place), at_once=not is_file)
         try:
             yield lines
             lines.finish()

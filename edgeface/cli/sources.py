@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgeface.addresses import redacted
 from edgeface.errors import InputError
+from edgeface.regular_files import real_path
 
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -80,5 +81,5 @@ def unique(paths: Sequence[Path]) -> list[Path]:
     """The paths without those that name a file a second time, in order."""
     first: dict[Path, Path] = {}
     for path in paths:
-        first.setdefault(path.resolve(), path)
+        first.setdefault(real_path(path), path)
     return list(first.values())

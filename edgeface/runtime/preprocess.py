@@ -2,7 +2,8 @@
 
 The specification, all in integers, for a W x H picture and a frame F_w x F_h (a ``size_px`` alone is a square frame):
 
-1. s = min(F_w / W, F_h / H); the picture becomes new_w x new_h = max(1, floor(W s + 1/2)) x max(1, floor(H s + 1/2)).
+1. s = min(F_w / W, F_h / H, 2): a picture is enlarged at most twofold, for nets find faces in what is blurred more that
+   are not there. The picture becomes new_w x new_h = max(1, floor(W s + 1/2)) x max(1, floor(H s + 1/2)).
 2. Where s <= 1/2, the picture is first averaged over k_x x k_y boxes from its top-left corner, k = floor(1 / s), never
    more than the picture's side; what is left of a box at the right and bottom is dropped. A mean is
    (sum + floor(n / 2)) // n with n = k_x k_y. Bilinear alone would skip pixels there, and small faces with them.
@@ -43,6 +44,7 @@ from edgeface.runtime.resampling import Resample, Target, bgr_of, resample, resa
 
 PADDING = 128
 _SIGN_BIT = 0x80
+MAX_ENLARGEMENT = 2
 _MAX_SIDE = 1 << 24                     # EF_SIDE_MAX
 
 
@@ -81,7 +83,8 @@ class _Plan:
 def letterbox(picture: Picture, size: int | tuple[int, int], multiple: int) -> Letterboxed:
     """Fit a picture, a Frame or uint8 (H, W, 3) BGR, into a frame, top-left, by the specification at the top.
 
-    ``size`` is the longest side in pixels (the picture is enlarged or reduced to it) or a fixed (width, height);
+    ``size`` is the longest side in pixels (the picture is reduced to it, or enlarged, at most twofold) or a fixed
+    (width, height);
     ``multiple`` divides both sides of the result. The result's pixels are a new array. Raises InputError when the
     picture is not uint8 (H, W, 3) nor a Frame, and OptionError when a size is below 1.
     """
@@ -159,6 +162,8 @@ def _plan(width: int, height: int, halved: tuple[int, int], size: int | tuple[in
         raise OptionError(f"input size {size} (multiple {multiple}) cannot work: give pixels from 1 up")
     # The scale is the fraction num / den: rounding and the box side must not depend on a float's last bit.
     num, den = (limit_w, width) if limit_w * height <= limit_h * width else (limit_h, height)
+    if num > MAX_ENLARGEMENT * den:
+        num, den = MAX_ENLARGEMENT, 1
     new_w = max(1, (2 * width * num + den) // (2 * den))
     new_h = max(1, (2 * height * num + den) // (2 * den))
     if max(width, height, new_w, new_h) > _MAX_SIDE:

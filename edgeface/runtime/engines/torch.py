@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeface.bundle import SCHEMA, Bundle, file_sets
 from edgeface.errors import EngineError, MissingExtraError, OptionError
+from edgeface.regular_files import real_path
 from edgeface.runtime.engines.eager import EagerRun
 from edgeface.runtime.engines.registry import Options, Takes, engine
 
@@ -136,7 +137,7 @@ def open_torch(
     """
     if len(files) not in (2, 3):
         raise EngineError(f"{directory}: a torch net is a checkpoint and a graph's name, not {len(files)} files")
-    path = (directory / files[0]).resolve()
+    path = real_path(directory / files[0])
     _require_torch(path)
     stamp = path.stat() if path.is_file() else None
     version = (stamp.st_mtime_ns, stamp.st_size) if stamp else (0, 0)
