@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeface.errors import OptionError
-from edgeface.stream.sources import make_spec
+from edgeface.errors import OptionError, SourceError
+from edgeface.stream.sources import make_spec, network
 from edgeface.stream.sources.network import reason
 from edgeface.stream.supervision import Deadlines, Supervisor
 from mjpeg_server import PASSWORD, serving
@@ -137,6 +137,28 @@ def test_a_server_that_sends_no_more_is_left_and_asked_again(jpeg: Path) -> None
         assert supervisor.newest(LONG_S) is not None
         states = [status.state for status in supervisor.changes()]
     assert states[:4] == ["offline", "online", "stalled", "offline"]
+
+
+def test_a_stream_of_h264_that_changes_its_size_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What FFmpeg says of it, as it is written beside other lines."""
+    said = bytearray(b"[OPENCV:FFMPEG:40] Reinit context to 640x368, pix_fmt: yuv420p\n" * 2)
+
+    class Capture:
+        def get(self, _property: int) -> float:
+            return 25.0
+
+        def read(self) -> tuple[bool, NDArray[np.uint8]]:
+            return True, np.zeros((360, 640, 3), np.uint8)
+
+    monkeypatch.setattr(network, "_stderr_length", lambda: len(said))
+    monkeypatch.setattr(network, "_stderr_since", lambda start: bytes(said[start:]))
+    stream = network.Stream("camera", Capture(), 0)  # type: ignore[arg-type]  # as much of it as is used
+    for line in (b"", b"[OPENCV:FFMPEG:24] max delay reached\n", b"Reinit context to 640x368, pix_fmt: yuv420p\n"):
+        said += line
+        assert stream.read() is not None
+    said += b"[OPENCV:FFMPEG:40] Reinit context to 368x640, pix_fmt: yuv420p\n"
+    with pytest.raises(SourceError, match="camera: its pictures have another size now: it is opened anew"):
+        stream.read()
 
 
 def test_an_unknown_refusal_still_says_what_to_do() -> None:

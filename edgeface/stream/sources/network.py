@@ -23,8 +23,9 @@ READ_TIMEOUT_MS = 120_000
 _OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 # TCP, since a lost packet is a grey picture otherwise; no buffer of FFmpeg's own, since only the newest frame counts.
 _FFMPEG_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
-# FFmpeg tells of a refusal by HTTP as a warning.
-_AV_LOG_WARNING = "24"
+# FFmpeg tells of a new size of H.264 in no other way: as "verbose".
+_AV_LOG_VERBOSE = "40"
+_CODED_SIZE = re.compile(rb"Reinit context to (\d+)x(\d+)")
 _STDERR = 2
 
 # What FFmpeg writes of a refusal, and what to say of it.
@@ -43,11 +44,14 @@ _REASONS = (
 class Stream:
     """An opened stream; its frames are stamped when they arrive, since few cameras say when they were taken."""
 
-    def __init__(self, shown: str, capture: cv2.VideoCapture) -> None:
+    def __init__(self, shown: str, capture: cv2.VideoCapture, said_before: int) -> None:
+        """``said_before``: what standard error held before the stream was opened, in bytes."""
         import cv2
 
         self._shown = shown
         self._capture = capture
+        self._read_to = said_before
+        self._coded_size: tuple[bytes, ...] | None = None
         fps = capture.get(cv2.CAP_PROP_FPS)
         # FFmpeg makes up 25 for MJPEG, and anything for a broken header.
         self.fps: float | None = fps if 0 < fps <= 240 else None
@@ -58,10 +62,24 @@ class Stream:
         done, image = self._capture.read()
         if not done:
             raise SourceError(f"{self._shown}: the stream stopped")
+        self._check_size()
         return Grab(live_frame(np.asarray(image, np.uint8), "bgr", self._shown), time.monotonic_ns())
 
     def close(self) -> None:
         self._capture.release()
+
+    def _check_size(self) -> None:
+        """Raise SourceError when the size changed: OpenCV would bring every further picture to the first one's size."""
+        length = _stderr_length()
+        if length == self._read_to:
+            return
+        # Shorter than before: the capture process has cleared it.
+        said = _stderr_since(self._read_to if length > self._read_to else 0)
+        self._read_to = length
+        for size in _CODED_SIZE.findall(said):
+            before, self._coded_size = self._coded_size or size, size
+            if size != before:
+                raise SourceError(f"{self._shown}: its pictures have another size now: it is opened anew")
 
 
 @source("rtsp")
@@ -70,7 +88,7 @@ def open_stream(spec: SourceSpec) -> Stream:
     check_options(spec)
     os.environ.setdefault(_OPTIONS_VARIABLE, _FFMPEG_OPTIONS)
     # Whatever the parent asked for: why a stream fails is read from what FFmpeg says.
-    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_WARNING
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_VERBOSE
     import cv2
 
     said_before = _stderr_length()
@@ -82,7 +100,7 @@ def open_stream(spec: SourceSpec) -> Stream:
     ])
     if not capture.isOpened():
         raise SourceError(f"{spec.shown}: {reason(_stderr_since(said_before))}")
-    return Stream(spec.shown, capture)
+    return Stream(spec.shown, capture, said_before)
 
 
 def open_body(spec: SourceSpec, body: io.BufferedIOBase, ffmpeg_options: str) -> Stream:
@@ -91,6 +109,8 @@ def open_body(spec: SourceSpec, body: io.BufferedIOBase, ffmpeg_options: str) ->
 
     # OpenCV's stubs name a class of its own, which files of Python need not be.
     stream: Any = body
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_VERBOSE
+    said_before = _stderr_length()
     own = os.environ.get(_OPTIONS_VARIABLE)
     os.environ[_OPTIONS_VARIABLE] = "|".join(filter(None, (own, ffmpeg_options)))
     try:
@@ -102,7 +122,7 @@ def open_body(spec: SourceSpec, body: io.BufferedIOBase, ffmpeg_options: str) ->
             os.environ[_OPTIONS_VARIABLE] = own
     if not capture.isOpened():
         raise SourceError(f"{spec.shown}: what it sends is no picture and no video: check the path in the address")
-    return Stream(spec.shown, capture)
+    return Stream(spec.shown, capture, said_before)
 
 
 def reason(said: bytes) -> str:
