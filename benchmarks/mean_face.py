@@ -19,15 +19,11 @@ from edgeface.data.annotations import read_annotations
 from edgeface.evaluation.fit import fit
 from edgeface.evaluation.pose import ANGLES
 from edgeface.head_pose import five_of_68, pose_from_points, rotation
+from edgeface.mean_face import MIRRORED_68
 
 Floats = NDArray[np.float64]
 
 ROUNDS = 30
-# The point that each of the 68 becomes in a mirror.
-MIRRORED = [
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
-    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
-]  # fmt: skip
 
 
 def annotated(data: Path, split: str) -> tuple[Floats, Floats]:
@@ -48,7 +44,7 @@ def mean_face(points: Floats, pose: Floats) -> Floats:
         face = np.linalg.solve(np.einsum("nij,nik->jk", camera, camera), right.T).T
         turned = np.einsum("nij,pj->npi", camera, face)
         scale = (seen * turned).sum(axis=(1, 2)) / (turned**2).sum(axis=(1, 2))
-    face = (face + face[MIRRORED] * [-1, 1, 1]) / 2
+    face = (face + face[MIRRORED_68, :] * [-1, 1, 1]) / 2
     left, right_eye = five_of_68(face)[:2]
     face = face - face.mean(axis=0) * [0, 0, 1] - (left + right_eye) / 2 * [1, 1, 0]
     return np.asarray(face / np.linalg.norm(right_eye - left))

@@ -6,6 +6,12 @@ eyes. x to the image's right, y down, z towards the camera; the origin is betwee
 mean.
 """
 
+# The point that each of the 68 becomes in a mirror.
+MIRRORED_68 = (
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
+)
+
 MEAN_FACE_68: tuple[tuple[float, float, float], ...] = (
     (-1.162, 0.049, -0.770), (-1.147, 0.346, -0.700), (-1.105, 0.628, -0.664), (-1.043, 0.901, -0.636),
     (-0.935, 1.177, -0.558), (-0.761, 1.408, -0.423), (-0.558, 1.577, -0.246), (-0.318, 1.717, -0.055),

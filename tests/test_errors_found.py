@@ -139,6 +139,17 @@ def test_the_command_writes_a_table_every_error_and_sheets(tmp_path: Path, monke
     assert json.loads((out / "set" / "errors.json").read_text())["missed"]["all"]["every"]["face"]["missed"] == 2
 
 
+@pytest.mark.parametrize(
+    "options", [["--errors-at", "0.5"], ["--errors", "out", "--errors-at", "0.01"], ["--close-ups", "--suggest-score"]]
+)
+def test_options_that_do_not_go_together_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    result = evaluate(monkeypatch, [], "--data", tmp_path, *options)
+    assert result.exit_code == 2
+    assert "Error: --" in result.stderr
+
+
 def test_a_set_whose_pictures_are_not_complete_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,10 @@ def command(
     shows a face that fills half of its crop at 160 pixels, whatever the crop's own size, and a smaller --size measures
     smaller faces.
     """
+    if close_ups and precision is not None:
+        raise click.UsageError("--suggest-score needs completely annotated pictures, which close-ups are not")
+    if errors_at is not None and (errors_folder is None or errors_at < score):
+        raise click.UsageError("--errors-at goes with --errors, and is at least --score")
     # Imported here, so that --help does not wait for them.
     import edgeface
     from edgeface.cli.progress import progress

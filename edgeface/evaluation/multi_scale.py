@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.faces import Faces
+from edgeface.mean_face import MIRRORED_68
 from edgeface.runtime.nms import iou
 
 Merge = Literal["vote", "nms"]
 
-# The points of a mirrored face in the order of a face: five, and the 68 of 300-W by jaw, brows, nose, eyes and mouth.
+# The five points of a mirrored face in the order of a face.
 _MIRRORED_POINTS = (1, 0, 2, 4, 3)
-_MIRRORED_68 = (
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
-    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
-)
 
 Image = NDArray[np.uint8]
 
@@ -65,7 +62,7 @@ def flipped(faces: Faces, width: int) -> Faces:
     pose = None if faces.pose is None else faces.pose * np.array([1, -1, -1], np.float32)
     return replace(
         faces, boxes=boxes, landmarks=points(faces.landmarks, _MIRRORED_POINTS),
-        landmarks68=points(faces.landmarks68, _MIRRORED_68), pose=pose,
+        landmarks68=points(faces.landmarks68, MIRRORED_68), pose=pose,
     )
 
 
