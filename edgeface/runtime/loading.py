@@ -62,6 +62,9 @@ def load(
     ``refine`` is a refinement to put behind the detector, such as "tcnn", found as the model is and for its engine. Of
     cascades ``min_face``, ``thresholds`` and ``candidates`` are the ``Limits``.
 
+    A detector that was loaded before ``os.fork`` or multiprocessing's "fork" works in the child, and one may be loaded
+    there; with the engines ncnn and torch the calls of all of a child's threads are then computed one after the other.
+
     Warns with UnverifiedBundleWarning of a bundle that departed from its checkpoint when it was converted. Raises
     UnknownModelError, UnknownEngineError, OptionError, BundleError, CheckpointError, EngineError and MissingExtraError,
     each with one line that says what to do.

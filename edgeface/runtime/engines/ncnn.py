@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from edgeface.errors import EngineError, MissingExtraError
 from edgeface.runtime.engines.ncnn_files import check_files
 from edgeface.runtime.engines.registry import Options, RawMap, Takes, engine
+from edgeface.runtime.forks import with_openmp
 
 _ALIGNMENT = 16     # bytes: where ncnn expects every channel of a Mat to begin
 
@@ -48,7 +50,7 @@ class NcnnRun:
             raise EngineError(
                 f"{self._session.param}: has no output {name!r}, only {', '.join(sorted(self._session.outputs))}"
             )
-        code, mat = self._extractor.extract(name)
+        code, mat = with_openmp(lambda: self._extractor.extract(name))
         if code != 0 or mat.empty():
             raise EngineError(f"{self._session.param}: ncnn failed on output {name!r} (code {code}): convert it again")
         return mat
@@ -137,7 +139,7 @@ def _open(
     # the same to the last bit on x86, on ARM and in torch, for 9 % of the time on x86 (and an estimated 1 % on an A72).
     net.opt.use_packing_layout = options.precision != "int8"
     for path, load in ((param, net.load_param), (weights, net.load_model)):
-        code = load(str(path))
+        code = with_openmp(partial(load, str(path)))
         if code != 0:
             raise EngineError(f"{path}: ncnn cannot load it (code {code}): copy the bundle again")
     return NcnnSession(net, param, input_name, keeps_all=keeps_all)

@@ -15,6 +15,7 @@ from edgeface.errors import EngineError, MissingExtraError, OptionError
 from edgeface.regular_files import real_path
 from edgeface.runtime.engines.eager import EagerRun
 from edgeface.runtime.engines.registry import Options, Takes, engine
+from edgeface.runtime.forks import with_openmp
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,9 @@ class TorchSession:
 
         The results are those of ``compute`` but for rounding. Raises EngineError with torch's reason.
         """
+        return with_openmp(lambda: self._computed(inputs))
+
+    def _computed(self, inputs: Sequence[NDArray[np.float32]]) -> list[dict[str, NDArray[np.float32]]]:
         import torch
 
         before = torch.get_num_threads()
@@ -142,7 +146,7 @@ def open_torch(
     stamp = path.stat() if path.is_file() else None
     version = (stamp.st_mtime_ns, stamp.st_size) if stamp else (0, 0)
     points = _points(files[2]) if len(files) == 3 else None
-    graphs = {g.stem: g for g in _graphs(path, version, points, options.device)}
+    graphs = {g.stem: g for g in with_openmp(lambda: _graphs(path, version, points, options.device))}
     if files[1] not in graphs or graphs[files[1]].input != input_name:
         raise EngineError(f"{path}: has no graph {files[1]!r} with an input {input_name!r}, only {', '.join(graphs)}")
     return TorchSession(graphs[files[1]], f"{path}: {files[1]}", options)
