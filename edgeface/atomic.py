@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,7 @@ _NEXT_STEP = {
     errno.EDQUOT: "free some space, or choose another place",
     errno.EFBIG: "choose another place",
 }
+_TEMPORARY = re.compile(r"\.edgeface-(\d{1,10})-[0-9a-f]{12}(\.|$)")
 
 
 def refused(path: Path | str, error: OSError) -> OutputError:
@@ -43,19 +46,22 @@ def replacing(path: Path) -> Iterator[Path]:
         with _passed_on(path) as temporary:
             yield temporary
         return
-    temporary = path.parent / f".edgeface-{secrets.token_hex(6)}{path.suffix}"
+    sweep(path.parent)
+    temporary = temporary_name(path.parent, path.suffix)
     try:
         # Not tempfile.mkstemp: its files are for their owner alone, whatever the umask says.
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        held = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise refused(path, error) from None
     try:
+        _hold(held)
         yield temporary
         try:
             temporary.replace(path)
         except OSError as error:
             raise refused(path, error) from None
     finally:
+        os.close(held)
         temporary.unlink(missing_ok=True)
 
 
@@ -110,6 +116,59 @@ def _passed_on(path: Path) -> Iterator[Path]:
             raise refused(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def working_folder(folder: Path) -> Iterator[Path]:
+    """A new folder in ``folder``, for its owner alone, that is gone when the block ends, unless it was moved away.
+
+    Raises OSError.
+    """
+    sweep(folder)
+    work = temporary_name(folder, "")
+    work.mkdir(0o700)
+    held = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _hold(held)
+        yield work
+    finally:
+        os.close(held)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def temporary_name(folder: Path, suffix: str) -> Path:
+    """A name in ``folder`` that nothing has, of which ``sweep`` can tell whose it is."""
+    return folder / f".edgeface-{os.getpid()}-{secrets.token_hex(6)}{suffix}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove from ``folder`` what runs left there that were killed: of names that no process here holds, and that no
+    other machine or container holds a lock on. What cannot be removed stays."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMPORARY.match(entry.name)
+            if match is not None and not Path(f"/proc/{match.group(1)}").exists():
+                with suppress(OSError):
+                    _remove(Path(entry.path), is_folder=entry.is_dir(follow_symlinks=False))
+
+
+def _hold(descriptor: int) -> None:
+    # For those who do not see this process. Not every file system has locks.
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove(path: Path, *, is_folder: bool) -> None:
+    # Without waiting for the other end of a pipe that somebody put there.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_folder:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edgeface.atomic import refused
+from edgeface.atomic import refused, temporary_name, working_folder
 from edgeface.errors import BundleError, BundleHashError, OutputError
 
 SCHEMA = 1
@@ -354,17 +353,12 @@ def writing(directory: Path) -> Iterator[Path]:
         raise OutputError(f"{directory}: exists and is not a bundle: choose another --out")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        with working_folder(directory.parent) as work:
+            yield work
+            work.chmod(0o755)
+            _replace(work, directory)
     except OSError as error:
         raise refused(directory, error) from None
-    try:
-        yield work
-        work.chmod(0o755)
-        _replace(work, directory)
-    except OSError as error:
-        raise refused(directory, error) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _replace(work: Path, directory: Path) -> None:
@@ -373,7 +367,7 @@ def _replace(work: Path, directory: Path) -> None:
         work.replace(directory)
         return
     # A directory that is not empty cannot be replaced in one step.
-    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+    old = temporary_name(directory.parent, "")
     directory.replace(old)
     try:
         work.replace(directory)

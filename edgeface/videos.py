@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import math
 import os
 import struct
@@ -25,6 +26,9 @@ from edgeface.motion_jpeg import jpeg_frames
 from edgeface.opencv_files import folder_name, open_name
 
 _FALLBACK_FPS = 25.0
+# FFmpeg writes by pieces of 32 KiB, and the index at the end.
+_LEAST_FREE_BYTES = 128 * 1024
+_FRAMES_A_LOOK = 8
 _CONVERT = "convert it to MP4 with H.264 (ffmpeg -i IN -c:v libx264 OUT.mp4)"
 _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
 # Codecs, by their four letters in lower case, that every FFmpeg decodes: where it gives no frame, the file is damaged.
@@ -125,7 +129,7 @@ class VideoSink:
     def write(self, image: NDArray[np.uint8]) -> None:
         """Append uint8 (H, W, 3) BGR: of another size than the first, it is brought into it, with black bars.
 
-        Raises OutputError when the encoder refuses the size.
+        Raises OutputError when the encoder refuses the size, and when the disk is full.
         """
         height_px, width_px = image.shape[:2]
         if self._writer is None:
@@ -154,8 +158,20 @@ class VideoSink:
         odd = self._size_px[0] % 2, self._size_px[1] % 2
         if any(odd):
             fitted = np.asarray(cv2.copyMakeBorder(fitted, 0, odd[1], 0, odd[0], cv2.BORDER_REPLICATE), np.uint8)
+        if self._frames % _FRAMES_A_LOOK == 0:
+            self._check_space()
         self._writer.write(fitted)
         self._frames += 1
+
+    def _check_space(self) -> None:
+        """Raise OutputError when the disk takes no more: FFmpeg goes on then as if it did."""
+        try:
+            disk = os.statvfs(Path(self._temporary).parent)
+        except OSError:
+            return
+        # Root may use what is kept back for it.
+        if (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize < _LEAST_FREE_BYTES:
+            raise refused(self._path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     def finish(self) -> None:
         """Close the file and read back that it is complete, since OpenCV's writer reports no error of the disk."""

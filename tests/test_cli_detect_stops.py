@@ -116,7 +116,55 @@ def test_stopping_leaves_nothing_half_written(
     started.send_signal(sent)
     _, complaints = started.communicate(timeout=60)
     assert started.returncode == exit_code
-    assert complaints.decode().splitlines() == (["edgeface: stopped"] if sent == signal.SIGINT else [])
+    if sent == signal.SIGINT:
+        assert complaints.decode().splitlines() == ["edgeface: stopped"]
+        records = lines_of((here / "faces.jsonl").read_text())
+        kept = cv2.VideoCapture(str(here / "edgeface-out" / "clip.mp4"))
+        assert 0 < len(records) == kept.get(cv2.CAP_PROP_FRAME_COUNT) < 600
+        assert [record["frame"] for record in records] == list(range(len(records)))
+        assert everything(here) == ["clip.avi", "edgeface-out/clip.mp4", "faces.jsonl"]
+    else:
+        assert complaints.decode() == ""
+        assert everything(here) == ["clip.avi"]
+
+
+def test_ctrl_c_among_pictures_keeps_those_that_are_done(
+    here: Path, astronaut: NDArray[np.uint8], tiny_bundle: Path
+) -> None:
+    for i in range(300):
+        photo(here / "photos" / f"{i:03}.png", astronaut)
+    started = process("photos", "--json", "faces.jsonl", model=tiny_bundle, stdout=subprocess.PIPE)
+    assert started.stdout is not None
+    started.stdout.readline()
+    started.send_signal(signal.SIGINT)
+    out, complaints = started.communicate(timeout=60)
+    assert (started.returncode, complaints.decode()) == (130, "edgeface: stopped\n")
+    records = lines_of((here / "faces.jsonl").read_text())
+    assert len(records) == len(out.decode().splitlines()) + 1 == len(names(here / "edgeface-out")) < 300
+
+
+def test_a_disk_that_is_full_ends_a_video_and_not_after_all_of_it(
+    detect: Detect, here: Path, astronaut: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip(here / "clip.avi", astronaut[:64, :64], 30, "MJPG")
+    looks = []
+    usual = os.statvfs
+
+    def filling(path: Any) -> os.statvfs_result:
+        looks.append(path)
+        values = list(usual(path))
+        if len(looks) > 1:
+            values[3] = values[4] = 0       # f_bfree and f_bavail
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "statvfs", filling)
+    result = detect("clip.avi")
+    assert result.exit_code == 10
+    assert error_lines(result) == [
+        "edgeface: edgeface-out/clip.mp4: cannot be written: No space left on device: "
+        "free some space, or choose another place"
+    ]
+    assert len(looks) == 2
     assert everything(here) == ["clip.avi"]
 
 

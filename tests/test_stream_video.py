@@ -118,6 +118,8 @@ def test_a_disk_that_fills_ends_the_recording_and_not_the_run(
     with caplog.at_level(logging.WARNING, "edgeface.stream"):
         sink.put(shot(grey(1), 1), result([]))
         sink.put(shot(grey(2), 2), result([]))
+    with pytest.raises(OutputError, match="the disk is full"):
+        sink.close()        # so that the run does not end as if all were well
     sink.close()
     assert caplog.text.count("the disk is full; the run goes on without it") == 1
     assert list(tmp_path.iterdir()) == []

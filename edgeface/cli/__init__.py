@@ -12,6 +12,7 @@ import click
 
 from edgeface.addresses import redacted_text
 from edgeface.cli.verbosity import add_to, logged
+from edgeface.cli.writing import complain, open_standard_streams, printable
 from edgeface.errors import EdgefaceError, UnverifiedBundleWarning
 from edgeface.registry import unknown_name
 
@@ -77,19 +78,23 @@ class LazyGroup(click.Group):
         ]
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_standard_streams()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with logged(), _warnings_in_one_line():
                 return super().invoke(ctx)
         except click.ClickException as error:
             # It repeats what was typed, and a log may hold what this says.
-            error.message = redacted_text(error.message)  # type: ignore[misc]  # final by its annotation alone
+            error.message = printable(redacted_text(error.message))  # type: ignore[misc]  # final by its annotation alone
             raise
         except EdgefaceError as error:
-            click.echo(f"edgeface: {error}", err=True)
+            complain(str(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("edgeface: stopped", err=True)
+            complain("stopped")
             ctx.exit(INTERRUPTED)
 
 
@@ -102,7 +107,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         file: TextIO | None = None, line: str | None = None,
     ) -> None:
         if issubclass(category, UnverifiedBundleWarning):
-            click.echo(f"edgeface: warning: {message}", err=True)
+            complain(f"warning: {message}")
         else:
             before(message, category, filename, lineno, file, line)
 

@@ -11,8 +11,8 @@ import click
 
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.progress import is_shown
-from edgeface.cli.results import say
 from edgeface.cli.tables import counted, table
+from edgeface.cli.writing import note, say
 from edgeface.errors import InputError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _give(lines: Iterable[str], json: bytes, json_path: Path | None) -> None:
 def _progress(line: str) -> None:
     """Each step that takes a while, for whoever watches."""
     if is_shown():
-        click.echo(line, err=True)
+        note(line)
 
 
 def choose_pictures(source: str | None, limit: int, frame_px: tuple[int, int] | None = None) -> Pictures:

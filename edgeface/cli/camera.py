@@ -19,8 +19,9 @@ from click.core import ParameterSource
 
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.detect import MODEL_HELP, complete_model
-from edgeface.cli.results import STDOUT, complain, say
+from edgeface.cli.results import STDOUT
 from edgeface.cli.verbosity import told
+from edgeface.cli.writing import complain, say
 from edgeface.errors import OptionError
 from edgeface.stream.camera import Options, check, run
 from edgeface.weights import DEFAULT_MODEL, SHIPPED

@@ -11,6 +11,8 @@ from types import FrameType
 
 import click
 
+from edgeface.cli.writing import note, say_lines
+
 
 @click.command("convert", short_help="Make a bundle for an engine from a checkpoint.")
 @click.argument("model")
@@ -77,16 +79,16 @@ def command(
                 force=force, watch=progress,
             )
     except DepartedError as error:
-        click.echo(error.report.to_text(), err=True)
+        note(error.report.to_text())
         if json_path is not None:
             write_bytes(json_path, error.report.to_json())
         raise
-    click.echo(done.report.to_text())
-    for note in done.notes:
-        click.echo(note)
+    say_lines(done.report.to_text())
+    for remark in done.notes:
+        say_lines(remark)
     size_mb = sum(file.size_bytes for file in done.bundle.files) / 1e6
-    click.echo(f"{done.directory}: {size_mb:.2f} MB{'' if done.bundle.verified else ', not verified'}")
-    click.echo(next_step("demo", "--refine" if done.bundle.is_refinement else "--model", str(done.directory)))
+    say_lines(f"{done.directory}: {size_mb:.2f} MB{'' if done.bundle.verified else ', not verified'}")
+    say_lines(next_step("demo", "--refine" if done.bundle.is_refinement else "--model", str(done.directory)))
     if json_path is not None:
         write_bytes(json_path, done.report.to_json())
 

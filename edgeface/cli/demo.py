@@ -9,7 +9,7 @@ import click
 
 from edgeface.cli import detect
 from edgeface.cli.cascade import complete_refinement
-from edgeface.cli.results import say
+from edgeface.cli.writing import say
 from edgeface.errors import MissingExtraError
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
 

@@ -9,7 +9,7 @@ import click
 
 from edgeface.cli.detect import complete_model
 from edgeface.cli.devices import complete_device
-from edgeface.cli.results import print_json, say
+from edgeface.cli.writing import print_json, say
 
 
 @click.command(short_help="Copy a bundle to a board, and compare what it finds there.")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from time import perf_counter
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,8 +19,9 @@ import click
 from edgeface.addresses import redacted
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.progress import progress
-from edgeface.cli.results import STDOUT, JsonLines, ResultsLostError, complain, json_lines, picture_record, say
+from edgeface.cli.results import STDOUT, JsonLines, json_lines, picture_record
 from edgeface.cli.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
+from edgeface.cli.writing import ResultsLostError, complain, say
 from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS
 from edgeface.regular_files import real_path
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
 
 DEFAULT_OUT = Path("edgeface-out")
+INTERRUPTED = 130
 TERMINATED = 143
 MODEL_HELP = (
     "A bundle's folder or a checkpoint here, or the name of a model that comes with edgeface ('edgeface models list')."
@@ -65,6 +68,7 @@ class _Batch:
     lines: JsonLines | None
     bar_per_video: bool
     drawn: set[str] = field(default_factory=set)
+    stop: Event = field(default_factory=Event)
 
     def one(self, path: Path) -> None:
         from edgeface.file_kinds import file_kind
@@ -103,7 +107,8 @@ class _Batch:
 
         target = self._target(path, is_video=True)
         video = Video(path, max_megapixels=self.options.max_megapixels)
-        times_ms, most, with_faces = [], 0, 0
+        times_ms: list[float] = []
+        most = with_faces = 0
         with nullcontext() if target is None else writing_video(target, video.fps) as sink:
             frames = video.frames()
             if self.bar_per_video:
@@ -117,8 +122,11 @@ class _Batch:
                 if self.lines is not None:
                     record = picture_record(path, frame.image, faces, timing)
                     self.lines.write(record | {"frame": frame.index, "time_s": round(frame.time_s, 3)})
+                if self.stop.is_set():
+                    break
+        stopped = "stopped: " if self.stop.is_set() else ""
         self._say(
-            f"{path}: faces in {with_faces} of {_count(len(times_ms), 'frame')}, at most {most} at once; "
+            f"{path}: {stopped}faces in {with_faces} of {_count(len(times_ms), 'frame')}, at most {most} at once; "
             f"median {statistics.median(times_ms):.1f} ms a frame, slowest {max(times_ms):.1f} ms",
             target,
             () if sink is None else sink.remarks,
@@ -165,17 +173,42 @@ def run(sources: Sequence[str], options: Options) -> int:
             bar_over_files = not is_seen and len(paths) > 1
             bar_per_video = options.json != STDOUT if is_seen else not bar_over_files
             batch = _Batch(options, resolved, detector, lines, bar_per_video)
-            for path in progress(paths, "detect", len(paths)) if bar_over_files else paths:
-                try:
-                    batch.one(path)
-                except ResultsLostError:
-                    raise
-                except EdgefaceError as error:
-                    _fail(failures, str(path), error)
+            with _first_interrupt(batch.stop):
+                for path in progress(paths, "detect", len(paths)) if bar_over_files else paths:
+                    if batch.stop.is_set():
+                        break
+                    try:
+                        batch.one(path)
+                    except ResultsLostError:
+                        raise
+                    except EdgefaceError as error:
+                        _fail(failures, str(path), error)
+        if batch.stop.is_set():
+            complain("stopped")
+            return INTERRUPTED
     tried = len({*map(str, paths), *(name for name, _ in failures)})
     if failures and tried > 1:
         complain(f"{len(failures)} of {tried} failed: {', '.join(name for name, _ in failures)}")
     return failures[0][1].exit_code if failures else 0
+
+
+@contextmanager
+def _first_interrupt(stop: Event) -> Iterator[None]:
+    """In the block the first Ctrl-C sets ``stop``, so that what is done is kept; the second one interrupts."""
+
+    def note(_signal: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    is_usual = before is signal.default_int_handler and current_thread() is main_thread()
+    if is_usual:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        if is_usual:
+            signal.signal(signal.SIGINT, before)
 
 
 def _fail(failures: list[tuple[str, EdgefaceError]], name: str, error: EdgefaceError) -> None:
@@ -317,6 +350,7 @@ def command(
     grey; of 16 bits a channel the upper 8 are used; of an animation the first picture.
 
     A source that cannot be used is named on standard error and does not stop the others; the exit code is then not 0.
+    Ctrl-C keeps what is done, the video up to there and the JSON lines, and exits with 130; a second one keeps nothing.
     """
     if no_draw and out is not None:
         raise OptionError("--out and --no-draw exclude each other: drop one")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edgeface.cli.results import complain, print_json, say
+from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import EdgefaceError, OptionError
 
 if TYPE_CHECKING:

@@ -120,7 +120,8 @@ def command(
     # Imported here, so that --help does not wait for them.
     import edgeface
     from edgeface.cli.progress import progress
-    from edgeface.cli.results import STDOUT, json_lines, say
+    from edgeface.cli.results import STDOUT, json_lines
+    from edgeface.cli.writing import say
     from edgeface.evaluation.error_files import error_folders, judge
     from edgeface.evaluation.evaluation import Evaluation
     from edgeface.evaluation.parts import close_up_part, data_part

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from edgeface.bundle import Bundle, CropStage, DenseStage, PoseStage, PyramidStage, Stage, read_bundle
-from edgeface.cli.results import complain, print_json, say
+from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError, OptionError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgeface.cli.writing import say_lines
+
 
 @click.command("parity", short_help="Compare a bundle with a checkpoint.")
 @click.argument("bundle")
@@ -60,7 +62,7 @@ def command(
     report = check_parity(
         bundle, reference, engine=engine, pictures=data, limit=limit, size_px=sizes_px, device=device, watch=progress
     )
-    click.echo(report.to_text())
+    say_lines(report.to_text())
     if json_path is not None:
         write_bytes(json_path, report.to_json())
     if not report.passed:

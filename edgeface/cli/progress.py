@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import click
+from edgeface.cli.writing import note
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def is_shown() -> bool:
 def step(text: str) -> None:
     """Say on a terminal what is being done, on standard error; nothing in a pipe or a file."""
     if is_shown():
-        click.echo(f"... {text}", err=True)
+        note(f"... {text}")
 
 
 def progress(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeface.cli.results import next_step
+from edgeface.cli.writing import say_lines
 
 if TYPE_CHECKING:
     from edgeface.models.checkpoint import Checkpoint
@@ -104,7 +105,7 @@ def command(
     start = calibrated(checkpoint, data, method, keep_float, pictures, progress)
     if settings is not None and measures:
         start = _measured(start, settings, data, auto_keep, report_directory)
-    click.echo(_summary(start, pictures))
+    say_lines(_summary(start, pictures))
     made = {
         "command": _command(path, method, calibrate_only, pictures, keep_float, auto_keep, overrides),
         "quantised_from": {"file": path.name, "sha256": sha256_of(path), "made": checkpoint.made},
@@ -202,13 +203,13 @@ def _measured(
     if auto_keep is not None:
         fixed = start.quantisation.keep_float
         chosen = choose(losses, auto_keep, fixed, progress)
-        click.echo(chosen.to_text(fixed))
+        say_lines(chosen.to_text(fixed))
         start = start.keeping(chosen.kept)
     if report_directory is not None:
         report = make_report(start, losses)
         write_report(report, report_directory)
-        click.echo(report.to_summary())
-        click.echo(f"report: {report_directory}")
+        say_lines(report.to_summary())
+        say_lines(f"report: {report_directory}")
     return start
 
 
@@ -249,8 +250,8 @@ def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, 
     metrics = {name: value for name, value in checkpoint.metrics.items() if name == "thresholds"}
     calibrated = dataclasses.replace(checkpoint, metrics=metrics, made=made, quantisation=start.quantisation)
     save(out, finished(calibrated, start.net))
-    click.echo(f"weights: {out}")
-    click.echo(next_step("convert", str(out), "--target", "ncnn"))
+    say_lines(f"weights: {out}")
+    say_lines(next_step("convert", str(out), "--target", "ncnn"))
 
 
 def _train(
@@ -281,12 +282,12 @@ def _train(
         return
     plot_curves(run)
     if trainer.stop_requested:
-        click.echo(f"stopped at step {trainer.progress.step}: the same command goes on; {out} is not written yet")
+        say_lines(f"stopped at step {trainer.progress.step}: the same command goes on; {out} is not written yet")
         click.get_current_context().exit(INTERRUPTED)
     best = run / f"{checkpoint.model}.best.pt"
     trained = load(best if best.exists() else run / f"{checkpoint.model}.last.pt")
     save(out, finished(dataclasses.replace(trained, made={**trained.made, **made}), trained.build()))
     figures = ", ".join(f"{name} {value:g}" for name, value in trained.metrics.items() if name != "choose")
-    click.echo(f"step {trainer.progress.step}, {figures or 'no dev part to measure on'}")
-    click.echo(f"weights: {out}")
-    click.echo(next_step("convert", str(out), "--target", "ncnn"))
+    say_lines(f"step {trainer.progress.step}, {figures or 'no dev part to measure on'}")
+    say_lines(f"weights: {out}")
+    say_lines(next_step("convert", str(out), "--target", "ncnn"))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import click
 import msgspec
 
 from edgeface.atomic import followed, is_special, open_special, refused, replacing
+from edgeface.cli.writing import ResultsLostError, text_of, write_line
 from edgeface.errors import OutputError
 
 if TYPE_CHECKING:
@@ -27,16 +24,12 @@ if TYPE_CHECKING:
 STDOUT = "-"
 
 
-class ResultsLostError(OutputError):
-    """The JSON lines or the summary can no longer be written, so that going on would be of no use."""
-
-
 def picture_record(path: Path, image: NDArray[np.uint8], faces: Faces, timing: Timing) -> dict[str, Any]:
     """The JSON line of one picture (H, W, 3): its pixels, degrees, milliseconds; null for what is not predicted."""
     from edgeface.faces import face_records
 
     return {
-        "image": _text(str(path)),
+        "image": text_of(str(path)),
         "width": image.shape[1],
         "height": image.shape[0],
         "faces": face_records(faces),
@@ -49,43 +42,9 @@ def picture_record(path: Path, image: NDArray[np.uint8], faces: Faces, timing: T
     }
 
 
-def _text(name: str) -> str:
-    """A file name as valid Unicode: Linux allows any bytes in one, JSON does not."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
-def say(text: str) -> None:
-    """One line on standard output, at once, with nothing in it that a terminal would obey.
-
-    Raises ResultsLostError when it cannot be written; a closed pipe stays a BrokenPipeError.
-    """
-    _to_stdout("".join(c if c.isprintable() else "?" for c in _text(text)).encode())
-
-
-def complain(text: str) -> None:
-    """One line on standard error, in the form of every error of the command line."""
-    click.echo("edgeface: " + "".join(c if c.isprintable() else "?" for c in _text(text)), err=True)
-
-
 def next_step(*arguments: str) -> str:
     """The line that a command ends with: the command of edgeface to go on with, as a shell takes it."""
     return f"next: {shlex.join(('edgeface', *arguments))}"
-
-
-def print_json(document: object) -> None:
-    """One JSON document on standard output, indented for people to read as well."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
-
-
-def _to_stdout(line: bytes) -> None:
-    try:
-        click.echo(line)
-    except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
-        # What is still in the buffer would fail once more when Python ends, with a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ResultsLostError(str(refused("standard output", error))) from None
 
 
 class JsonLines:
@@ -100,7 +59,7 @@ class JsonLines:
         """Append one line. Raises ResultsLostError; a closed pipe stays a BrokenPipeError."""
         line = msgspec.json.encode(record)
         if self._stream is None:
-            _to_stdout(line)
+            write_line(line)
             return
         try:
             self._stream.write(line + b"\n")

@@ -6,9 +6,8 @@ import signal
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import click
-
 from edgeface.cli.progress import is_shown
+from edgeface.cli.writing import note
 from edgeface.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def run_training(training: Training, out: Path) -> None:
     """
     going_on = training.going_on()
     if going_on and training.leads:
-        click.echo(f"going on from {going_on} of {out}", err=True)
+        note(f"going on from {going_on} of {out}")
 
     def stop(number: int, _frame: FrameType | None) -> None:
         training.stop()
@@ -47,8 +46,8 @@ def run_training(training: Training, out: Path) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
     if shown:
-        click.echo(err=True)
+        note()
 
 
 def _show(line: str) -> None:
-    click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+    note(line, over=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from edgeface.cli.results import say
+from edgeface.cli.writing import say, say_lines
 from edgeface.errors import OptionError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def install(
     service = Service(name, [sys.executable, "-m", "edgeface"], arguments, where, user)
     _check(arguments, service)
     if only_print:
-        click.echo(service.unit(), nl=False)
+        say_lines(service.unit().rstrip("\n"))
         return
     units = _own_units() if own else SYSTEM_UNITS
     if own:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgeface.cli.writing import say_lines
+
 
 @click.command()
 @click.argument("model")
@@ -58,6 +60,6 @@ def command(
     run_training(training, out)
     if training.leads:
         for line in training.result():
-            click.echo(line)
+            say_lines(line)
         if training.weights.exists():
-            click.echo(next_step("convert", str(training.weights), "--target", "ncnn"))
+            say_lines(next_step("convert", str(training.weights), "--target", "ncnn"))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from edgeface.cli.results import complain
+from edgeface.cli.writing import complain
 
 LEVELS = ("debug", "info", "warning", "error")
 _DEFAULT = logging.WARNING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import socket
@@ -34,6 +35,8 @@ from edgeface.stream.wire import (
 PYTHON_VARIABLE = "EDGEFACE_PYTHON"
 CLOSE_S = 0.7
 _KILL_S = 1.0
+# Where standard streams are closed, their numbers are free for anything; a child has other things there.
+_FIRST_OWN = 3
 # Not -m: that would look for modules in the current folder first.
 _START = "import sys; sys.path[:] = sys.argv[2:]; from edgeface.stream.capture import main; " \
     "main([int(n) for n in sys.argv[1].split(',')])"
@@ -49,7 +52,7 @@ class CaptureProcess:
         self._descriptors: list[int] = []
         self._slots: list[Slot] = []
         self._counter: Counter | None = None
-        self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.connection, theirs = map(_above, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         try:
             self._notes = self._memory("notes", 0)
             counter = self._memory("counter", Counter.NBYTES)
@@ -156,6 +159,10 @@ class CaptureProcess:
 
     def _memory(self, name: str, size_bytes: int) -> int:
         descriptor = os.memfd_create(f"edgeface-{name}")
+        if descriptor < _FIRST_OWN:
+            lower = descriptor
+            descriptor = fcntl.fcntl(lower, fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN)
+            os.close(lower)
         self._descriptors.append(descriptor)
         os.ftruncate(descriptor, size_bytes)
         return descriptor
@@ -170,3 +177,11 @@ class CaptureProcess:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
+
+
+def _above(connection: socket.socket) -> socket.socket:
+    """The same connection under a number that is no standard stream's."""
+    if connection.fileno() >= _FIRST_OWN:
+        return connection
+    with connection:
+        return socket.socket(fileno=fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD_CLOEXEC, _FIRST_OWN))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ class VideoFile:
     repeated until the next one was taken, for 2 seconds at most, and left out where more come than ``fps``.
 
     The file appears when the run ends. A frame of another size is brought into the first one's, and the log says so. A
-    disk that takes no more is logged; nothing is written from then on, and the run goes on.
+    disk that takes no more is logged; nothing is written from then on, the run goes on, and its end says it once more.
     """
 
     def __init__(self, path: Path, fps: float, *, in_time: bool = False, hide_faces: bool = False) -> None:
@@ -44,6 +44,7 @@ class VideoFile:
         self._hide_faces = hide_faces
         self._stack = ExitStack()
         self._writer: VideoSink | None = self._stack.enter_context(writing_video(path, fps))
+        self._error: EdgefaceError | None = None
         self._said = 0
         self._fps = fps
         self._in_time = in_time
@@ -73,16 +74,17 @@ class VideoFile:
         """The picture does not say it."""
 
     def close(self) -> None:
+        """Let the file appear. Raises OutputError when it could not be written whole, once."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         if self._writer is None:
             return
         is_empty, self._writer = self._last is None, None
         if is_empty:
             self._stack.__exit__(OutputError, OutputError("no frame"), None)
             return
-        try:
-            self._stack.close()
-        except OutputError as error:
-            _log.warning("%s", error)
+        self._stack.close()
 
     def _frames_due(self, shot: Shot) -> int:
         """How many frames the file lacks up to this shot, itself among them."""
@@ -99,8 +101,9 @@ class VideoFile:
 
     def _give_up(self, error: EdgefaceError) -> None:
         _log.warning("%s; the run goes on without it", error)
-        self._writer = None
-        self._stack.__exit__(type(error), error, None)
+        self._writer, self._error = None, error
+        with suppress(EdgefaceError):
+            self._stack.__exit__(type(error), error, None)
 
 
 def video_path(target: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeface.atomic import refused
+from edgeface.atomic import refused, working_folder
 from edgeface.errors import TrainingError
 
 # What a patch is of (mtcnn.txt, section III.A).
@@ -58,14 +57,11 @@ class Samples:
         """Write the arrays to ``folder``, which is complete or not there. Raises OutputError."""
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
+            with working_folder(folder.parent) as work:
                 for name in _FIELDS:
                     np.save(work / f"{name}.npy", getattr(self, name))
                 shutil.rmtree(folder, ignore_errors=True)
                 work.replace(folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
         except OSError as error:
             raise refused(folder, error) from None
 

@@ -6,6 +6,7 @@ import { draw, paint } from "./overlay.js";
 const RETRY_MS = [500, 1000, 2000, 4000];
 const SIZES = [160, 224, 320, 416, 512, 640, 960, 1280];
 const ON_THE_WAY = 2;
+const CLOCK_SET_S = 3;
 
 const at = (id) => document.getElementById(id);
 const picture = at("picture");
@@ -70,7 +71,9 @@ async function arrived(buffer) {
 async function show(header, jpeg) {
   state = header.state;
   const offsetS = state.now - Date.now() / 1000;
-  clockOffsetS = clockOffsetS === null ? offsetS : Math.max(clockOffsetS, offsetS);
+  // A difference of seconds is no slow message: one of the clocks was set.
+  const wasSet = clockOffsetS === null || Math.abs(offsetS - clockOffsetS) > CLOCK_SET_S;
+  clockOffsetS = wasSet ? offsetS : Math.max(clockOffsetS, offsetS);
   if (header.frame) {
     const bitmap = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
     if (picture.width !== bitmap.width || picture.height !== bitmap.height) {
