@@ -16,7 +16,8 @@ from edgeface.bundle import Bundle, file_sets
 from edgeface.evaluation.measure import measure
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector
-from edgeface.runtime.loading import default_threads, open_sessions
+from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.threads import default_threads
 
 from .face_parity import FaceSums
 from .parity import INT8_AGAINST_FLOAT, Floats, ParityReport, SizeParity, Tolerance

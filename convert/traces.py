@@ -143,17 +143,17 @@ def trace_tflite(
     content = path.read_bytes()
     interpreters = []
 
-    def make() -> Any:
+    def make(threads: int) -> Any:
         # XNNPACK, which runs otherwise, keeps its tensors to itself.
         interpreters.append(
             Interpreter(
-                model_content=content, num_threads=options.threads, experimental_preserve_all_tensors=True,
+                model_content=content, num_threads=threads, experimental_preserve_all_tensors=True,
                 experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             )
         )
         return interpreters[-1]
 
-    TfliteSession(check_tflite(content, path), str(path), make).compute(x)
+    TfliteSession(check_tflite(content, path), str(path), make, options.threads).compute(x)
     (interpreter,) = interpreters
     details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
 

@@ -20,8 +20,9 @@ from edgeface.runtime import catalog
 from edgeface.runtime.benchmark import SEED, interleave, opencv_threads
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Session
-from edgeface.runtime.loading import default_threads, open_sessions
 from edgeface.runtime.loading import load as load_detector
+from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.threads import default_threads
 
 from .health import SOURCES, read_health
 from .machine import machine
@@ -110,13 +111,13 @@ def load(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, A
     name = str(Path(wanted.bundle).expanduser()) if wanted.bundle.startswith("~") else wanted.bundle
     size = wanted.size_px
     path = catalog.find(name)
+    threads = default_threads() if wanted.threads is None else wanted.threads
     detector = load_detector(
-        path, threads=wanted.threads, size=min(size) if isinstance(size, tuple) else size, score=wanted.score,
+        path, threads=threads, size=min(size) if isinstance(size, tuple) else size, score=wanted.score,
         nms=wanted.nms_iou,
     )
     if size is not None:
         detector.size_px = size
-    threads = default_threads() if wanted.threads is None else wanted.threads
     number = state.add(Loaded(path, threads, detector))
     return {"number": number, "threads": threads, "bundle": msgspec.to_builtins(detector.bundle)}, {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from edgeface.errors import (
     UnknownModelError,
 )
 from edgeface.runtime import catalog
-from edgeface.runtime.loading import MAX_DEFAULT_THREADS, default_threads
 
 
 @pytest.fixture
@@ -212,17 +210,3 @@ def test_without_torch_a_checkpoint_names_the_extra(tiny_checkpoint: Path, monke
 def test_threads_below_one_are_refused(tiny_bundle: Path, threads: int) -> None:
     with pytest.raises(OptionError, match="threads cannot work"):
         edgeface.load(tiny_bundle, threads=threads)
-
-
-def test_default_threads_are_within_what_the_process_may_use() -> None:
-    assert 1 <= default_threads() <= MAX_DEFAULT_THREADS
-
-
-@pytest.mark.parametrize(("processors", "all_of_them", "all_but_one"), [(1, 1, 1), (2, 2, 1), (4, 4, 3), (6, 4, 4)])
-def test_a_stream_leaves_a_processor_to_others(
-    processors: int, all_of_them: int, all_but_one: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgeface.stream.loop import stream_threads
-
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(processors)))
-    assert (default_threads(), stream_threads()) == (all_of_them, all_but_one)

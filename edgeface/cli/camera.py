@@ -149,7 +149,7 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               "a lower one will do.")
 @click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
 @click.option("--threads", type=click.IntRange(min=1),
-              help="Processors to use for the network.  [default: all but one, at most 4]")
+              help="Threads of the network.  [default: all processors but one, at most 4, fewer beside other work]")
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
 @cascade_options
 @click.option("--width", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")

@@ -306,7 +306,8 @@ def complete_model(
               help="The longest side that the network sees a picture at; smaller is faster and misses small faces.")
 @click.option("--score", type=click.FloatRange(0, 1), help="The least score of a face.")
 @click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
-@click.option("--threads", type=click.IntRange(min=1), help="Processors to use.  [default: all, at most 4]")
+@click.option("--threads", type=click.IntRange(min=1),
+              help="Threads of the network.  [default: all processors but one, at most 4, fewer beside other work]")
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
 @cascade_options
 @click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")

@@ -21,6 +21,7 @@ from edgeface.runtime.engines import Run, Session
 from edgeface.runtime.engines.registry import BatchSession
 from edgeface.runtime.looks import Finder, Look, Wanted
 from edgeface.runtime.preprocess import NetInput
+from edgeface.runtime.threads import AutomaticThreads
 
 MAX_SIZE_PX = 8192
 
@@ -32,7 +33,8 @@ class Detector:
 
     ``sessions`` are the opened nets: one list a stage of the bundle, in the order of the stage's file sets. ``size_px``
     is the longest side that a picture is letterboxed to, or a fixed (width, height); ``score`` the least score and
-    ``nms_iou`` the largest overlap of two faces, each 0..1. Raises OptionError for a value that cannot work and for a
+    ``nms_iou`` the largest overlap of two faces, each 0..1; ``automatic`` changes the nets' threads between pictures.
+    Raises OptionError for a value that cannot work and for a
     bundle that refines faces and finds none, and BundleError when the nets lack an output that the bundle names.
     """
 
@@ -44,7 +46,9 @@ class Detector:
         size_px: int | tuple[int, int],
         score: float,
         nms_iou: float,
+        automatic: AutomaticThreads | None = None,
     ) -> None:
+        self._automatic = automatic
         self._first = _finder(bundle, sessions)
         sides = size_px if isinstance(size_px, tuple) else (size_px,)
         if not all(self.smallest_px <= side <= MAX_SIZE_PX for side in sides):
@@ -76,6 +80,8 @@ class Detector:
 
     def timed(self, image: Picture, clock: Clock | None = None) -> tuple[Faces, Timing]:
         """The faces, and where the time went by ``clock``, by default a new one; errors as when called."""
+        if self._automatic is not None:
+            self._automatic.adjust()
         clock = Clock() if clock is None else clock
         frame = as_frame(image)
         out = self._take_spare()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,7 @@ from edgeface.runtime import catalog, engines
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, Session
 from edgeface.runtime.refinement import Limits, combined, limited
-
-MAX_DEFAULT_THREADS = 4
-
-
-def default_threads(spared: int = 0) -> int:
-    """The processors that this process may use, less ``spared``, from 1 to 4: beyond that small nets gain nothing."""
-    return max(1, min(MAX_DEFAULT_THREADS, len(os.sched_getaffinity(0)) - spared))
+from edgeface.runtime.threads import AutomaticThreads, default_threads
 
 
 def open_sessions(
@@ -55,9 +48,10 @@ def load(
 ) -> Detector:
     """A detector from a model's or a bundle's name, a bundle's directory, or a checkpoint.
 
-    ``engine``: the one to run with; "torch" runs a checkpoint, and needs torch. ``threads``: by default the processors
-    at hand, at most 4. ``size`` (longest side of the net's input, px), ``score`` and ``nms`` (0..1) are the bundle's
-    own where they are None. ``device`` is torch's: "cpu", "cuda", "cuda:1".
+    ``engine``: the one to run with; "torch" runs a checkpoint, and needs torch. ``threads``: by default as many as
+    leave a processor free, at most 4, and fewer while other work takes more (``runtime.threads``). ``size`` (longest
+    side of the net's input, px), ``score`` and ``nms`` (0..1) are the bundle's own where they are None. ``device`` is
+    torch's: "cpu", "cuda", "cuda:1".
 
     ``refine`` is a refinement to put behind the detector, such as "tcnn", found as the model is and for its engine. Of
     cascades ``min_face``, ``thresholds`` and ``candidates`` are the ``Limits``.
@@ -71,9 +65,8 @@ def load(
     """
     if engine is not None:
         engines.engine.get(engine)
-    if threads is None:
-        threads = default_threads()
-    elif threads < 1:
+    chosen = default_threads() if threads is None else threads
+    if chosen < 1:
         raise OptionError(f"{threads} threads cannot work: choose 1 or more")
     directory, bundle = _found(model_or_path, engine)
     if engine not in (None, bundle.engine):
@@ -83,7 +76,7 @@ def load(
         parts.append(_found(refine, bundle.engine))
         whole = combined(bundle, parts[1][1])
     whole = limited(whole, Limits(min_face, None if thresholds is None else tuple(thresholds), candidates))
-    sessions = [opened for part in parts for opened in open_sessions(*part, threads, device=device)]
+    sessions = [opened for part in parts for opened in open_sessions(*part, chosen, device=device)]
     defaults = whole.defaults
     return Detector(
         whole,
@@ -91,6 +84,7 @@ def load(
         size_px=defaults.size_px if size is None else size,
         score=defaults.score if score is None else score,
         nms_iou=defaults.nms_iou if nms is None else nms,
+        automatic=AutomaticThreads([net for opened in sessions for net in opened], chosen) if threads is None else None,
     )
 
 

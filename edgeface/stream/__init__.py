@@ -56,10 +56,9 @@ def stream(
     ``source``: a camera (``0``, ``"/dev/video2"``, ``"picamera2"``), an address (rtsp://, http://), a video, a folder
     of pictures, or ``"demo"``. ``frame.image`` is the picture, uint8 (H, W, 3) BGR; ``faces`` are Faces with
     ``tracks``. A source that stops is tried again and again (``deadlines`` say how, the log "edgeface.stream" why); the
-    iteration ends when a file does. ``model`` to ``candidates`` are those of ``edgeface.load``, except that ``threads``
-    leave a processor to the rest by default; ``width`` to ``flip`` are those of
-    ``edgeface.stream.sources.make_spec``; with ``track`` faces have numbers, and in all but every ``detect_every``-th
-    frame the tracker fills in for the detector.
+    iteration ends when a file does. ``model`` to ``candidates`` are those of ``edgeface.load``; ``width`` to ``flip``
+    those of ``edgeface.stream.sources.make_spec``; with ``track`` faces have numbers, and in all but every
+    ``detect_every``-th frame the tracker fills in for the detector.
 
     The source's process starts with the first frame asked for, and ends when the iterator is closed: at the end, by
     ``close()``, or when a ``for`` is left and nothing else holds the iterator. Raises at once what ``load`` and
@@ -67,7 +66,7 @@ def stream(
     MissingExtraError), and the detector's error when it fails on every frame.
     """
     from edgeface.runtime.loading import load
-    from edgeface.stream.loop import Loop, stream_threads, tracking_options
+    from edgeface.stream.loop import Loop, tracking_options
     from edgeface.stream.sources import make_spec
     from edgeface.stream.supervision import Supervisor
     from edgeface.stream.tracking import Tracker
@@ -79,7 +78,7 @@ def stream(
     )
     options = tracking_options(score) if track else None
     detector = load(
-        model, engine=engine, threads=stream_threads() if threads is None else threads, size=size, nms=nms,
+        model, engine=engine, threads=threads, size=size, nms=nms,
         score=score if options is None else options.low_score, refine=refine, min_face=min_face, thresholds=thresholds,
         candidates=candidates,
     )

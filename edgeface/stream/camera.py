@@ -133,7 +133,7 @@ class _Ready:
 def _prepared(options: Options) -> _Ready:
     from edgeface.runtime.loading import load
     from edgeface.stream.controls import Controls
-    from edgeface.stream.loop import Loop, stream_threads, tracking_options
+    from edgeface.stream.loop import Loop, tracking_options
     from edgeface.stream.sources import make_spec
     from edgeface.stream.supervision import Deadlines, Supervisor
     from edgeface.stream.tracking import Tracker
@@ -157,7 +157,7 @@ def _prepared(options: Options) -> _Ready:
     detector = load(
         options.model, engine=options.engine, size=options.size, nms=options.nms, refine=options.refine,
         min_face=options.min_face, thresholds=options.thresholds, candidates=options.candidates,
-        threads=stream_threads() if options.threads is None else options.threads,
+        threads=options.threads,
         score=options.score if tracking is None else tracking.low_score,
     )
     if options.best_shots is not None and not detector.bundle.gives_landmarks:

@@ -192,15 +192,6 @@ class Loop:
         self._detector.score = options.low_score
 
 
-def stream_threads() -> int:
-    """The detector's threads where nobody chose: a processor is left to the source, the page and everything else. An
-    engine's threads wait for each other without sleeping, so that one that gets no processor holds up all of them.
-    """
-    from edgeface.runtime.loading import default_threads
-
-    return default_threads(spared=1)
-
-
 def tracking_options(score: float | None, options: TrackerOptions | None = None) -> TrackerOptions:
     """The options of a tracker, by default TrackerOptions(), with ``score`` as the least that starts a track."""
     from edgeface.stream.tracking import TrackerOptions

@@ -8,7 +8,9 @@ every input is contiguous float32 and lives as long as its Run, and every return
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,10 @@ _ALIGNMENT = 16     # bytes: where ncnn expects every channel of a Mat to begin
 class NcnnRun:
     """One extractor; outputs are computed when they are asked for."""
 
-    def __init__(self, session: NcnnSession, extractor: Any, held: tuple[NDArray[np.float32], Any]) -> None:
+    def __init__(self, session: NcnnSession, extractor: Any, held: tuple[Any, ...]) -> None:
         self._session = session
         self._extractor = extractor
-        self._held = held       # the Mat borrows the array, and the extractor may still read it
+        self._held = held       # the Mat borrows the array; the extractor may still read it, and refers to the net
 
     def output(self, name: str) -> NDArray[np.float32]:
         return _planes(np.array(self._extract(name), np.float32, order="C"))
@@ -61,11 +63,17 @@ def _planes(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class NcnnSession:
-    """A loaded ncnn net with one input. ``keeps_all``: every blob can be asked for, not only true outputs."""
+    """A loaded ncnn net with one input. ``keeps_all``: every blob can be asked for, not only true outputs.
+
+    ``load`` gives the net with so many threads, as it was first loaded with ``threads``.
+    """
 
     takes: Takes = "planes"
 
-    def __init__(self, net: Any, param: Path, input_name: str, *, keeps_all: bool = False) -> None:
+    def __init__(
+        self, load: Callable[[int], Any], threads: int, param: Path, input_name: str, *, keeps_all: bool = False
+    ) -> None:
+        net = load(threads)
         inputs: list[str] = net.input_names()
         if inputs != [input_name]:
             raise EngineError(
@@ -76,8 +84,15 @@ class NcnnSession:
         self.outputs: frozenset[str] = frozenset(names)
         self.param = param
         self._net = net
+        self._load = load
         self._input = input_name
         self._is_light = not keeps_all
+
+    def set_threads(self, threads: int) -> None:
+        """Load the net anew: ncnn packs weights for the threads that it is loaded with. Where the files are gone, it
+        keeps the one that it has."""
+        with suppress(EngineError):
+            self._net = self._load(threads)
 
     def run(self, x: NDArray[np.float32]) -> NcnnRun:
         if x.dtype != np.float32 or x.ndim != 3 or not x.flags.c_contiguous or x.size == 0:
@@ -87,12 +102,13 @@ class NcnnSession:
         mat = ncnn.Mat(x)
         if x.ctypes.data % _ALIGNMENT or x[0].nbytes % _ALIGNMENT:
             mat = mat.clone()
-        extractor = self._net.create_extractor()
+        net = self._net
+        extractor = net.create_extractor()
         extractor.set_light_mode(self._is_light)
         code = extractor.input(self._input, mat)
         if code != 0:
             raise EngineError(f"{self.param}: ncnn refused an input of shape {x.shape} (code {code})")
-        return NcnnRun(self, extractor, (x, mat))
+        return NcnnRun(self, extractor, (x, mat, net))
 
 
 @engine("ncnn")
@@ -116,7 +132,15 @@ def _open(
     if len(files) != 2:
         raise EngineError(f"{directory}: an ncnn net is a .param and a .bin, not {len(files)} files: convert it again")
     param, weights = (directory / name for name in files)
-    check_files(param, weights)
+
+    def load(threads: int) -> Any:
+        check_files(param, weights)
+        return _loaded(param, weights, replace(options, threads=threads), keeps_all)
+
+    return NcnnSession(load, options.threads, param, input_name, keeps_all=keeps_all)
+
+
+def _loaded(param: Path, weights: Path, options: Options, keeps_all: bool) -> Any:
     # OpenMP reads this when ncnn is first loaded: how long a thread spins before it sleeps. Left alone, threads that
     # wait for a busy core made the network up to 40 times slower; without any spinning two threads are slower than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -142,4 +166,4 @@ def _open(
         code = with_openmp(partial(load, str(path)))
         if code != 0:
             raise EngineError(f"{path}: ncnn cannot load it (code {code}): copy the bundle again")
-    return NcnnSession(net, param, input_name, keeps_all=keeps_all)
+    return net

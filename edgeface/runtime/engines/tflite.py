@@ -50,23 +50,34 @@ class TfliteRun:
 class TfliteSession:
     """A loaded net with one input; its interpreters are used by one thread at a time.
 
-    ``make`` gives an interpreter of the file. Raises EngineError when that cannot run it.
+    ``make`` gives an interpreter of the file with so many threads. Raises EngineError when that cannot run it.
     """
 
-    def __init__(self, net: TfliteNet, where: str, make: Callable[[], Any]) -> None:
+    def __init__(self, net: TfliteNet, where: str, make: Callable[[int], Any], threads: int) -> None:
         (self._input,) = net.inputs
         self.scales: dict[str, float | None] = {tensor.name: tensor.scale for tensor in net.outputs}
         self.outputs: frozenset[str] = frozenset(self.scales)
         self.takes: Takes = "pixels" if _is_pixels(self._input) else "planes"
         self.where = where
-        self._make = make
+        self._make_with = make
+        self._threads = threads
         self._lock = threading.Lock()
         self._ready: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         # The first one shows that the file can run, and is there for the first input.
-        self._spare = [self._allocated(make, None)]
+        self._spare = [self._allocated(self._make, None)]
         self._index: dict[str, int] = {o["name"]: o["index"] for o in self._spare[0].get_output_details()}
         if self._index.keys() != self.outputs:
             raise EngineError(f"{where}: its outputs have other names in the interpreter: convert it again")
+
+    def set_threads(self, threads: int) -> None:
+        """New interpreters from the next run on, since one keeps its threads: about the time of a picture."""
+        with self._lock:
+            self._threads = threads
+            self._spare.clear()
+            self._ready.clear()
+
+    def _make(self) -> Any:
+        return self._make_with(self._threads)
 
     def run(self, x: NDArray[Any]) -> TfliteRun:
         wanted, layout = (np.int8, "(H, W, 3)") if self.takes == "pixels" else (np.float32, "(C, H, W)")
@@ -177,4 +188,6 @@ def open_tflite(
                 f"{path}: {tensor.name} is no float32 map (1, H, W, C), nor an int8 one with a scale: convert it again"
             )
     make = interpreter_class()
-    return TfliteSession(net, str(path), lambda: make(model_content=content, num_threads=options.threads))
+    return TfliteSession(
+        net, str(path), lambda threads: make(model_content=content, num_threads=threads), options.threads
+    )

@@ -42,6 +42,9 @@ class TorchSession:
         self._threads = options.threads
         self._device = options.device
 
+    def set_threads(self, threads: int) -> None:
+        self._threads = threads
+
     def run(self, x: NDArray[np.float32]) -> EagerRun:
         return EagerRun(self, x)
 
