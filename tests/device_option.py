@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -66,7 +67,13 @@ class Devices:
 DEVICES = pytest.StashKey[Devices]()
 
 
+# Of plugins that a run on a board does well without; pyproject.toml and the tests name them.
+_PLUGINS = {"pytest_timeout": "timeout", "xdist": "xdist_group"}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    if importlib.util.find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "The seconds of a test, for pytest-timeout, which is not installed.")
     parser.addoption(
         "--device", metavar="NAME",
         help="Run the tests in tests/device, and unless paths or -k say otherwise no others, on this board: "
@@ -75,6 +82,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for plugin, marker in _PLUGINS.items():
+        if importlib.util.find_spec(plugin) is None:
+            config.addinivalue_line("markers", f"{marker}: for {plugin}, which is not installed")
     name = config.getoption("device")
     try:
         config.stash[DEVICES] = Devices(boards.find(name or HERE))

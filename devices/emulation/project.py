@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from edgeface.devices.emulation import wheels
 from edgeface.devices.emulation.parts import sha256
@@ -28,9 +31,43 @@ def version() -> str:
 
 
 def source_tree() -> Path | None:
-    """The clone that this package is imported from (an editable install); None for an installed package."""
-    tree = Path(__file__).resolve().parents[2]
-    return tree if (tree / "pyproject.toml").is_file() and (tree / "cross" / "build_wheel.py").is_file() else None
+    """The clone that this package is imported from, or was installed from; None where there is none.
+
+    Raises DeviceError when the clone is no longer what was installed: a board would get other code than runs here.
+    """
+    here = Path(__file__).resolve().parents[2]     # a clone's root, or the folder of the installed package
+    if _is_tree(here):
+        return here
+    came_from = _installed_from()
+    if came_from is None or not _is_tree(came_from):
+        return None
+    if not _is_installed(came_from, here):
+        raise DeviceError(f"{came_from}: is no longer what is installed here: pip install it again")
+    return came_from
+
+
+def _is_tree(path: Path) -> bool:
+    return (path / "pyproject.toml").is_file() and (path / "cross" / "build_wheel.py").is_file()
+
+
+def _installed_from() -> Path | None:
+    """The folder that pip installed edgeface from, as it notes it (PEP 610)."""
+    try:
+        url = urlsplit(json.loads(metadata.distribution("edgeface").read_text("direct_url.json") or "{}")["url"])
+    except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return Path(unquote(url.path)) if url.scheme == "file" else None
+
+
+def _is_installed(tree: Path, package: Path) -> bool:
+    """Whether ``package``, edgeface's folder as installed, holds the Python files of ``tree``."""
+    for name in _FOLDERS:
+        there = package if name == "edgeface" else package / name
+        for path in (tree / name).rglob("*.py"):
+            installed = there / path.relative_to(tree / name)
+            if not installed.is_file() or not filecmp.cmp(path, installed, shallow=False):
+                return False
+    return True
 
 
 def source_digest(tree: Path) -> str:

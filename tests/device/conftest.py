@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import pytest
 from device_option import DEVICES, start
 from device_subjects import FP32, SHIPPED, SIZE_PX, Device, Image, Subject, astronauts, dev_pictures
 from edgeface.bundle import read_bundle, sha256_of
+from edgeface.errors import MissingExtraError
 from edgeface.runtime import catalog
 
 
@@ -19,6 +22,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
         names = metafunc.config.stash[DEVICES].names
         metafunc.parametrize("device", names, indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """A test of what is not installed here, an engine or the conversion, is skipped and says what to install."""
+    with _missing_extras_skip():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """As above, for what a test itself needs."""
+    with _missing_extras_skip():
+        return (yield)
+
+
+@contextmanager
+def _missing_extras_skip() -> Iterator[None]:
+    try:
+        yield
+    except MissingExtraError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
