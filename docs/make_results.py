@@ -2,7 +2,8 @@
 
     python docs/make_results.py                                   the page, from the reports as they are
     python docs/make_results.py --check                           whether the page is what the reports say
-    python docs/make_results.py --measure --data DATA [MODEL...]  run the commands of docs/results/plan.toml again
+    python docs/make_results.py --measure --data DATA [MODEL...]  run the commands of docs/results/plan.toml again;
+                                                                  with --missing those that are not kept yet
 
 Every figure of the page is out of a report, and every report was printed by the command that stands beside it, typed in
 the folder of the data sets. A report of a bundle that has changed since is marked on the page.
@@ -251,15 +252,24 @@ TABLES = (
 )
 
 
+def read_record(path: Path) -> Record:
+    """The content of a kept file. Raises click's error for one that is no report."""
+    try:
+        record: Record = json.loads(path.read_text())
+        if {"model", "bundle_sha256", "edgeface", "made", "runs"} <= set(record):
+            return record
+        reason = "something is missing in it"
+    except (ValueError, TypeError) as error:
+        reason = str(error)
+    raise click.ClickException(f"{path}: is no report of make_results.py ({reason}): remove it, and measure again")
+
+
 def read_results() -> list[Result]:
     """The kept reports, in the plan's order, others after them. Raises click's error for a file that is none."""
     found = {}
     for path in sorted(RESULTS.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-            found[record["model"]] = Result(record, record["bundle_sha256"] != _bundle_sha256(record["model"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise click.ClickException(f"{path}: is no report of make_results.py ({error}): measure it again") from None
+        record = read_record(path)
+        found[record["model"]] = Result(record, record["bundle_sha256"] != _bundle_sha256(record["model"]))
     order = [name for name in msgspec.toml.decode(PLAN.read_bytes())["models"] if name in found]
     return [found.pop(name) for name in order] + list(found.values())
 
@@ -283,22 +293,30 @@ def page_lines(results: Sequence[Result]) -> Iterator[str]:
         yield from table.lines(results)
 
 
-def measure(model: str, commands: Sequence[str], data: Path) -> Record:
-    """Run the plan's ``commands`` for ``model`` in the folder ``data``. Raises click's error when one fails."""
-    runs = []
-    for command in commands:
-        typed = command.replace("MODEL", model)
+def measure(model: str, commands: Sequence[str], data: Path, is_filling: bool) -> None:
+    """Run the plan's ``commands`` for ``model`` in the folder ``data``, and keep each report as soon as it is there.
+
+    With ``is_filling`` those that are kept of this very bundle are not run again. Raises click's error when one fails.
+    """
+    path, bundle_sha256 = RESULTS / f"{model}.json", _bundle_sha256(model)
+    kept = read_record(path) if path.is_file() else None
+    runs = {run["command"]: run for run in kept["runs"]} if kept and kept["bundle_sha256"] == bundle_sha256 else {}
+    wanted = [command.replace("MODEL", model) for command in commands]
+    for typed in wanted:
+        if is_filling and typed in runs:
+            continue
         click.echo(typed, err=True)
         done = subprocess.run(
             [sys.executable, "-m", *shlex.split(typed), "--json", "-"], cwd=data, stdout=subprocess.PIPE, check=False
         )
         if done.returncode:
             raise click.ClickException(f"{typed}: ended with exit code {done.returncode}")
-        runs.append({"command": typed, "reports": [json.loads(line) for line in done.stdout.splitlines()]})
-    return {
-        "model": model, "bundle_sha256": _bundle_sha256(model), "edgeface": version("edgeface"),
-        "made": date.today().isoformat(), "runs": runs,
-    }
+        runs[typed] = {"command": typed, "reports": [json.loads(line) for line in done.stdout.splitlines()]}
+        record = {
+            "model": model, "bundle_sha256": bundle_sha256, "edgeface": version("edgeface"),
+            "made": date.today().isoformat(), "runs": [runs[each] for each in wanted if each in runs],
+        }
+        write_bytes(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
 def _bundle_sha256(model: str) -> str | None:
@@ -311,9 +329,12 @@ def _bundle_sha256(model: str) -> str | None:
 @click.command(help=__doc__)
 @click.argument("models", nargs=-1)
 @click.option("--measure", "is_measured", is_flag=True, help="Run the plan's commands for MODELS, by default all.")
+@click.option("--missing", "is_filling", is_flag=True, help="Of these only what is not kept of the bundle as it is.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the data sets.")
 @click.option("--check", "is_checked", is_flag=True, help="Write nothing; fail where the page is not what it would be.")
-def main(models: tuple[str, ...], is_measured: bool, data: Path | None, is_checked: bool) -> None:
+def main(
+    models: tuple[str, ...], is_measured: bool, is_filling: bool, data: Path | None, is_checked: bool
+) -> None:
     plan = msgspec.toml.decode(PLAN.read_bytes())
     if is_measured and data is None:
         raise click.UsageError("--measure needs --data, the folder of the data sets")
@@ -321,8 +342,7 @@ def main(models: tuple[str, ...], is_measured: bool, data: Path | None, is_check
         raise click.UsageError("models are given to --measure")
     if is_measured and data is not None:
         for model in models or plan["models"]:
-            record = measure(model, plan["commands"], data)
-            write_bytes(RESULTS / f"{model}.json", json.dumps(record, indent=1).encode() + b"\n")
+            measure(model, plan["commands"], data, is_filling)
     page = "\n".join(page_lines(read_results())) + "\n"
     if is_checked:
         if not PAGE.is_file() or PAGE.read_text() != page:

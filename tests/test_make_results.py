@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -116,10 +115,15 @@ def test_measuring_runs_the_commands_of_the_plan_in_the_data_folder(
     assert str(tmp_path) not in page
     assert "| mtcnn-int8-ncnn | 1.000 |" in page
     assert "    edgeface evaluate MODEL --data wider --data backgrounds --size 640" in page
+    # Another command joins the plan: what is kept stays as it is, and only the other is run.
+    first = "edgeface evaluate MODEL --data wider --data backgrounds --size 640"
+    plan(script, first, "edgeface evaluate MODEL --data wider --size 320")
+    filled = run(script, "--measure", "--missing", "--data", data)
+    assert filled.stderr.splitlines() == ["edgeface evaluate mtcnn-int8-ncnn --data wider --size 320"]
+    assert len(json.loads((script.RESULTS / "mtcnn-int8-ncnn.json").read_text())["runs"]) == 2
     plan(script, "edgeface evaluate MODEL --data none")
     before = (script.RESULTS / "mtcnn-int8-ncnn.json").read_bytes()
     failed = run(script, "--measure", "--data", data)
     assert failed.exit_code == 1
     assert "ended with exit code 4" in failed.output
     assert (script.RESULTS / "mtcnn-int8-ncnn.json").read_bytes() == before
-    shutil.rmtree(script.RESULTS)
