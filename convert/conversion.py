@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from edgeface.bundle import Bundle, describe_file, read_bundle, sha256_of, write_manifest, writing
-from edgeface.errors import CheckpointError, OptionError
+from edgeface.bundle import MANIFEST, Bundle, describe_file, read_bundle, sha256_of, write_manifest, writing
+from edgeface.errors import BundleError, CheckpointError, OptionError
 from edgeface.runtime import catalog
 
 from .comparison import Side, Watch, compare, version_of
@@ -76,6 +76,8 @@ def convert(
     chosen = choose(pictures)
     name = f"{original.model}-{precision}-{goal.engine}"
     directory = Path(name) if out is None else out
+    if not force:
+        _require_no_other(directory, goal.engine)
     notes: list[str] = []
     with writing(directory) as work:
         nets = family.graphs(checkpoint.build())
@@ -151,6 +153,20 @@ def check_parity(
     return compare(
         reference, Side.open(bundle, directory), choose(pictures, limit), size_px or [bundle.defaults.size_px], watch
     )
+
+
+def _require_no_other(directory: Path, engine: str) -> None:
+    """Raises OptionError for a folder that holds a bundle for another engine, which would be gone."""
+    if not (directory / MANIFEST).is_file():
+        return
+    try:
+        there = read_bundle(directory, verify=False)
+    except BundleError:
+        return
+    if there.engine != engine:
+        raise OptionError(
+            f"{directory}: holds {there.name}, a bundle for {there.engine}: choose another --out, or give --force"
+        )
 
 
 def _require_sizes(bundle: Bundle, sizes_px: Sequence[int]) -> None:

@@ -10,6 +10,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeface import errors
+from edgeface.errors import (
+    BundleError,
+    BundleHashError,
+    CheckpointError,
+    ConversionError,
+    DamagedFrameError,
+    DataError,
+    DeviceError,
+    DeviceLostError,
+    DeviceUnreachableError,
+    DeviceVersionError,
+    DuplicateNameError,
+    EdgefaceError,
+    EngineError,
+    ImageTooLargeError,
+    InputError,
+    InstallError,
+    MissingExtraError,
+    OptionError,
+    OutputError,
+    ParityError,
+    SourceError,
+    TrainingError,
+    UnknownAttributeError,
+    UnknownDeviceError,
+    UnknownEngineError,
+    UnknownLinkError,
+    UnknownModelError,
+    UnknownNameError,
+    UnknownSinkError,
+    UnknownSourceError,
+    UnknownTargetError,
+    UnverifiedBundleWarning,
+)
 
 if TYPE_CHECKING:
     from edgeface.faces import Faces
@@ -26,7 +60,48 @@ _root = Path(__file__).parent.parent
 if (_root / "pyproject.toml").is_file() and not (_root / "edgeface" / "convert").exists():
     __path__.append(str(_root))
 
-__all__ = ["Detector", "Faces", "Frame", "__version__", "errors", "load", "pose_from_points", "stream"]
+__all__ = [
+    "BundleError",
+    "BundleHashError",
+    "CheckpointError",
+    "ConversionError",
+    "DamagedFrameError",
+    "DataError",
+    "Detector",
+    "DeviceError",
+    "DeviceLostError",
+    "DeviceUnreachableError",
+    "DeviceVersionError",
+    "DuplicateNameError",
+    "EdgefaceError",
+    "EngineError",
+    "Faces",
+    "Frame",
+    "ImageTooLargeError",
+    "InputError",
+    "InstallError",
+    "MissingExtraError",
+    "OptionError",
+    "OutputError",
+    "ParityError",
+    "SourceError",
+    "TrainingError",
+    "UnknownAttributeError",
+    "UnknownDeviceError",
+    "UnknownEngineError",
+    "UnknownLinkError",
+    "UnknownModelError",
+    "UnknownNameError",
+    "UnknownSinkError",
+    "UnknownSourceError",
+    "UnknownTargetError",
+    "UnverifiedBundleWarning",
+    "__version__",
+    "errors",
+    "load",
+    "pose_from_points",
+    "stream",
+]
 
 _HOMES = {
     "Detector": "edgeface.runtime.detector",

@@ -175,3 +175,34 @@ def test_quiet_and_verbose_exclude_each_other(shelf: Path) -> None:
     result = edgeface("models", "info", "mos_s", "-q", "-v")
     assert result.exit_code == 2
     assert "-q, -v and --log-level exclude each other" in result.stderr
+
+
+def test_another_engines_bundle_is_not_replaced_unasked(shelf: Path) -> None:
+    from msgspec.structs import replace
+
+    from edgeface.bundle import read_bundle, write_manifest
+
+    shutil.copytree(shelf / NAME, "door")
+    write_manifest(Path("door"), replace(read_bundle(Path("door")), engine="tflite"))
+    before = Path("door", "bundle.json").read_bytes()
+    result = edgeface("convert", "mos_s.pt", "--target", "ncnn", "--out", "door", "-q")
+    assert result.exit_code == 2
+    assert "door: holds mos_s-fp32-ncnn, a bundle for tflite: choose another --out" in result.stderr
+    assert Path("door", "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("-", "-: detect reads files, not a pipe"),
+        ("rtsp://user:secret@camera/1", "use 'edgeface camera'"),
+        ("https://example.org/a.jpg", "download what is a file"),
+        ("0", "for the camera of that number use 'edgeface camera 0'"),
+    ],
+)
+def test_what_detect_does_not_read_is_answered_with_what_does(shelf: Path, source: str, said: str) -> None:
+    result = edgeface("detect", "--no-draw", "--", source)
+    assert result.exit_code == 3
+    assert said in result.stderr
+    assert "secret" not in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -69,6 +69,35 @@ def test_what_is_not_a_checkpoint_says_so(tmp_path: Path) -> None:
         load(tmp_path / "none.pt")
 
 
+class _Foreign:
+    """What a training script of another program puts into its files."""
+
+
+def test_files_of_other_programs_are_told_from_damaged_ones(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    for new in (True, False):
+        torch.save({"model": _Foreign()}, path, _use_new_zipfile_serialization=new)
+        with pytest.raises(CheckpointError, match=r"other\.pth: a PyTorch file of another program"):
+            load(path)
+    torch.save(torch.nn.Linear(2, 2).state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"other\.pth: a PyTorch file of another program, not an edgeface"):
+        load(path)
+
+
+def test_an_onnx_model_is_named(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]), helper.make_tensor_value_info(
+        "y", TensorProto.FLOAT, [1]
+    )
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [shape[0]], [shape[1]])
+    for producer in ("", "pytorch"):
+        onnx.save(helper.make_model(graph, producer_name=producer), tmp_path / "face.pt")
+        with pytest.raises(CheckpointError, match=r"face\.pt: an ONNX model, and no checkpoint"):
+            load(tmp_path / "face.pt")
+
+
 def test_weights_of_another_network_are_refused(checkpoint: Checkpoint) -> None:
     wider = Checkpoint("mos_s", {"width": "0.5x", "channels": 32}, checkpoint.state)
     with pytest.raises(CheckpointError, match="do not fit"):

@@ -59,7 +59,8 @@ def test_every_command_is_where_the_group_says(name: str) -> None:
 
 def test_version() -> None:
     result = CliRunner().invoke(main, ["--version"])
-    assert result.output == f"edgeface {version('edgeface')}\n"
+    assert result.output.startswith(f"edgeface {version('edgeface')} (ncnn {version('ncnn')}")
+    assert result.output.endswith(" kernels)\n")
 
 
 def test_an_unknown_command_answers_with_the_nearest() -> None:

@@ -38,6 +38,7 @@ COMMANDS = {
     "bench": _Lazy("edgeface.cli.bench:command", "Time bundles side by side."),
     "deploy": _Lazy("edgeface.cli.deploy:command", "Copy a bundle to a board, and compare what it finds there."),
     "devices": _Lazy("edgeface.cli.devices:command", "List, describe, set up and probe boards."),
+    "doctor": _Lazy("edgeface.cli.doctor:command", "Say what is installed and what is wrong, for a bug report."),
 }
 
 
@@ -118,13 +119,22 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
+def _version(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from edgeface.cli.installed import version_line
+
+        click.echo(version_line())
+        context.exit()
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="For completion by the tab key: eval \"$(_EDGEFACE_COMPLETE=bash_source edgeface)\" in bash; zsh and fish "
     "take zsh_source and fish_source.",
 )
-@click.version_option(package_name="edgeface", message="edgeface %(version)s")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+              help="Show the version, the engines and whether the C kernels are used, and exit.")
 def main() -> None:
     """Light face models, from training to a cheap ARM board.
 

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 
+# Of the JSON lines of detect; it changes when a reader of them has to.
+SCHEMA = 1
+
 
 def picture_record(path: Path, image: NDArray[np.uint8], faces: Faces, timing: Timing) -> dict[str, Any]:
     """The JSON line of one picture (H, W, 3): its pixels, degrees, milliseconds; null for what is not predicted."""
     from edgeface.faces import face_records
 
     return {
+        "schema": SCHEMA,
         "image": text_of(str(path)),
         "width": image.shape[1],
         "height": image.shape[0],

@@ -39,6 +39,15 @@ def expand(source: str) -> list[Path]:
             return [path]
     except OSError as error:
         raise InputError(f"{source}: {error.strerror or error}: check the path") from None
+    if source == "-":
+        raise InputError("-: detect reads files, not a pipe: write the picture to one, then give its name")
+    if "://" in source:
+        raise InputError(
+            f"{redacted(source)}: detect reads files: for a camera or stream use 'edgeface camera', and download what "
+            "is a file"
+        )
+    if source.isascii() and source.isdigit():
+        raise InputError(f"{source}: no such file: for the camera of that number use 'edgeface camera {source}'")
     if not glob.has_magic(source):
         raise InputError(f"{redacted(source)}: no such file or folder: check the path")
     # Path.glob takes no absolute pattern, and sees hidden folders.

@@ -19,6 +19,8 @@ from edgeface.quantize.network import Quantisation, quantised
 FORMAT = "edgeface-checkpoint"
 VERSION = 2
 # A version 1 file is a version 2 one that is not quantised.
+# The first bytes of an ONNX file: its version, then its producer's name, or one of the fields that may stand there.
+_ONNX_VERSION_FIELD, _ONNX_NEXT_FIELDS = 0x08, (0x12, 0x1A, 0x22, 0x3A, 0x42)
 _READABLE = (1, VERSION)
 
 
@@ -78,11 +80,25 @@ def read_untrusted(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint: copy it again") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: {_what_else(path, error)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not an edgeface checkpoint: train one with 'edgeface train'")
     return content
+
+
+def _what_else(path: Path, error: Exception) -> str:
+    """What a file that torch does not load seems to be, by its first bytes, and what to do."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(16)
+    except OSError as unreadable:
+        return f"cannot be read: {unreadable.strerror}"
+    if isinstance(error, pickle.UnpicklingError) and start.startswith((b"PK\x03\x04", b"\x80")):
+        return "a PyTorch file of another program, with objects that are not loaded: give an edgeface checkpoint"
+    if len(start) > 2 and start[0] == _ONNX_VERSION_FIELD and start[1] < 0x20 and start[2] in _ONNX_NEXT_FIELDS:
+        return "an ONNX model, and no checkpoint: edgeface converts the checkpoints that it trained"
+    return "damaged, or not a checkpoint: copy it again"
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -107,7 +123,9 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint without running code from it; raises CheckpointError."""
     content = read_untrusted(path)
     if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not an edgeface checkpoint: train one with 'edgeface train'")
+        raise CheckpointError(
+            f"{path}: a PyTorch file of another program, not an edgeface checkpoint: train one with 'edgeface train'"
+        )
     if content.get("version") not in _READABLE:
         raise CheckpointError(
             f"{path}: checkpoint version {content.get('version')!r}, this edgeface reads "
