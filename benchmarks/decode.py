@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 import edgeface
 from edgeface.data.annotations import read_annotations
 from edgeface.images import read_image
-from edgeface.runtime import decode, kernels, nms, roi
+from edgeface.runtime import anchors, kernels, logistic, nms, roi
+from edgeface.runtime.decode import bins
 
 Image = NDArray[np.uint8]
 
@@ -35,7 +36,7 @@ SIZES = ((320, 256), (640, 480))
 def numpy_only() -> Iterator[None]:
     """The references in place of the kernels after the network."""
     with ExitStack() as stack:
-        for module in (decode, nms, roi):
+        for module in (anchors, bins, logistic, nms, roi):
             stack.enter_context(patch.object(module, "library", lambda: None))
         yield
 

@@ -21,11 +21,11 @@ import numpy as np
 from edgeface.convert.ncnn_model import read
 from msgspec.structs import replace as with_fields
 
-from edgeface.bundle import CropStage, describe_file, read_bundle, write_manifest, writing
-from edgeface.runtime.cascade import output_names
+from edgeface.bundle import FaceStage, describe_file, read_bundle, write_manifest, writing
 from edgeface.runtime.engines import Options, engine
 from edgeface.runtime.engines.ncnn_files import Layer
 from edgeface.runtime.engines.ncnn_layers import ModelLayer, to_bin, to_param
+from edgeface.runtime.stages.kinds import kind_of
 
 SLOPE = 0.25
 _ACTIVATION, _SLOPES = 9, -23310        # a convolution's param keys
@@ -97,25 +97,27 @@ VARIANTS: dict[str, Callable[[Model], Model]] = {
 def write_variants(source: Path, folder: Path) -> dict[str, Path]:
     """Each variant of the bundle ``source`` as a bundle in ``folder``, by name."""
     bundle = read_bundle(source)
-    (stage,) = bundle.crop_stages
-    param, weights = stage.files
+    (stage,) = bundle.face_stages
+    ((param, weights),) = stage.files
     model = read((source / param).read_text("ascii"), (source / weights).read_bytes())
     for name, change in VARIANTS.items():
         changed = change(model)
         with writing(folder / name) as work:
             (work / param).write_text(to_param([layer.line for layer in changed]))
             (work / weights).write_bytes(to_bin(changed))
-            files = [describe_file(work / file) for file in stage.files]
+            files = [describe_file(work / file) for file in stage.files[0]]
             write_manifest(work, with_fields(bundle, name=name, files=files, verified=False))
     return {name: folder / name for name in VARIANTS}
 
 
-def timed(folders: dict[str, Path], stage: CropStage, crops: int, rounds: int) -> dict[str, list[float]]:
+def timed(folders: dict[str, Path], stage: FaceStage, crops: int, rounds: int) -> dict[str, list[float]]:
     """ms a face of every round, each of which runs all in an order of its own, on one thread."""
     nets = {
-        name: engine.get("ncnn")(path, stage.files, stage.input, Options(1, "int8")) for name, path in folders.items()
+        name: engine.get("ncnn")(path, stage.files[0], stage.input, Options(1, "int8"))
+        for name, path in folders.items()
     }
-    shape = (3, stage.size_px * crops, stage.size_px)
+    side = kind_of(stage).crop_px(stage) or 0
+    shape = (3, side * crops, side)
     x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     rng, order = random.Random(0), list(nets)
     samples: dict[str, list[float]] = {name: [] for name in nets}
@@ -124,7 +126,7 @@ def timed(folders: dict[str, Path], stage: CropStage, crops: int, rounds: int) -
         for name in order:
             start = perf_counter()
             run = nets[name].run(x)
-            for output in output_names(stage):
+            for output in stage.output_names:
                 run.raw(output)
             if number >= 0:
                 samples[name].append((perf_counter() - start) * 1e3 / crops)
@@ -138,7 +140,7 @@ def timed(folders: dict[str, Path], stage: CropStage, crops: int, rounds: int) -
 def main(bundle: Path, folder: Path, rounds: int) -> None:
     """Write the variants of BUNDLE to FOLDER, time them, and print the table."""
     folders = write_variants(bundle, folder)
-    (stage,) = read_bundle(bundle).crop_stages
+    (stage,) = read_bundle(bundle).face_stages
     click.echo(f"{'ms a face':<16}{'faces':>6} {'p10':>8} {'p50':>8} {'p90':>8}")
     for crops in (1, 16):
         for name, samples in timed(folders, stage, crops, rounds).items():

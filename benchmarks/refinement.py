@@ -20,20 +20,22 @@ from skimage.data import astronaut
 from edgeface.bundle import read_bundle
 from edgeface.frames import as_frame
 from edgeface.runtime import catalog
-from edgeface.runtime.cascade import Refiner
 from edgeface.runtime.clock import Clock
 from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.stages.kinds import kind_of
+from edgeface.runtime.stages.stage import Found, NextStage, Scene
 
 BUNDLES = ("tcnn-int8-ncnn", "tcnn-fp32-ncnn", "tcnn-int8-tflite")
 WARM_UP_ROUNDS = 5
 
 
-def opened(name: str) -> Refiner:
+def opened(name: str) -> NextStage:
     """The stage of a refinement's bundle with its net, on one thread."""
     directory = catalog.find(name)
     bundle = read_bundle(directory)
-    (stage,) = bundle.crop_stages
-    return Refiner(bundle.name, stage, open_sessions(directory, bundle, 1)[0][0], 0, is_last=True)
+    ((stage,), (nets,)) = bundle.stages, open_sessions(directory, bundle, 1)
+    refiner: NextStage = kind_of(stage).opened(bundle, 0, nets)
+    return refiner
 
 
 @click.command()
@@ -51,7 +53,7 @@ def main(bundles: tuple[str, ...], counts: tuple[int, ...], rounds: int) -> None
         for (name, count), each in times.items():
             boxes, scores = face_boxes(picture, count), np.ones(count, np.float32)
             start = perf_counter_ns()
-            refiners[name].refine(frame, boxes, scores, 0.0, 1.0, Clock())
+            refiners[name](Scene(frame, Clock(), 640, score=0.0, nms_iou=1.0), Found(boxes, scores))
             if number >= WARM_UP_ROUNDS:
                 each.append((perf_counter_ns() - start) / 1e6 / count)
     click.echo(f"ms a face, one thread, {rounds} rounds")

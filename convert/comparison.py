@@ -17,12 +17,13 @@ from edgeface.evaluation.measure import measure
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.stages.kind import Sight
 from edgeface.runtime.threads import default_threads
 
 from .face_parity import FaceSums
 from .parity import INT8_AGAINST_FLOAT, Floats, ParityReport, SizeParity, Tolerance
 from .pictures import Image, Pictures
-from .raw import FACES, Look, Sessions, compare_raw
+from .raw import FACES, Sessions, compare_raw
 from .targets import target_of
 from .walk import walk
 
@@ -93,7 +94,7 @@ def tolerance_of(reference: Bundle, candidate: Bundle) -> Tolerance:
     if candidate.precision == "int8" and reference.precision != "int8":
         return INT8_AGAINST_FLOAT
     tolerance = target_of(candidate.engine).tolerances[candidate.precision]
-    if candidate.crop_stages:
+    if candidate.refining_stages:
         return dataclasses.replace(tolerance, share=min(tolerance.share, tolerance.cascade_share))
     return tolerance
 
@@ -113,9 +114,9 @@ def compare(
     if report.passed or tolerance is INT8_AGAINST_FLOAT:
         return report
     image, boxes = next(_with_boxes(pictures))
-    look = Look(image, boxes, sizes_px[0], FACES[-1])
+    sight = Sight(image, boxes, sizes_px[0], FACES[-1])
     return dataclasses.replace(
-        report, walk=walk(reference.bundle, reference.sessions, candidate.bundle, candidate.directory, look)
+        report, walk=walk(reference.bundle, reference.sessions, candidate.bundle, candidate.directory, sight)
     )
 
 

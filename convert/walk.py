@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 from edgeface.quantize.scales import Q_MAX
 
-from edgeface.bundle import Bundle, DenseStage, file_sets
+from edgeface.bundle import Bundle, file_sets
 from edgeface.errors import ConversionError, EdgefaceError
 from edgeface.runtime.engines import Session
 from edgeface.runtime.engines.torch import TorchSession
 from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.stages.kind import Sight, Trial
+from edgeface.runtime.stages.kinds import kind_of
 
 from .parity import Departure, Floats, Walk, sqnr_db
-from .raw import Look, Sessions, Trial, trials
+from .raw import Sessions
 from .traces import FoundLayer, trace
 
 # What a layer must reach on the inputs that the engine itself gives it, where only its own arithmetic can differ.
@@ -47,27 +49,27 @@ class Layer:
 
 
 def walk(
-    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, look: Look
+    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, sight: Sight
 ) -> Walk:
-    """Compare every convolution of ``candidate`` in ``directory`` with the torch networks ``sessions``, in one look.
+    """Compare every convolution of ``candidate`` in ``directory`` with the torch networks ``sessions``, in one sight.
 
     Both are bundles of one model. Where the layers cannot be looked into, the walk's ``obstacle`` says why.
     """
     try:
-        return _walk(reference, sessions, candidate, directory, look)
+        return _walk(reference, sessions, candidate, directory, sight)
     except EdgefaceError as error:
         # The report that this is for must not be lost with it.
         return Walk(0, None, None, obstacle=str(error))
 
 
 def _walk(
-    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, look: Look
+    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, sight: Sight
 ) -> Walk:
     count, least = 0, None
-    for session, files, input_name, trial in _nets(reference, sessions, candidate, directory, look):
+    for session, files, input_name, trial in _nets(reference, sessions, candidate, directory, sight):
         assert isinstance(session, TorchSession)
         wanted = layers_of(session, trial.x)
-        found = trace(candidate, directory, files, input_name, trial.z)
+        found = trace(candidate, candidate.folder(directory, files), files, input_name, trial.z)
         result = first_departure(trial.name, wanted, found, candidate.precision)
         count += result.layers
         if result.departure is not None:
@@ -77,16 +79,17 @@ def _walk(
 
 
 def _nets(
-    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, look: Look
+    reference: Bundle, sessions: Sessions, candidate: Bundle, directory: Path, sight: Sight
 ) -> Iterator[tuple[Session, Sequence[str], str, Trial]]:
     """(torch session, candidate's files, its input's name, what they are tried on)."""
     opened = open_sessions(directory, candidate, 1)
     for stage, own, nets, others in zip(reference.stages, candidate.stages, sessions, opened, strict=True):
-        for trial in trials(reference, stage, (nets, others), look):
+        kind = kind_of(stage)
+        for trial in kind.trials(reference, stage, (nets, others), sight):
             yield nets[trial.net], file_sets(own)[trial.net], own.input, trial
-        if isinstance(stage, DenseStage):
+        if kind.gives_maps:
             run = nets[0].run(trial.x)
-            look.maps = {name: run.output(name) for name in trial.outputs}
+            sight.maps = {name: run.output(name) for name in trial.outputs}
 
 
 def layers_of(session: TorchSession, x: Floats) -> list[Layer]:

@@ -135,7 +135,7 @@ class Client:
         """The faces in a Frame, or in uint8 (H, W, 3) BGR."""
         _, found = self._with_picture("detect", loaded, picture, timeout_s)
         try:
-            return Faces.of_arrays(found, loaded.bundle.attributes, {})
+            return Faces.of_arrays(found, loaded.bundle.attributes, loaded.bundle.classes)
         except (KeyError, ValueError) as error:
             raise self._garbled(f"faces that are none ({error})") from None
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, read_bundle
+from edgeface.bundle import Bundle, read_bundle, whole
 from edgeface.errors import BundleError, DeviceError
 from edgeface.runtime import catalog
 from edgeface.runtime.loading import load
@@ -49,8 +49,9 @@ def deploy(
     """Copy ``bundle``, a name or a directory, to the board; check every hash there; compare the faces in ``picture``,
     uint8 (H, W, 3) BGR, with those found here; and only then put it into its place.
 
-    ``directory`` on the board, ~ for its user's home, is by default of the bundle's name below
-    ``~/.local/share/edgeface/bundles``. When anything fails the board is as it was.
+    A bundle that names the files of others beside it comes to the board whole. ``directory`` on the board, ~ for its
+    user's home, is by default of the bundle's name below ``~/.local/share/edgeface/bundles``. When anything fails the
+    board is as it was.
 
     Raises UnknownModelError, BundleError and BundleHashError for a bundle that cannot be used, MissingExtraError when
     its engine is not installed here or there, OutputError when it cannot be written there, and DeviceError, also when
@@ -59,15 +60,15 @@ def deploy(
     source = catalog.find(bundle)
     if not source.is_dir():
         raise BundleError(f"{source}: is not a bundle: make one with edgeface convert")
-    manifest = read_bundle(source)
-    with Client(link) as client:
+    with whole(source) as complete, Client(link) as client:
+        manifest = read_bundle(complete)
         where = f"{link.board.name} ({link.describe()})"
         progress(f"copying {manifest.name} to {where}")
-        room = client.request("receive", {"name": source.resolve().name, "directory": directory})[0]
+        room = client.request("receive", {"name": complete.resolve().name, "directory": directory})[0]
         size_bytes = sum(entry.size_bytes for entry in manifest.files)
-        link.put(source, room["incoming"], timeout_s=_LEAST_S + size_bytes / _BYTES_PER_S)
+        link.put(complete, room["incoming"], timeout_s=_LEAST_S + size_bytes / _BYTES_PER_S)
         progress("looking at a picture here and there")
-        agreement = _agreement(client, source, manifest, room["incoming"], picture)
+        agreement = _agreement(client, complete, manifest, room["incoming"], picture)
         if not agreement.is_same:
             raise DeviceError(
                 f"{where}: {manifest.name} finds other faces there ({agreement.text}); nothing was changed there: "

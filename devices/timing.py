@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeface.devices.client import Client, LoadedBundle, Timed
 from edgeface.devices.links.registry import Link
 
-from edgeface.bundle import read_bundle
+from edgeface.bundle import read_bundle, whole
 from edgeface.errors import OptionError
 from edgeface.runtime import catalog
 from edgeface.runtime.benchmark import SEED, WARM_UP_ROUNDS, Condition, Measured, Pictures, Quantiles, Report
@@ -74,7 +74,8 @@ def _take(
 ) -> LoadedBundle:
     """Load a bundle from where the worker receives it, which it forgets when it ends."""
     place, _ = client.request("receive", {"name": _PLACE_NAME})
-    link.put(directory, place["incoming"], timeout_s=_COPY_TIMEOUT_S)
+    with whole(directory) as complete:
+        link.put(complete, place["incoming"], timeout_s=_COPY_TIMEOUT_S)
     return client.load(place["incoming"], threads=threads, size_px=size_px)
 
 

@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Attribute, Bundle, CropStage, Defaults, PyramidStage
+from edgeface.bundle import (
+    SCHEMA,
+    Binary,
+    Box,
+    Bundle,
+    Crops,
+    Defaults,
+    FaceStage,
+    Landmarks,
+    Output,
+    PyramidStage,
+    Score,
+)
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.engines.registry import Takes
@@ -21,23 +33,28 @@ PYRAMID = PyramidStage(
     ["pnet"], "data", 128.0, 1 / 128, CELL_PX, STRIDE, "score", "box", factor=0.5, min_face_px=24.0, threshold=0.6,
     nms_iou=0.5, merge_iou=0.7, limit=50,
 )
-RNET = CropStage(
-    ["rnet"], "data", 128.0, 1 / 128, 24, 1.0, "score", "box", threshold=0.7, nms_iou=0.7, limit=40,
-)
-ONET = CropStage(
-    ["onet"], "data", 128.0, 1 / 128, 48, 1.0, "score", "box", threshold=0.0, nms_iou=0.7, limit=30,
-    landmarks="landmarks",
-)
-TCNN = CropStage(
-    ["tcnn"], "data", 128.0, 1 / 128, 48, 1.0, "score", "box", threshold=0.3, nms_iou=0.4, limit=20, scores="mean",
-    landmarks="landmarks",
-    attributes=[Attribute("mask", "attributes", 1, 0.6), Attribute("quality", "quality", 0, 0.5)],
-)
+
+
+def on_crops(file: str, size_px: int, score: Score, limit: int, *more: Output) -> FaceStage:
+    """A stage on crops of ``size_px`` as wide as the box, with a score and a box."""
+    return FaceStage([[file]], "data", Crops(128.0, 1 / 128, size_px, 1.0), [score, Box("box"), *more], limit)
+
+
+def tcnn_stage(*attributes: Output, threshold: float = 0.3) -> FaceStage:
+    """T-CNN with these attributes."""
+    score = Score("score", threshold, nms_iou=0.4, combine="mean")
+    return on_crops("tcnn", 48, score, 20, Landmarks("landmarks"), *attributes)
+
+
+RNET = on_crops("rnet", 24, Score("score", 0.7, nms_iou=0.7), 40)
+ONET = on_crops("onet", 48, Score("score", 0.0, nms_iou=0.7), 30, Landmarks("landmarks"))
+ATTRIBUTES = Binary("mask", "attributes", 1, 0.6), Binary("quality", "quality", 0, 0.5)
+TCNN = tcnn_stage(*ATTRIBUTES)
 DEFAULTS = Defaults(64, 0.5, 0.4)
 
 
 def bundle(*stages: Any, name: str = "hand", engine: str = "fake") -> Bundle:
-    return Bundle(1, name, name, "fp32", engine, list(stages), DEFAULTS, [], "tests only", {}, {}, True)
+    return Bundle(SCHEMA, name, name, "fp32", engine, list(stages), DEFAULTS, [], "tests only", {}, {}, True)
 
 
 class Run:

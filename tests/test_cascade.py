@@ -23,15 +23,17 @@ from bright_nets import (
     Run,
     bundle,
     detector,
+    on_crops,
     picture,
+    tcnn_stage,
 )
-from edgeface.bundle import Attribute, DenseStage, Level, PoseStage
+from edgeface.bundle import Binary, Bins, Classes, DenseStage, FaceStage, Landmarks, Level, Map, Points, Score
 from edgeface.errors import BundleError, EngineError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
-from edgeface.runtime.cascade import STRIPS
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines.registry import Takes
+from edgeface.runtime.gather.crops import STRIPS
 from edgeface.runtime.nms import iou
 
 Floats = NDArray[np.float32]
@@ -39,9 +41,9 @@ Floats = NDArray[np.float32]
 MTCNN = bundle(PYRAMID, RNET, ONET)
 # A dense net with one anchor of 64 px at every 32 px.
 DENSE = DenseStage(
-    ["dense"], "data", 128.0, 1 / 128, 32, [Level(32, [64.0], "scores", "boxes", None, "features")], (0.1, 0.2)
+    ["dense"], "data", 128.0, 1 / 128, 32, [Level(32, [64.0], "scores", "boxes")], (0.1, 0.2), [Map("features", 32)]
 )
-POSE = PoseStage([["pose"]], "patches", "logits", 1, 66, 3.0, -97.5)
+POSE = FaceStage([["pose"]], "patches", Points(["features"], 1), [Bins("logits", 66, 3.0, -97.5)])
 MHCNN = bundle(DENSE, TCNN)
 
 
@@ -363,8 +365,42 @@ def test_int8_outputs_are_scaled() -> None:
 
 
 def test_attributes_of_a_stage_before_the_last_are_not_computed() -> None:
-    both = bundle(DENSE, TCNN, replace(TCNN, attributes=[Attribute("mask", "attributes", 0, 0.5)]))
+    both = bundle(DENSE, TCNN, tcnn_stage(Binary("mask", "attributes", 0, 0.5)))
     second = tcnn()
     found = detector(both, [Dense(3.0, NO), tcnn(), second], size_px=128)(picture([], 128, 128))
     assert list(found.attributes) == ["mask"]
     np.testing.assert_allclose(found.attributes["mask"], [sigmoid(-1)], rtol=1e-6)
+
+
+def test_classes_and_68_points_of_a_net_on_crops() -> None:
+    age = Classes("age", "age", ["child", "adult"], [8.0, 40.0])
+    stage = on_crops(
+        "tfn", 48, Score("score", 0.3, nms_iou=0.4), 20, Landmarks("points", 68), age,
+        Classes("gender", "gender", ["f", "m"]),
+    )
+    answers = {"points": tuple(np.linspace(-0.5, 0.5, 136)), "age": (0.0, math.log(3)), "gender": (2.0, 0.0)}
+    net = tcnn(**answers)
+    found = detector(bundle(DENSE, stage), [Dense(3.0, 3.0), net], size_px=128)(picture([], 128, 128))
+    assert len(found) == 2
+    assert found.landmarks is None
+    assert found.landmarks68 is not None
+    np.testing.assert_allclose(found.landmarks68[:, 0], found.boxes[:, :2] + [0, 64 / 135], atol=1e-4)
+    np.testing.assert_allclose(found.landmarks68[:, -1], found.boxes[:, 2:] - [64 / 135, 0], atol=1e-4)
+    np.testing.assert_allclose(found.classes["age"].probabilities, [[0.25, 0.75]] * 2, rtol=1e-6)
+    expected = found.classes["age"].expectation()
+    assert expected is not None
+    np.testing.assert_allclose(expected, [32, 32], rtol=1e-6)
+    assert found.classes["gender"].likeliest() == ["f", "f"]
+    assert found.classes["gender"].expectation() is None
+
+
+def test_classes_of_another_number_are_refused() -> None:
+    stage = on_crops("tfn", 48, Score("score", 0.3, nms_iou=0.4), 20, Classes("age", "age", ["a", "b", "c"]))
+    with pytest.raises(BundleError, match=r"output age is 2 x 1 x 1 on 1 crops, not 3 values a crop"):
+        detector(bundle(DENSE, stage), [Dense(3.0, NO), tcnn(age=(0.0, 1.0))], size_px=128)(picture([], 128, 128))
+
+
+def test_a_class_s_logit_that_is_no_number_is_the_net_s_failure() -> None:
+    stage = on_crops("tfn", 48, Score("score", 0.3, nms_iou=0.4), 20, Classes("age", "age", ["a", "b"]))
+    with pytest.raises(EngineError, match="a class's logit is not finite: use an fp32 bundle"):
+        detector(bundle(DENSE, stage), [Dense(3.0, NO), tcnn(age=(0.0, math.inf))], size_px=128)(picture([], 128, 128))

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 import edgeface
-from edgeface.bundle import CropStage, PyramidStage, describe_file, read_bundle, write_manifest
+from edgeface.bundle import FaceStage, PyramidStage, Score, describe_file, read_bundle, write_manifest
 from edgeface.cli import main
 from edgeface.errors import OptionError
 from edgeface.images import write_image
@@ -121,11 +121,11 @@ def test_thresholds_go_from_the_checkpoint_into_the_bundle(folder: Path, tmp_pat
         convert(folder / f"{name}.pt", "tflite", out=tmp_path / name, pictures=folder / "pictures")
     first, second, _ = read_bundle(tmp_path / "mtcnn").stages
     assert isinstance(first, PyramidStage)
-    assert isinstance(second, CropStage)
-    assert (first.threshold, second.threshold) == (0.5, 0.5)
+    assert isinstance(second, FaceStage)
+    assert (first.threshold, [each.threshold for each in second.all_of(Score)]) == (0.5, [0.5])
     bundle = read_bundle(tmp_path / "tcnn")
     (stage,) = bundle.stages
-    assert isinstance(stage, CropStage)
+    assert isinstance(stage, FaceStage)
     assert bundle.attributes == {"mask": 0.4, "sunglasses": 0.5, "quality": 0.5}
     assert load(folder / "tcnn.pt").metrics["thresholds"]["mask"] == 0.4
 

@@ -8,24 +8,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeface.bundle import DenseStage, Level, PoseStage
-from edgeface.runtime.decode import (
+from edgeface.bundle import Bins, DenseStage, Level
+from edgeface.runtime.anchors import (
     Anchors,
     Pyramid,
     best_boxes,
     decode_boxes_reference,
     decode_landmarks,
     keep_anchors,
-    logit,
-    pose_degrees,
-    sigmoid,
 )
+from edgeface.runtime.decode.bins import pose_degrees
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.exponential import exp
+from edgeface.runtime.logistic import logit, sigmoid
 
 LEVEL = Level(8, [16.0, 32.0], "score", "box", "landmarks")
 PYRAMID = Pyramid.of(DenseStage([], "data", 0.0, 1.0, 32, [LEVEL], (0.1, 0.2)))
-POSE = PoseStage([], "patches", "logits", 3, 66, 3.0, -97.5)
+POSE = Bins("logits", 66, 3.0, -97.5)
 
 
 def anchors(*places: tuple[int, int, int]) -> Anchors:

@@ -14,30 +14,33 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 import edgeface
-from edgeface.bundle import Bundle, Defaults, DenseStage, Level, PoseStage
+from edgeface.bundle import Bins, Bundle, Defaults, DenseStage, FaceStage, Level, Map, Points
 from edgeface.errors import BundleError, EngineError, InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
-from edgeface.runtime import align, decode, nms, preprocess, roi
-from edgeface.runtime.dense import map_names
+from edgeface.runtime import align, anchors, logistic, nms, preprocess, roi
+from edgeface.runtime.decode import bins as pose_bins
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.engines.registry import Takes
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.nms import iou
+from edgeface.runtime.stages.dense import map_names
 
 Floats = NDArray[np.float32]
 
 DENSE = DenseStage(
     ["dense"], "data", 128.0, 1 / 128, 32,
     [
-        Level(8, [16.0, 32.0], "score8", "box8", "landmarks8", "features8"),
-        Level(32, [256.0, 512.0], "score32", "box32", "landmarks32", "features32"),
+        Level(8, [16.0, 32.0], "score8", "box8", "landmarks8"),
+        Level(32, [256.0, 512.0], "score32", "box32", "landmarks32"),
     ],
-    (0.1, 0.2),
+    (0.1, 0.2), [Map("features8", 8), Map("features32", 32)],
 )  # fmt: skip
-POSE = PoseStage([["pose8"], ["pose32"]], "patches", "logits", 3, 66, 3.0, -97.5)
-BUNDLE = Bundle(1, "hand", "hand", "fp32", "fake", [DENSE, POSE], Defaults(64, 0.5, 0.4), [], "", {}, {}, True)
+POSE = FaceStage(
+    [["pose8"], ["pose32"]], "patches", Points(["features8", "features32"], 3), [Bins("logits", 66, 3.0, -97.5)]
+)
+BUNDLE = Bundle(2, "hand", "hand", "fp32", "fake", [DENSE, POSE], Defaults(64, 0.5, 0.4), [], "", {}, {}, True)
 SIZE_PX = 64
 
 
@@ -96,7 +99,7 @@ def maps(size_px: int = SIZE_PX) -> dict[str, Floats]:
     for level in DENSE.levels:
         side = size_px // level.stride
         out[level.score] = np.full((2, side, side), -9, np.float32)
-        for name, channels in ((level.box, 8), (level.landmarks, 20), (level.features, 4)):
+        for name, channels in ((level.box, 8), (level.landmarks, 20), (f"features{level.stride}", 4)):
             assert name is not None
             out[name] = np.zeros((channels, side, side), np.float32)
     return out
@@ -203,8 +206,8 @@ def test_the_score_threshold_counts() -> None:
 
 
 def test_a_model_of_boxes_alone_gives_none_for_the_rest() -> None:
-    levels = [replace(level, landmarks=None, features=None) for level in DENSE.levels]
-    bundle = replace(BUNDLE, stages=[replace(DENSE, levels=levels)])
+    levels = [replace(level, landmarks=None) for level in DENSE.levels]
+    bundle = replace(BUNDLE, stages=[replace(DENSE, levels=levels, features=[])])
     m = {name: values for name, values in maps().items() if name.startswith(("score", "box"))}
     m["score8"][0, 0, 0] = 1
     faces = detector(FakeNet(m), bundle=bundle)(picture())
@@ -343,7 +346,7 @@ def test_without_the_c_kernels_the_faces_are_the_same(
 ) -> None:
     loaded = edgeface.load(tiny_bundle, threads=1, size=320, score=0.5, nms=0.9)
     faces = loaded(astronaut)
-    for module in (align, decode, nms, preprocess, roi):
+    for module in (align, anchors, logistic, nms, pose_bins, preprocess, roi):
         monkeypatch.setattr(module, "library", lambda: None)
     again = loaded(astronaut)
     assert len(faces) > 20

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edgeface.bundle import PoseStage
-from edgeface.runtime import decode, exponential, nms, roi
-from edgeface.runtime.decode import Anchors, Pyramid
+from edgeface.bundle import Bins
+from edgeface.runtime import anchors, exponential, logistic, nms, roi
+from edgeface.runtime.anchors import Anchors, Pyramid
+from edgeface.runtime.decode import bins
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.kernels import library
 from raw_maps import TAME, WILD, raw_map
@@ -50,7 +51,7 @@ def score_maps(draw: st.DrawFn) -> list[RawMap]:
     st.sampled_from([1, 2, 7, 40, 300, 5000]),
 )  # fmt: skip
 def test_kept_anchors_are_the_reference_s(maps: Sequence[RawMap], threshold: float, limit: int) -> None:
-    same(decode.keep_anchors, decode.keep_anchors_reference, maps, threshold, limit)
+    same(anchors.keep_anchors, anchors.keep_anchors_reference, maps, threshold, limit)
 
 
 @given(score_maps(), st.data())
@@ -59,13 +60,13 @@ def test_a_nan_anywhere_is_reported(maps: list[RawMap], data: st.DataObject) -> 
     values = maps[level].real()
     values.reshape(-1)[data.draw(st.integers(0, values.size - 1))] = np.nan
     maps[level] = RawMap(values)
-    same(decode.keep_anchors, decode.keep_anchors_reference, maps, data.draw(TAME), 5000)
+    same(anchors.keep_anchors, anchors.keep_anchors_reference, maps, data.draw(TAME), 5000)
 
 
 def test_more_anchors_than_there_is_room_for_at_first() -> None:
     values = np.random.default_rng(0).integers(-20, 20, (2, 40, 60)).astype(np.float32)
     for limit in (255, 256, 257, 3000, 4799, 4800, 5000, 1 << 40):
-        same(decode.keep_anchors, decode.keep_anchors_reference, [RawMap(values)], -30.0, limit)
+        same(anchors.keep_anchors, anchors.keep_anchors_reference, [RawMap(values)], -30.0, limit)
 
 
 @st.composite
@@ -101,14 +102,14 @@ SCALE = st.sampled_from([(1.0, 1.0), (0.5, 0.5), (0.3333, 1.7)])
 def test_boxes_are_the_reference_s(
     case: tuple[list[RawMap | None], Anchors, Pyramid], iou: float, scale: tuple[float, float]
 ) -> None:
-    same(decode.best_boxes, decode.best_boxes_reference, *case, iou, scale)
+    same(anchors.best_boxes, anchors.best_boxes_reference, *case, iou, scale)
 
 
 @given(decoding(10), SCALE)
 def test_landmarks_are_the_reference_s(
     case: tuple[list[RawMap | None], Anchors, Pyramid], scale: tuple[float, float]
 ) -> None:
-    ours, theirs = (f(*case, scale) for f in (decode.decode_landmarks, decode.decode_landmarks_reference))
+    ours, theirs = (f(*case, scale) for f in (anchors.decode_landmarks, anchors.decode_landmarks_reference))
     np.testing.assert_array_equal(ours, theirs)     # an infinity may become a NaN, of any bits
 
 
@@ -118,9 +119,9 @@ def test_landmarks_are_the_reference_s(
 def test_an_anchor_outside_its_map_is_refused(place: tuple[int, ...]) -> None:
     pyramid = Pyramid(np.array([8, 16], np.float32), np.ones((2, 2), np.float32), np.ones(2, np.float32))
     kept = Anchors(np.array([(0, 0, 0, 0), place], np.int64), np.zeros(2, np.float32))
-    for decoder, channels in ((decode.best_boxes, 8), (decode.decode_landmarks, 20)):
+    for decoder, channels in ((anchors.best_boxes, 8), (anchors.decode_landmarks, 20)):
         maps = [RawMap(np.zeros((channels, 3, 4), np.float32)), None]
-        arguments = (0.4,) if decoder is decode.best_boxes else ()
+        arguments = (0.4,) if decoder is anchors.best_boxes else ()
         with pytest.raises(IndexError):
             decoder(maps, kept, pyramid, *arguments)  # type: ignore[operator]
 
@@ -144,9 +145,9 @@ def test_an_anchor_anywhere_at_all_is_decoded_or_refused(
 
     if not all(has(*place) for place in places):
         with pytest.raises(IndexError):
-            decode.best_boxes(maps, kept, pyramid, 0.4)
+            anchors.best_boxes(maps, kept, pyramid, 0.4)
     else:
-        same(decode.best_boxes, decode.best_boxes_reference, maps, kept, pyramid, 0.4)
+        same(anchors.best_boxes, anchors.best_boxes_reference, maps, kept, pyramid, 0.4)
 
 
 @given(
@@ -166,7 +167,7 @@ def test_suppression_is_the_reference_s_of_any_numbers(case: tuple[Floats, Float
 @given(arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32, allow_nan=False)))
 def test_sigmoid_is_the_reference_s(logits: Floats) -> None:
     with np.errstate(all="ignore"):
-        same(decode.sigmoid, exponential.sigmoid_reference, logits)
+        same(logistic.sigmoid, exponential.sigmoid_reference, logits)
 
 
 @given(
@@ -176,9 +177,9 @@ def test_sigmoid_is_the_reference_s(logits: Floats) -> None:
     st.sampled_from([3.0, 0.7]),
 )
 def test_angles_are_the_reference_s(logits: Floats, bin_deg: float) -> None:
-    stage = PoseStage([], "patches", "logits", 3, len(logits) // 3, bin_deg, -97.5)
+    stage = Bins("logits", len(logits) // 3, bin_deg, -97.5)
     if logits.size:
-        same(decode.pose_degrees, decode.pose_degrees_reference, logits, stage)
+        same(bins.pose_degrees, bins.pose_degrees_reference, logits, stage)
 
 
 @given(raw_map(2, WILD, (6, 6)), st.integers(1, 6), st.data())

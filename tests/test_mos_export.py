@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgeface.bundle import DenseStage, PoseStage
+from edgeface.bundle import Bins, DenseStage, FaceStage
 from edgeface.errors import ConversionError
 from edgeface.models.mos import MOS, POSE_BINS, STRIDES, gather_patches, pose_degrees
 from edgeface.models.mos_export import dense_outputs, graphs, stages
 from edgeface.models.multitask import MultiTaskHead
-from edgeface.runtime import decode
+from edgeface.runtime.decode import bins
+from edgeface.runtime.stages.dense import map_names
 from lively_mos import lively_mos
 
 
@@ -80,13 +81,14 @@ def test_pose_at_gathered_points_equals_the_pose_of_every_position(net: MOS) -> 
 def test_stages_say_what_the_graphs_are(net: MOS) -> None:
     dense, pose = stages(lambda stem: [f"{stem}.net"])
     assert isinstance(dense, DenseStage)
-    assert isinstance(pose, PoseStage)
+    assert isinstance(pose, FaceStage)
     whole, *per_level = graphs(net)
-    named = [name for lv in dense.levels for name in (lv.score, lv.box, lv.landmarks, lv.features)]
+    named = map_names(dense)
     assert dense.files == [f"{whole.stem}.net"]
     assert pose.files == [[f"{graph.stem}.net"] for graph in per_level]
     assert tuple(named) == whole.outputs
-    assert (whole.input, per_level[0].input, per_level[0].outputs) == (dense.input, pose.input, (pose.logits,))
+    assert (whole.input, per_level[0].input) == (dense.input, pose.input)
+    assert list(per_level[0].outputs) == pose.output_names
     for graph in (whole, *per_level):
         with torch.inference_mode():
             outputs = graph.module(torch.zeros(graph.shapes[1]))
@@ -97,10 +99,11 @@ def test_stages_say_what_the_graphs_are(net: MOS) -> None:
 
 def test_the_runtime_reads_pose_as_training_does() -> None:
     _, stage = stages(lambda stem: [stem])
-    assert isinstance(stage, PoseStage)
+    assert isinstance(stage, FaceStage)
+    (output,) = stage.all_of(Bins)
     logits = torch.randn(7, 3, POSE_BINS)
     maps = np.ascontiguousarray(logits.reshape(7, -1).t().numpy()[:, None, :])
-    assert np.allclose(decode.pose_degrees(maps, stage), pose_degrees(logits).numpy(), atol=1e-3)
+    assert np.allclose(bins.pose_degrees(maps, output), pose_degrees(logits).numpy(), atol=1e-3)
 
 
 def test_another_network_has_no_graphs() -> None:

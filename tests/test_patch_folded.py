@@ -8,7 +8,7 @@ from edgeface.quantize.modules import FoldedConv, Mode, Point, Signal, Sums, poi
 from edgeface.quantize.network import Quantisation, quantised
 from torch import nn
 
-from edgeface.bundle import CropStage, PyramidStage
+from edgeface.bundle import Binary, FaceStage, PyramidStage, Score, file_sets
 from edgeface.errors import ConversionError
 from edgeface.models.export import Graph, exporter, exporter_of, graphs
 from edgeface.models.patch_folded import FoldedPatchNet
@@ -80,29 +80,32 @@ def test_stages_say_what_the_graphs_are(name: str) -> None:
     stages = family.stages(lambda stem: [f"{stem}.net"], {}, {"rnet": 0.25, "mask": 0.75})
     exported = family.graphs(net)
     for graph, stage in zip(exported, stages, strict=True):
-        assert isinstance(stage, (PyramidStage, CropStage))
-        assert stage.files == [f"{graph.stem}.net"]
-        assert (stage.input, stage.score, stage.box) == (graph.input, "score", "box")
+        assert file_sets(stage) == [[f"{graph.stem}.net"]]
+        assert stage.input == graph.input
         assert {i for i, (a, b) in enumerate(zip(*graph.shapes, strict=True)) if a != b} == set(graph.free)
-        if isinstance(stage, CropStage):
-            read = {stage.landmarks, *(attribute.output for attribute in stage.attributes)} - {None}
-            assert read | {"score", "box"} == set(graph.outputs)
+        if isinstance(stage, FaceStage):
+            assert set(stage.output_names) == set(graph.outputs)
+        else:
+            assert isinstance(stage, PyramidStage)
+            assert (stage.score, stage.box) == ("score", "box")
     last = stages[-1]
-    assert isinstance(last, CropStage)
+    assert isinstance(last, FaceStage)
     if name == "mtcnn":
-        assert [stage.threshold for stage in stages if isinstance(stage, CropStage)] == [0.25, 0.0]
+        assert [
+            score.threshold for stage in stages if isinstance(stage, FaceStage) for score in stage.all_of(Score)
+        ] == [0.25, 0.0]
     else:
-        assert [attribute.name for attribute in last.attributes] == [*ATTRIBUTES, "quality"]
-        assert {attribute.name: attribute.threshold for attribute in last.attributes}["mask"] == 0.75
+        assert [attribute.name for attribute in last.all_of(Binary)] == [*ATTRIBUTES, "quality"]
+        assert {attribute.name: attribute.threshold for attribute in last.all_of(Binary)}["mask"] == 0.75
 
 
 def test_a_t_cnn_with_fewer_attributes_names_those_that_it_has() -> None:
     (plain,) = exporter.get("tcnn").stages(lambda stem: [stem], {"attributes": ["mask"], "quality": False}, {})
-    assert isinstance(plain, CropStage)
-    assert [attribute.name for attribute in plain.attributes] == ["mask"]
+    assert isinstance(plain, FaceStage)
+    assert [attribute.name for attribute in plain.all_of(Binary)] == ["mask"]
     (stage,) = exporter.get("tcnn").stages(lambda stem: [stem], {"attributes": ["sunglasses"]}, {})
-    assert isinstance(stage, CropStage)
-    assert [(a.name, a.output, a.channel) for a in stage.attributes] == [
+    assert isinstance(stage, FaceStage)
+    assert [(a.name, a.output, a.channel) for a in stage.all_of(Binary)] == [
         ("sunglasses", "attributes", 0), ("quality", "quality", 0)
     ]
 

@@ -14,26 +14,31 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 import edgeface
-from bright_nets import DEFAULTS, ONET, PYRAMID, RNET, TCNN, bundle
+from bright_nets import ATTRIBUTES, DEFAULTS, ONET, PYRAMID, RNET, TCNN, bundle, on_crops, tcnn_stage
 from edgeface.bundle import (
-    Attribute,
+    Binary,
+    Bins,
     Bundle,
     DenseStage,
+    FaceStage,
     Level,
-    PoseStage,
+    Map,
+    Points,
+    Score,
     describe_file,
     file_sets,
     read_bundle,
     sha256_of,
     write_manifest,
 )
+from edgeface.bundle.combining import combine, combined
 from edgeface.cli import main
 from edgeface.errors import BundleError, OptionError, OutputError
 from edgeface.faces import Faces
-from edgeface.runtime.refinement import Limits, combine, combined, limited
+from edgeface.runtime.limits import Limits, limited
 
-DENSE = DenseStage(["dense"], "data", 128.0, 1 / 128, 32, [Level(32, [64.0], "s", "b", None, "f")], (0.1, 0.2))
-POSE = PoseStage([["pose"]], "patches", "logits", 1, 66, 3.0, -97.5)
+DENSE = DenseStage(["dense"], "data", 128.0, 1 / 128, 32, [Level(32, [64.0], "s", "b")], (0.1, 0.2), [Map("f", 32)])
+POSE = FaceStage([["pose"]], "patches", Points(["f"], 1), [Bins("logits", 66, 3.0, -97.5)])
 MOS, MTCNN, REFINEMENT = bundle(DENSE, name="mos"), bundle(PYRAMID, RNET, ONET, name="mtcnn"), bundle(TCNN, name="tcnn")
 
 
@@ -77,13 +82,14 @@ def test_what_does_not_go_together_is_named(detector: Bundle, refinement: Bundle
 def test_limits_are_put_into_the_stages() -> None:
     made = limited(MTCNN, Limits(40.0, (0.1, 0.2), 7))
     assert made.stages == [
-        replace(PYRAMID, min_face_px=40.0, threshold=0.1, limit=7), replace(RNET, threshold=0.2, limit=7),
+        replace(PYRAMID, min_face_px=40.0, threshold=0.1, limit=7),
+        on_crops("rnet", 24, Score("score", 0.2, nms_iou=0.7), 7),
         replace(ONET, limit=7),
     ]
     assert limited(MTCNN, Limits()) == MTCNN
     # After a dense stage it is the threshold of what comes to the stage on crops.
     refined = limited(combined(MOS, REFINEMENT), Limits(thresholds=(0.05,)))
-    assert refined.stages == [DENSE, replace(TCNN, threshold=0.05)]
+    assert refined.stages == [DENSE, tcnn_stage(*ATTRIBUTES, threshold=0.05)]
 
 
 @pytest.mark.parametrize(("what", "limits", "reason"), [
@@ -118,6 +124,24 @@ def test_two_bundles_become_one_that_knows_where_it_came_from(tmp_path: Path) ->
     assert (tmp_path / "mhcnn-fp32-fake" / "tcnn").read_text() == "tcnn tcnn"
 
 
+def test_a_bundle_by_reference_names_the_files_of_its_parts(tmp_path: Path) -> None:
+    mos, tcnn = written(tmp_path / "mos", MOS), written(tmp_path / "tcnn", REFINEMENT)
+    arguments = "models", "combine", mos, tcnn, "--name", "mhcnn", "--by-reference"
+    result = run(*arguments, "--out", tmp_path / "mhcnn")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "mhcnn").iterdir()] == ["bundle.json"]
+    made = read_bundle(tmp_path / "mhcnn")
+    assert made.parts == ["mos", "tcnn"]
+    assert [made.folder(tmp_path / "mhcnn", files).name for stage in made.stages for files in file_sets(stage)] == [
+        "mos", "tcnn",
+    ]
+    assert "those of mos and tcnn beside it" in run("models", "info", tmp_path / "mhcnn").output
+    elsewhere = run(*arguments, "--out", tmp_path / "elsewhere" / "mhcnn")
+    assert elsewhere.exit_code == 2
+    assert "does not lie beside" in elsewhere.output
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_what_cannot_be_combined_leaves_nothing_behind(tmp_path: Path) -> None:
     mos, tcnn = written(tmp_path / "mos", MOS), written(tmp_path / "tcnn", REFINEMENT)
     half = written(tmp_path / "half", replace(REFINEMENT, name="half"), precision="fp16")
@@ -149,14 +173,24 @@ def test_what_cannot_be_combined_leaves_nothing_behind(tmp_path: Path) -> None:
     (lambda b: b["stages"].__delitem__(slice(1, None)), "pyramid are no pipeline"),
     (lambda b: b["stages"][0].update(factor=1.0), "factor"),
     (lambda b: b["stages"][0].update(min_face_px=0), "min_face_px"),
-    (lambda b: b["stages"][1].update(threshold=1.5), "threshold"),
+    (lambda b: b["stages"][1]["outputs"][0].update(threshold=1.5), "threshold"),
     (lambda b: b["stages"][1].update(limit=0), "limit"),
-    (lambda b: b["stages"][2].update(scores="sum"), "sum"),
-    (lambda b: b["stages"][1].update(attributes=[_attribute("mask", 0)]), "a stage before the last one has attributes"),
-    (lambda b: b["stages"][2].update(attributes=[_attribute("mask", 0)] * 2), "two attributes have the name mask"),
-    (lambda b: b["stages"][2].update(attributes=[_attribute("mask", 0), _attribute("hat", 0)]),
+    (lambda b: b["stages"][2]["outputs"][0].update(combine="sum"), "sum"),
+    (lambda b: b["stages"][1]["outputs"].append(_attribute("mask", 0)), "a stage before the last one has attributes"),
+    (lambda b: b["stages"][2]["outputs"].extend([_attribute("mask", 0)] * 2), "two attributes have the name mask"),
+    (lambda b: b["stages"][2]["outputs"].extend([_attribute("mask", 0), _attribute("hat", 0)]),
      "two attributes have the channel 0 of attributes"),
-    (lambda b: b["stages"][2].update(files=["other"]), "stage file 'other' is not under 'files'"),
+    (lambda b: b["stages"][1]["outputs"].pop(), "a stage on crops has no box"),
+    (lambda b: b["stages"][1]["outputs"].append({"kind": "box", "output": "b"}), "two outputs of the kind box"),
+    (lambda b: b["stages"][1]["outputs"].append(
+        {"kind": "bins", "output": "b", "bins": 3, "bin_deg": 1.0, "first_centre_deg": 0.0}
+    ), "a stage on crops cannot have bins"),
+    (lambda b: b["stages"][2]["outputs"].append({"kind": "landmarks", "output": "other"}), "as many landmarks twice"),
+    (lambda b: b["stages"][2]["outputs"].append(
+        {"kind": "classes", "name": "age", "output": "age", "classes": ["young", "young"]}
+    ), "classes young, young"),
+    (lambda b: b["stages"][2]["files"].append(["onet"]), "2 nets on crops for one"),
+    (lambda b: b["stages"][2].update(files=[["other"]]), "stage file 'other' is not under 'files'"),
 ])
 def test_a_contradiction_in_a_cascade_is_named(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
@@ -170,7 +204,7 @@ def test_a_contradiction_in_a_cascade_is_named(
 
 
 def _attribute(name: str, channel: int) -> dict[str, Any]:
-    return {"name": name, "output": "attributes", "channel": channel, "threshold": 0.5}
+    return {"kind": "binary", "name": name, "output": "attributes", "channel": channel, "threshold": 0.5}
 
 
 def test_a_bundle_without_a_dense_stage_says_so() -> None:
@@ -179,7 +213,7 @@ def test_a_bundle_without_a_dense_stage_says_so() -> None:
 
 
 def test_the_description_names_every_stage(tmp_path: Path) -> None:
-    both = combined(MTCNN, replace(REFINEMENT, stages=[replace(TCNN, attributes=[Attribute("mask", "a", 0, 0.6)])]))
+    both = combined(MTCNN, replace(REFINEMENT, stages=[tcnn_stage(Binary("mask", "a", 0, 0.6))]))
     text = run("models", "info", written(tmp_path / "both", both)).output
     assert "finds       boxes, five landmarks, mask from 0.6" in text
     assert "windows of 12 every 2 px" in text

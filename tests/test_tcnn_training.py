@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeface.cli import main
 from edgeface.models.checkpoint import load
 from edgeface.models.patch_nets import O_NET, PatchNet
-from edgeface.runtime.decode import logit
+from edgeface.runtime.logistic import logit
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.patches.labels import LABELS
 from edgeface.training.patches.loop import predict

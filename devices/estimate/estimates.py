@@ -22,14 +22,15 @@ from edgeface.devices.estimate import calibration
 from edgeface.devices.estimate.calibration import Calibration
 from edgeface.devices.estimate.costing import Counts, find_tools
 from edgeface.devices.estimate.count import Counted, run_jobs
-from edgeface.devices.estimate.inputs import CROP_COUNTS, stage_pixels
+from edgeface.devices.estimate.inputs import CROP_COUNTS
 from edgeface.devices.estimate.jobs import CropsJob, Job, LayersJob, OperatorsJob, StagesJob
 from numpy.typing import NDArray
 
 from edgeface.atomic import refused
-from edgeface.bundle import Bundle, CropStage, PoseStage, file_sets, read_bundle
+from edgeface.bundle import Bundle, file_sets, read_bundle
 from edgeface.errors import OptionError
 from edgeface.runtime import catalog
+from edgeface.runtime.stages.kinds import kind_of
 
 PLACE: Literal["estimate"] = "estimate"
 _ENGINES = ("ncnn", "tflite")
@@ -233,7 +234,8 @@ def _counted(root: EmulatedRoot, directory: Path, bundle: Bundle, question: Ques
             if not bundle.is_refinement:
                 jobs.append(StagesJob(*here, question.size_px, defaults.score, defaults.nms_iou))
             for number, stage in enumerate(bundle.stages):
-                if isinstance(stage, PoseStage):
+                kind = kind_of(stage)
+                if kind.pixels(stage, question.picture, question.size_px) is None:
                     continue
                 layers[number] = len(jobs)
                 if bundle.engine == "ncnn":
@@ -242,7 +244,7 @@ def _counted(root: EmulatedRoot, directory: Path, bundle: Bundle, question: Ques
                     operators = Path(scratch) / f"operators{number}"
                     names[number] = _taken_apart(directory, bundle, number, question, operators)
                     jobs.append(OperatorsJob(str(operators)))
-                for count in CROP_COUNTS if isinstance(stage, CropStage) else ():
+                for count in CROP_COUNTS if kind.crop_px(stage) is not None else ():
                     crops[number, count] = len(jobs)
                     jobs.append(CropsJob(*here, number, count))
             finished = run_jobs(root, question.core, jobs)
@@ -272,9 +274,11 @@ def _taken_apart(
     from edgeface.runtime.engines.tflite_files import check_tflite
 
     operators.mkdir()
-    ((file,),) = file_sets(bundle.stages[number])
-    path = directory / file
-    pixels = stage_pixels(bundle, number, question.picture, question.size_px)
+    stage = bundle.stages[number]
+    ((file,),) = file_sets(stage)
+    path = bundle.folder(directory, [file]) / file
+    pixels = kind_of(stage).pixels(stage, question.picture, question.size_px)
+    assert pixels is not None       # a net on something else than pixels is not taken apart
     # What the values are changes no time.
     x = (pixels.astype(np.int16) - _PIXEL_MEAN).astype(check_tflite(path.read_bytes(), path).inputs[0].dtype)
     return {each.file: (each.name, each.kind) for each in write_operators(path, x[None], operators)}
@@ -324,10 +328,10 @@ def _bundle_estimate(
     for (number, count), regions in found.crops.items():
         parts = _by_stage(regions)
         stage = bundle.stages[number]
-        assert isinstance(stage, CropStage)
         crops.append(CropsEstimate(
-            number, stage.size_px, count, ms(parts["network"], question.threads), ms(parts["preprocessing"]),
-            ms(parts["decoding"]), ms(parts["network"]), layers_of(number) if count == 1 else [],
+            number, kind_of(stage).crop_px(stage) or 0, count, ms(parts["network"], question.threads),
+            ms(parts["preprocessing"]), ms(parts["decoding"]), ms(parts["network"]),
+            layers_of(number) if count == 1 else [],
         ))
     layers = layers_of(0)
     return BundleEstimate(

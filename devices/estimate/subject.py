@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from edgeface.devices.estimate.inputs import face_boxes, stage_pixels
+from edgeface.devices.estimate.inputs import face_boxes
 from edgeface.devices.estimate.jobs import (
     EMPTY,
     CropsJob,
@@ -27,13 +27,13 @@ from edgeface.devices.estimate.jobs import (
     Place,
     StagesJob,
 )
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edgeface.bundle import CropStage, DenseStage, PoseStage, PyramidStage, read_bundle
+from edgeface.bundle import file_sets, read_bundle
 from edgeface.errors import InstallError
 from edgeface.frames import as_frame
 from edgeface.runtime import engines
-from edgeface.runtime.cascade import Refiner
 from edgeface.runtime.clock import Clock, Got
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, RawMap, Run, Session
@@ -41,6 +41,8 @@ from edgeface.runtime.engines.ncnn_files import WEIGHTED, Layer, parse_param
 from edgeface.runtime.kernels import library, status
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.preprocess import normalise
+from edgeface.runtime.stages.kinds import kind_of
+from edgeface.runtime.stages.stage import Found, NextStage, Scene
 
 _WARM_UP_RUNS = 2
 
@@ -148,7 +150,7 @@ def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
     bundle = read_bundle(directory)
     first = _Walk(number, _ignore)
     sessions = [
-        [_WalkedSession(session, _NAMES[type(stage)], first) for session in opened]
+        [_WalkedSession(session, kind_of(stage).label, first) for session in opened]
         for stage, opened in zip(bundle.stages, open_sessions(directory, bundle, 1), strict=True)
     ]
     detector = Detector(bundle, sessions, size_px=job.size_px, score=job.score, nms_iou=job.nms_iou)
@@ -167,11 +169,6 @@ def _stages(number: int, job: StagesJob, marks: _Marks) -> None:
     again = _Walk(number, _ignore, replays=first)
     with _kernels_marked(number, again, marks):
         detect(again)
-
-
-_NAMES: dict[type, str] = {
-    DenseStage: "network", PyramidStage: "network", PoseStage: "pose", CropStage: "crops",
-}
 
 
 def _ignore(_place: Place) -> None:
@@ -199,18 +196,22 @@ def _crops(number: int, job: CropsJob, marks: _Marks) -> None:
     directory, picture = Path(job.directory), np.load(job.picture)
     bundle = read_bundle(directory)
     stage = bundle.stages[job.stage]
-    assert isinstance(stage, CropStage)
     first = _Walk(number, _ignore)
-    net = engines.engine.get(bundle.engine)(directory, stage.files, stage.input, Options(1, bundle.precision))
+    (files,) = file_sets(stage)
+    folder = bundle.folder(directory, files)
+    net = engines.engine.get(bundle.engine)(folder, files, stage.input, Options(1, bundle.precision))
     session = _WalkedSession(net, "network", first)
-    refiner = Refiner(bundle.name, stage, session, job.stage, is_last=True)
+    # As the last stage it answers for everything that its net gives.
+    alone = replace(bundle, stages=[stage])
+    refine_once: NextStage = kind_of(stage).opened(alone, 0, [session])
     frame, boxes = as_frame(picture), face_boxes(picture, job.count)
 
     def refine(walk: _Walk) -> None:
         session.walk = walk
         walk.go("decoding")
         # With a score of 1 a mean keeps them all, so that every output is read of them.
-        refiner.refine(frame, boxes, np.ones(len(boxes), np.float32), 0.0, stage.nms_iou, _WalkedClock(walk))
+        scene = Scene(frame, _WalkedClock(walk), bundle.defaults.size_px, 0.0, bundle.defaults.nms_iou)
+        refine_once(scene, Found(boxes, np.ones(len(boxes), np.float32)))
 
     refine(first)
     gc.collect()
@@ -264,10 +265,14 @@ def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
     directory = Path(job.directory)
     bundle = read_bundle(directory)
     stage = bundle.stages[job.stage]
-    assert not isinstance(stage, PoseStage)
-    session = open_ncnn_traced(directory, stage.files, stage.input, Options(1, bundle.precision))
-    x = normalise(stage_pixels(bundle, job.stage, np.load(job.picture), job.size_px), stage.mean, stage.scale)
-    layers = [layer for layer in parse_param((directory / stage.files[0]).read_text("ascii")) if layer.kind != "Input"]
+    (files,) = file_sets(stage)
+    folder = bundle.folder(directory, files)
+    session = open_ncnn_traced(folder, files, stage.input, Options(1, bundle.precision))
+    kind = kind_of(stage)
+    pixels = kind.pixels(stage, np.load(job.picture), job.size_px)
+    assert pixels is not None       # whoever made the job asked
+    x = normalise(pixels, *kind.normalisation(stage))
+    layers = [layer for layer in parse_param((folder / files[0]).read_text("ascii")) if layer.kind != "Input"]
     started = session.run(x)
     gc.collect()
     for layer in layers:

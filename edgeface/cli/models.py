@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from edgeface.bundle import Bundle, CropStage, DenseStage, PoseStage, PyramidStage, Stage, read_bundle
+from edgeface.bundle import Bundle, read_bundle
 from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError, OptionError
 
@@ -132,7 +132,9 @@ def verify(context: click.Context, models: tuple[str, ...], as_json: bool) -> No
 @click.option("--name", "model", required=True, metavar="MODEL", help="What the new model is called, as in mhcnn.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="The new bundle's folder, and its name, as in mhcnn-int8-ncnn.")
-def combine(detector: str, refinement: str, model: str, out: Path) -> None:
+@click.option("--by-reference", is_flag=True,
+              help="Name the two bundles' files instead of copying them; the two must lie beside --out and stay there.")
+def combine(detector: str, refinement: str, model: str, out: Path, by_reference: bool) -> None:
     """Make one bundle of a DETECTOR and a REFINEMENT, names from the list or bundles' folders.
 
     \b
@@ -141,12 +143,29 @@ def combine(detector: str, refinement: str, model: str, out: Path) -> None:
     It finds what 'edgeface detect --model DETECTOR --refine REFINEMENT' does, and can be deployed. Both must be for one
     engine and of one precision.
     """
-    from edgeface.runtime.refinement import combine as combine_bundles
+    from edgeface.bundle.combining import combine as combine_bundles
 
     if not model.strip():
         raise OptionError("--name is empty: give the new model a name, as in mhcnn")
-    made = combine_bundles(_bundle_directory(detector), _bundle_directory(refinement), model, out)
+    directories = _bundle_directory(detector), _bundle_directory(refinement)
+    made = combine_bundles(*directories, model, out, by_reference=by_reference)
     say(f"{out}: {made.name}, {len(made.files)} files, {_size_bytes(made) / 1e6:.2f} MB: {', '.join(_predicts(made))}")
+
+
+@command.command()
+@click.argument("directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
+def upgrade(directories: tuple[Path, ...]) -> None:
+    """Rewrite the bundle.json of each bundle DIR as this edgeface writes it.
+
+    Older bundles run as they are; this is for tools that read bundle.json. The nets' files are checked and stay as they
+    are, and so do the faces that they find.
+    """
+    from edgeface.bundle import SCHEMA
+    from edgeface.bundle import upgrade as upgrade_bundle
+
+    for directory in directories:
+        done = upgrade_bundle(directory)
+        say(f"{directory}: {'is of schema ' + str(SCHEMA) + ' now' if done else 'is of this schema already'}")
 
 
 def _bundle_directory(model: str) -> Path:
@@ -174,18 +193,21 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
+    from edgeface.runtime.stages.kinds import kind_of
+
     defaults = bundle.defaults
     yield "name", bundle.name
     yield "model", f"{bundle.model}, {bundle.precision}, for the engine {bundle.engine}"
     yield "folder", str(directory)
     yield "refines" if bundle.is_refinement else "finds", ", ".join(_predicts(bundle))
     for stage in bundle.stages:
-        yield from _STAGES[type(stage)](stage)
+        yield from kind_of(stage).describe(stage)
     yield "defaults", f"size {defaults.size_px} px, score {defaults.score:g}, NMS {defaults.nms_iou:g}"
     yield "verified", "against the float model" if bundle.verified else "no: see 'edgeface convert'"
     yield "licence", bundle.licence
     yield from _provenance({"metrics": bundle.metrics, "made": bundle.made})
-    yield "files", f"{len(bundle.files)}, {_size_bytes(bundle) / 1e6:.2f} MB"
+    beside = f", those of {' and '.join(bundle.parts)} beside it" if bundle.parts else ""
+    yield "files", f"{len(bundle.files)}, {_size_bytes(bundle) / 1e6:.2f} MB{beside}"
     for entry in bundle.files:
         yield "", f"{entry.sha256[:16]}  {entry.size_bytes:>9}  {entry.name}"
 
@@ -209,34 +231,7 @@ def _predicts(bundle: Bundle) -> Iterator[str]:
     if bundle.gives_pose:
         yield "head pose"
     yield from (f"{name} from {threshold:g}" for name, threshold in bundle.attributes.items())
-
-
-def _dense(stage: DenseStage) -> Iterator[tuple[str, str]]:
-    yield "dense", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, sides multiples of {stage.multiple}"
-    yield "", "anchors " + "; ".join(f"{level.anchors_px} px every {level.stride} px" for level in stage.levels)
-
-
-def _pose(stage: PoseStage) -> Iterator[tuple[str, str]]:
-    yield "pose", f"{stage.patch} x {stage.patch} features of each face, {stage.bins} bins of {stage.bin_deg:g} degrees"
-
-
-def _pyramid(stage: PyramidStage) -> Iterator[tuple[str, str]]:
-    yield "pyramid", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, windows of {stage.cell_px} every {stage.stride} px"
-    yield "", (
-        f"faces from {stage.min_face_px:g} px, sizes {1 / stage.factor:.2f} apart, score {stage.threshold:g}, at most "
-        f"{stage.limit}"
-    )
-
-
-def _crops(stage: CropStage) -> Iterator[tuple[str, str]]:
-    how = "averaged with the one before" if stage.scores == "mean" else "instead of the one before"
-    yield "crops", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, {stage.size_px} px, {stage.margin:g} boxes wide"
-    yield "", f"score {stage.threshold:g}, {how}, at most {stage.limit}"
-
-
-_STAGES: dict[type[Stage], Callable[[Any], Iterator[tuple[str, str]]]] = {
-    DenseStage: _dense, PoseStage: _pose, PyramidStage: _pyramid, CropStage: _crops,
-}
+    yield from (f"{name}: {' or '.join(each.names)}" for name, each in bundle.classes.items())
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeface.bundle import Defaults, DenseStage, Level, PoseStage, Stage
+from edgeface.bundle import Bins, Defaults, DenseStage, FaceStage, Level, Map, Points, Stage
 from edgeface.errors import ConversionError
 from edgeface.models.export import Exporter, Files, Graph, Inputs, Progress, exporter
 from edgeface.models.mos import (
@@ -102,15 +102,16 @@ def _scales(net: FoldedMOS, module: nn.Module, shape: tuple[int, ...]) -> tuple[
 def stages(files: Files) -> list[Stage]:
     """What bundle.json says of MOS's graphs; ``files`` gives the engine's file names for a graph's stem."""
     levels = [
-        Level(stride, list(sizes), f"score{stride}", f"box{stride}", f"landmarks{stride}", f"features{stride}")
+        Level(stride, list(sizes), f"score{stride}", f"box{stride}", f"landmarks{stride}")
         for stride, sizes in zip(STRIDES, ANCHOR_SIZES, strict=True)
     ]
+    features = [Map(f"features{stride}", stride) for stride in STRIDES]
+    first_deg = POSE_BIN_DEG / 2 - POSE_BINS * POSE_BIN_DEG / 2
     return [
-        DenseStage(list(files("dense")), INPUT, PIXEL_MEAN, PIXEL_SCALE, max(STRIDES), levels, VARIANCES),
-        PoseStage(
-            [list(files(f"pose{stride}")) for stride in STRIDES],
-            POSE_INPUT, POSE_OUTPUT, PATCH, POSE_BINS, POSE_BIN_DEG,
-            first_centre_deg=POSE_BIN_DEG / 2 - POSE_BINS * POSE_BIN_DEG / 2,
+        DenseStage(list(files("dense")), INPUT, PIXEL_MEAN, PIXEL_SCALE, max(STRIDES), levels, VARIANCES, features),
+        FaceStage(
+            [list(files(f"pose{stride}")) for stride in STRIDES], POSE_INPUT,
+            Points([each.name for each in features], PATCH), [Bins(POSE_OUTPUT, POSE_BINS, POSE_BIN_DEG, first_deg)],
         ),
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeface.bundle import Attribute, CropStage, Defaults, PyramidStage, Stage
+from edgeface.bundle import Binary, Box, Crops, Defaults, FaceStage, Landmarks, PyramidStage, Score, Stage
 from edgeface.errors import ConversionError
 from edgeface.models.export import Exporter, Files, Graph, Inputs, Progress, exporter
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
@@ -109,14 +109,17 @@ class MTCNNExporter(PatchExporter):
                 factor=PYRAMID_FACTOR, min_face_px=_MIN_FACE_PX, threshold=thresholds.get("pnet", 0.6),
                 nms_iou=LEVEL_NMS_IOU, merge_iou=MERGE_NMS_IOU, limit=500,
             ),
-            CropStage(
-                list(files("rnet")), INPUT, PIXEL_MEAN, PIXEL_SCALE, R_NET.size_px, 1.0, "score", "box",
-                threshold=thresholds.get("rnet", 0.7), nms_iou=0.7, limit=500,
+            FaceStage(
+                [list(files("rnet"))], INPUT, Crops(PIXEL_MEAN, PIXEL_SCALE, R_NET.size_px, margin=1.0),
+                [Score("score", thresholds.get("rnet", 0.7), nms_iou=0.7), Box("box")], limit=500,
             ),
-            CropStage(
-                list(files("onet")), INPUT, PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, 1.0, "score", "box",
-                threshold=thresholds.get("onet", 0.0), nms_iou=0.7, limit=200, scores="mean",
-                landmarks="landmarks",
+            FaceStage(
+                [list(files("onet"))], INPUT, Crops(PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, margin=1.0),
+                [
+                    Score("score", thresholds.get("onet", 0.0), nms_iou=0.7, combine="mean"), Box("box"),
+                    Landmarks("landmarks"),
+                ],
+                limit=200,
             ),
         ]
 
@@ -156,12 +159,14 @@ class TCNNExporter(PatchExporter):
         if options.get("quality", True):
             places.append(("quality", "quality", 0))
         return [
-            CropStage(
-                list(files("tcnn")), INPUT, PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, TCNN_MARGIN, "score", "box",
-                threshold=thresholds.get("tcnn", 0.05), nms_iou=0.4, limit=200, scores="mean", landmarks="landmarks",
-                attributes=[
-                    Attribute(name, output, i, thresholds.get(name, _EVEN)) for name, output, i in places
+            FaceStage(
+                [list(files("tcnn"))], INPUT, Crops(PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, TCNN_MARGIN),
+                [
+                    Score("score", thresholds.get("tcnn", 0.05), nms_iou=0.4, combine="mean"), Box("box"),
+                    Landmarks("landmarks"),
+                    *(Binary(name, output, i, thresholds.get(name, _EVEN)) for name, output, i in places),
                 ],
+                limit=200,
             )
         ]
 

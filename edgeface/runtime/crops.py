@@ -9,7 +9,7 @@ A square (x, y, side) is in whole pixels of the picture, x and y of its upper le
 2. The crop is what ``letterbox(region, (size_px, size_px), 1)`` makes of that: means of boxes of k x k pixels from its
    corner, k = max(1, side // size_px), and then exact bilinear weights.
 
-P crops lie one below the other in what a net takes, a strip (``bundle.CropStage``). The fast path is the C kernel
+P crops lie one below the other in what a net takes, a strip (``bundle.Crops``). The fast path is the C kernel
 ``ef_crops``, from a picture's rows into the strip; where it was not built NumPy and OpenCV do the same in several
 passes.
 """
@@ -55,7 +55,7 @@ def square_crops(boxes: NDArray[np.float32], margin: float) -> Squares:
 
 def offset_boxes(squares: Squares, offsets: NDArray[np.float32]) -> NDArray[np.float32]:
     """Boxes float32 (P, 4), x1 y1 x2 y2 in pixels, whose edges are ``offsets`` (P, 4) from their ``squares``' own, in
-    sides of these: what a net on crops says of a face's box (``bundle.CropStage``). What is not finite stays so."""
+    sides of these: what a net on crops says of a face's box (``bundle.Crops``). What is not finite stays so."""
     corners, sides = squares[:, :2].astype(np.float32), squares[:, 2:].astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         boxes: NDArray[np.float32] = np.concatenate((corners, corners + sides), axis=1) + offsets * sides

@@ -48,7 +48,7 @@ def exp(x: Floats) -> Floats:
 
 
 def sigmoid_reference(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)) of float32 ``x``, without overflow at either end: what ``decode.sigmoid`` gives."""
+    """1 / (1 + exp(-x)) of float32 ``x``, without overflow at either end: what ``logistic.sigmoid`` gives."""
     small = exp(-np.abs(logits))
     one = np.float32(1)
     result: Floats = np.where(logits >= 0, one / (one + small), small / (one + small))

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeface.bundle import Bundle, file_sets, read_bundle
+from edgeface.bundle.combining import combined
 from edgeface.errors import OptionError, UnverifiedBundleWarning
 from edgeface.runtime import catalog, engines
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, Session
-from edgeface.runtime.refinement import Limits, combined, limited
+from edgeface.runtime.limits import Limits, limited
 from edgeface.runtime.threads import AutomaticThreads, default_threads
 
 
@@ -28,7 +29,8 @@ def open_sessions(
     options = Options(threads, bundle.precision, device)
     open_net = engines.engine.get(bundle.engine)
     return [
-        [open_net(directory, files, stage.input, options) for files in file_sets(stage)] for stage in bundle.stages
+        [open_net(bundle.folder(directory, files), files, stage.input, options) for files in file_sets(stage)]
+        for stage in bundle.stages
     ]
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import OptionError
 from edgeface.frames import Frame, Picture, as_frame
-from edgeface.runtime.decode import Anchors, keep_anchors, keep_anchors_reference
+from edgeface.runtime.anchors import Anchors, keep_anchors, keep_anchors_reference
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels import library, pictures
 from edgeface.runtime.kernels.pictures import Normal, Output

@@ -25,7 +25,7 @@ from edgeface.models import model
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import PatchNet
 from edgeface.quantize.network import Quantisation
-from edgeface.runtime.decode import logit
+from edgeface.runtime.logistic import logit
 from edgeface.training.patches.detections import detections
 from edgeface.training.patches.face_probe import Annotated, FaceProbe, annotated, refinable
 from edgeface.training.patches.faces import (

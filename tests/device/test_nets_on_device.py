@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import edgeface
 from device_subjects import SIZE_PX, TIMEOUT_S, Device, Image, Subject
-from edgeface.bundle import Bundle, PoseStage
+from edgeface.bundle import Bundle, FaceStage, Points
 from edgeface.runtime.loading import open_sessions
 
 # An emulated net takes a second or two, and more where other work keeps this machine busy.
@@ -45,11 +45,12 @@ def test_the_nets_of_the_whole_picture(device: Device, subject: Subject, picture
 
 def test_the_nets_of_a_face(device: Device, subject: Subject, pictures: list[Image]) -> None:
     stage = subject.bundle.stages[1]
-    assert isinstance(stage, PoseStage)
+    assert isinstance(stage, FaceStage)
+    gather = stage.gather
+    assert isinstance(gather, Points)
     maps = edgeface.load(subject.directory, threads=1, size=SIZE_PX).raw(pictures[0])
     inputs = [
-        np.ascontiguousarray(maps[level.features or ""][:, : stage.patch, : stage.patch * _PATCHES])
-        for level in subject.bundle.dense.levels
+        np.ascontiguousarray(maps[name][:, : gather.patch, : gather.patch * _PATCHES]) for name in gather.maps
     ]
 
     def run(client: Client) -> list[Arrays]:

@@ -13,7 +13,7 @@ from edgeface.runtime.kernels.arrays import address, contiguous, done
 from edgeface.runtime.kernels.maps import packed_maps
 
 if TYPE_CHECKING:
-    from edgeface.runtime.decode import Anchors, Pyramid
+    from edgeface.runtime.anchors import Anchors, Pyramid
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -42,7 +42,7 @@ def keep_anchors(library: Any, scores: Sequence[RawMap], threshold_logit: float,
 def best_boxes(
     library: Any, maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float, scale: Scale
 ) -> tuple[Indices, Floats]:
-    """Indices (m,) and boxes (m, 4) of what stays; errors as those of ``decode.best_boxes``."""
+    """Indices (m,) and boxes (m, 4) of what stays; errors as those of ``anchors.best_boxes``."""
     n = len(kept)
     packed, _held = packed_maps(maps)
     places, logits = contiguous(kept.places), contiguous(kept.logits)
@@ -93,7 +93,7 @@ def nms(library: Any, boxes: Floats, scores: Floats, iou_threshold: float) -> In
 
 
 def sigmoid(library: Any, logits: Floats) -> Floats:
-    """As ``decode.sigmoid``."""
+    """As ``logistic.sigmoid``."""
     logits = contiguous(logits)
     out = np.empty_like(logits)
     library.ef_sigmoid(logits.size, address(logits), address(out))

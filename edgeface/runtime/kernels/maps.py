@@ -10,7 +10,7 @@ from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels.arrays import address
 
 if TYPE_CHECKING:
-    from edgeface.runtime.decode import Pyramid
+    from edgeface.runtime.anchors import Pyramid
 
 _MAP, _PYRAMID = Struct("@P3q4if4x"), Struct("@2i2P2f")
 _NO_MAP = bytes(_MAP.size)

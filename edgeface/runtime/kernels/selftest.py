@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edgeface.errors import InstallError, UnknownNameError
 from edgeface.frames import FORMATS, Frame
 from edgeface.registry import Registry
-from edgeface.runtime import align, crops, decode, exponential, nms, preprocess, pyramid, roi
-from edgeface.runtime.decode import Anchors, Pyramid
+from edgeface.runtime import align, anchors, crops, exponential, logistic, nms, preprocess, pyramid, roi
+from edgeface.runtime.anchors import Anchors, Pyramid
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.kernels.library import library, status
 
@@ -91,12 +91,12 @@ def _exp(use_c: bool) -> Arrays:
     bits = np.arange(0, 1 << 32, 65_521, dtype=np.uint64).astype(np.uint32).view(np.float32)
     x = np.concatenate((bits[~np.isnan(bits)], _reals(np.random.default_rng(0), (20_000,), -104, 89)))
     with np.errstate(all="ignore"):
-        return {"sigmoid": (decode.sigmoid if use_c else exponential.sigmoid_reference)(x)}
+        return {"sigmoid": (logistic.sigmoid if use_c else exponential.sigmoid_reference)(x)}
 
 
 @case("keep_anchors")
 def _keep_anchors(use_c: bool) -> Arrays:
-    keep = decode.keep_anchors if use_c else decode.keep_anchors_reference
+    keep = anchors.keep_anchors if use_c else anchors.keep_anchors_reference
     found: Arrays = {}
     for layout, maps in _layouts(1, 2, -8, 8):
         for threshold, limit in ((7.9, 5000), (0.0, 5000), (0.0, 100), (-9.0, 1), (-np.inf, 300), (np.inf, 10)):
@@ -111,7 +111,7 @@ def _keep_anchors(use_c: bool) -> Arrays:
 
 @case("best_boxes")
 def _best_boxes(use_c: bool) -> Arrays:
-    best = decode.best_boxes if use_c else decode.best_boxes_reference
+    best = anchors.best_boxes if use_c else anchors.best_boxes_reference
     found: Arrays = {}
     for layout, maps in _layouts(3, 8, -4, 4):
         for n, equal, iou in ((0, False, 0.4), (1, False, 0.4), (700, False, 0.4), (300, True, 0.0), (300, False, 1.0)):
@@ -122,7 +122,7 @@ def _best_boxes(use_c: bool) -> Arrays:
 
 @case("decode_landmarks")
 def _decode_landmarks(use_c: bool) -> Arrays:
-    points = decode.decode_landmarks if use_c else decode.decode_landmarks_reference
+    points = anchors.decode_landmarks if use_c else anchors.decode_landmarks_reference
     return {
         layout: points(maps, _anchors(5, 200), _PYRAMID, (0.7, 1.3)) for layout, maps in _layouts(4, 20, -4, 4)
     }
@@ -144,12 +144,13 @@ def _nms(use_c: bool) -> Arrays:
 
 @case("pose_degrees")
 def _pose_degrees(use_c: bool) -> Arrays:
-    from edgeface.bundle import PoseStage
+    from edgeface.bundle import Bins
+    from edgeface.runtime.decode import bins
 
-    degrees = decode.pose_degrees if use_c else decode.pose_degrees_reference
-    stage = PoseStage([], "patches", "logits", 3, 66, 3.0, -97.5)
+    degrees = bins.pose_degrees if use_c else bins.pose_degrees_reference
+    output = Bins("logits", 66, 3.0, -97.5)
     rng = np.random.default_rng(7)
-    return {f"{n}": degrees(_reals(rng, (198, 1, n), -20, 20), stage) for n in (0, 1, 2, 17)}
+    return {f"{n}": degrees(_reals(rng, (198, 1, n), -20, 20), output) for n in (0, 1, 2, 17)}
 
 
 @case("gather_patches")

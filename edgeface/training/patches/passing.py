@@ -16,8 +16,8 @@ from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_export import LEVEL_NMS_IOU, MERGE_NMS_IOU, PYRAMID_FACTOR
 from edgeface.models.patch_nets import P_NET, Architecture, PatchOutput, normalised
 from edgeface.runtime.crops import Squares, crops, offset_boxes
-from edgeface.runtime.decode import logit
 from edgeface.runtime.engines import RawMap
+from edgeface.runtime.logistic import logit
 from edgeface.runtime.nms import nms
 from edgeface.runtime.pyramid import Canvas, canvas_planes, plan, windows
 

@@ -1,4 +1,5 @@
-"""From raw maps to boxes, points and angles, only where a face was kept (mos.txt, section 3; formulas: DenseStage).
+"""From a dense stage's raw maps to boxes and points, only where a face was kept (mos.txt, section 3; formulas:
+``DenseStage``).
 
 The functions use the C kernels where they are there; those called ``..._reference`` are the specification in NumPy, and
 give the same bits. All arithmetic is float32, every operation rounded, in the order in which it stands here.
@@ -14,9 +15,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import DenseStage, PoseStage
+from edgeface.bundle import DenseStage
 from edgeface.runtime.engines.registry import RawMap
-from edgeface.runtime.exponential import exp, sigmoid_reference
+from edgeface.runtime.exponential import exp
 from edgeface.runtime.kernels import decoding, library
 from edgeface.runtime.kernels.maps import packed_pyramid
 from edgeface.runtime.nms import nms_reference
@@ -87,21 +88,6 @@ class Pyramid:
     def packed(self) -> bytes:
         """As the C structure ef_pyramid, which points into the arrays."""
         return packed_pyramid(self)
-
-
-def logit(probability: float) -> float:
-    """log(p / (1 - p)) for p in 0..1, infinite at the ends."""
-    if probability <= 0.0:
-        return -math.inf
-    if probability >= 1.0:
-        return math.inf
-    return math.log(probability / (1.0 - probability))
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)), float32 -> float32, without overflow at either end, by the specification in exponential.py."""
-    kernels = library()
-    return sigmoid_reference(logits) if kernels is None else decoding.sigmoid(kernels, logits)
 
 
 def keep_anchors(scores: Sequence[RawMap], threshold_logit: float, limit: int) -> Anchors:
@@ -231,28 +217,3 @@ def _geometry(kept: Anchors, pyramid: Pyramid, level: int) -> tuple[Floats, Floa
     """Centres (n, 2) and sides (n,) of kept anchors of one level, in pixels of the net's input."""
     cells = np.stack((kept.column, kept.row), axis=1).astype(np.float32)
     return (cells + np.float32(0.5)) * pyramid.strides[level], pyramid.sides[level, kept.anchor]
-
-
-def pose_degrees(logits: Floats, stage: PoseStage) -> Floats:
-    """Pitch, yaw and roll in degrees (P, 3) from (3 * bins, 1, P): the expected bin centre (mos.txt, section 3.2.1)."""
-    kernels = library()
-    if kernels is None:
-        return pose_degrees_reference(logits, stage)
-    bins = logits.reshape(3, stage.bins, -1)
-    return decoding.pose_degrees(kernels, bins, stage.bins, stage.bin_deg, stage.first_centre_deg)
-
-
-def pose_degrees_reference(logits: Floats, stage: PoseStage) -> Floats:
-    """``pose_degrees`` in NumPy."""
-    bins = logits.reshape(3, stage.bins, -1)
-    weights = exp(bins - bins.max(axis=1, keepdims=True))
-    index = np.arange(stage.bins, dtype=np.float32)[None, :, None]
-    expected = _sum_in_order(weights * index) / _sum_in_order(weights)
-    degrees: Floats = (expected * np.float32(stage.bin_deg) + np.float32(stage.first_centre_deg)).T
-    return np.ascontiguousarray(degrees)
-
-
-def _sum_in_order(values: Floats) -> Floats:
-    """Sums over axis 1 from its first element on, which NumPy's sum leaves open."""
-    total: Floats = np.add.accumulate(values, axis=1)[:, -1]
-    return total

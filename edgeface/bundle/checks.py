@@ -1,0 +1,101 @@
+"""What in a bundle's stages contradicts itself, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from edgeface.bundle.schema import (
+    Binary,
+    Bins,
+    Box,
+    Bundle,
+    Classes,
+    Crops,
+    DenseStage,
+    FaceStage,
+    Landmarks,
+    Points,
+    PyramidStage,
+    Score,
+    Stage,
+)
+
+# A pipeline in letters: a dense stage, perhaps points of it, then crops; a pyramid and crops; or crops alone.
+_LETTERS: dict[type, str] = {DenseStage: "d", PyramidStage: "y", Points: "p", Crops: "c"}
+_PIPELINE = re.compile("dp?c*|yc+|c+")
+# What a net on each kind of input must give, and what it may give besides.
+_MUST: dict[type, tuple[type, ...]] = {Points: (Bins,), Crops: (Score, Box)}
+_MAY: dict[type, tuple[type, ...]] = {Points: (), Crops: (Landmarks, Binary, Classes)}
+_SEVERAL = (Landmarks, Binary, Classes)
+
+
+def inconsistency(bundle: Bundle) -> str | None:
+    """What in the stages contradicts itself; None when nothing does."""
+    kinds = [type(stage.gather if isinstance(stage, FaceStage) else stage) for stage in bundle.stages]
+    if not _PIPELINE.fullmatch("".join(_LETTERS[kind] for kind in kinds)):
+        return (
+            f"the stages {', '.join(_tag(kind) for kind in kinds) or '(none)'} are no pipeline, which is a dense one, "
+            "then at most one on points and any on crops; or a pyramid and then crops; or, to refine what another "
+            "model finds, crops alone"
+        )
+    faces = bundle.face_stages
+    return _dense(bundle.stages) or next(filter(None, map(_outputs, faces)), None) or _attributes(faces)
+
+
+def _tag(kind: type) -> str:
+    return str(kind.__struct_config__.tag)  # type: ignore[attr-defined]  # msgspec gives every struct one
+
+
+def _dense(stages: Sequence[Stage]) -> str | None:
+    first = stages[0] if isinstance(stages[0], DenseStage) else None
+    levels = [] if first is None else first.levels
+    if len({level.landmarks is None for level in levels}) > 1:
+        return "some levels have landmarks and some have not"
+    strides = {} if first is None else {each.name: each.stride for each in first.features}
+    for stage in stages:
+        if not isinstance(stage, FaceStage) or not isinstance(stage.gather, Points):
+            continue
+        names = stage.gather.maps
+        if not len(stage.files) == len(names) == len(levels):
+            return f"{len(stage.files)} nets on points of {len(names)} maps for {len(levels)} levels"
+        for name, level in zip(names, levels, strict=True):
+            if strides.get(name) != level.stride:
+                return f"points need features {name} of stride {level.stride} from the dense stage"
+    return None
+
+
+def _outputs(stage: FaceStage) -> str | None:
+    gather = type(stage.gather)
+    kinds = [type(output) for output in stage.outputs]
+    for kind in _MUST[gather]:
+        if kind not in kinds:
+            return f"a stage on {_tag(gather)} has no {_tag(kind)}"
+    for kind in kinds:
+        if kind not in (*_MUST[gather], *_MAY[gather]):
+            return f"a stage on {_tag(gather)} cannot have {_tag(kind)}"
+        if kind not in _SEVERAL and kinds.count(kind) > 1:
+            return f"a stage has two outputs of the kind {_tag(kind)}"
+    if gather is Crops and len(stage.files) != 1:
+        return f"{len(stage.files)} nets on crops for one"
+    sizes = [each.points for each in stage.all_of(Landmarks)]
+    return "a stage gives as many landmarks twice" if len(set(sizes)) < len(sizes) else None
+
+
+def _attributes(stages: Sequence[FaceStage]) -> str | None:
+    told: list[list[Binary | Classes]] = [
+        [*stage.all_of(Binary), *stage.all_of(Classes)] for stage in stages if stage.one_of(Score) is not None
+    ]
+    if any(told[:-1]):
+        return "a stage before the last one has attributes, which the last one would not have"
+    attributes = [each for stage in told for each in stage]
+    channels = [f"{each.channel} of {each.output}" for each in attributes if isinstance(each, Binary)]
+    for what, values in (("name", [each.name for each in attributes]), ("channel", channels)):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            return f"two attributes have the {what} {twice}"
+    try:
+        _ = [each.names for each in attributes if isinstance(each, Classes)]
+    except ValueError as error:
+        return str(error)
+    return None

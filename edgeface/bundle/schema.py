@@ -1,0 +1,310 @@
+"""What bundle.json says, schema 2: the stages of a pipeline, its files, and where they come from.
+
+The first stage finds faces: it is dense or a pyramid. Every further one is a ``FaceStage``, three choices that go with
+one another: how an input is gathered for every face, the net, and how each of its outputs is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from edgeface.errors import BundleError
+from edgeface.faces import ClassNames
+
+SCHEMA = 2
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Index = Annotated[int, Meta(ge=0)]
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One file of the bundle, by plain name, with its sha256 in hex and its size. ``part`` is the folder of the bundle
+    beside this one that the file lies in, where this bundle only names it."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    part: str | None = None
+
+
+class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One level of a dense stage that has anchors; maps are (channels, H / stride, W / stride).
+
+    ``anchors_px`` are the sides of the square anchors at a position, centred at ((x + 0.5) * stride, (y + 0.5) *
+    stride); A is their number. Outputs: ``score`` (A) logit face minus background; ``box`` (4A, anchor-major: dx dy dw
+    dh); ``landmarks`` (10A, anchor-major: x y of five points).
+    """
+
+    stride: Count
+    anchors_px: Annotated[list[Positive], Meta(min_length=1)]
+    score: str
+    box: str
+    landmarks: str | None = None
+
+
+class Map(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Features that a dense stage gives out, (channels, H / stride, W / stride), to gather from: with anchors or not.
+    ``channels`` is None where a bundle of schema 1 did not say it."""
+
+    name: str
+    stride: Count
+    channels: Count | None = None
+
+
+class DenseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dense", tag_field="kind"):
+    """A net over the whole image: x = (bgr - mean) * scale as (3, H, W) float32, H and W multiples of ``multiple``.
+
+    With anchor (cx, cy, s): centre = c + dx * v0 * s, side = s * exp(dw * v1), point = c + p * v0 * s, where
+    ``variances`` = (v0, v1).
+    """
+
+    files: list[str]
+    input: str
+    mean: float
+    scale: float
+    multiple: Count
+    levels: Annotated[list[Level], Meta(min_length=1)]
+    variances: tuple[Positive, Positive]
+    features: list[Map] = []
+
+
+class PyramidStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pyramid", tag_field="kind"):
+    """A net whose field is one window of ``cell_px``, run every ``stride`` pixels over all levels of an image pyramid,
+    which lie side by side on one canvas: x = (bgr - mean) * scale as (3, H, W) float32 (mtcnn.txt, section II.A).
+
+    A level is the picture at cell_px / face size, from ``min_face_px`` on and each ``factor`` of the one before.
+    Outputs: ``score`` (1) logit of face, ``box`` (4) offsets of the face's edges from the window's, in windows. Windows
+    of at least the probability ``threshold`` go on, at most ``limit`` of them, the best ones, after suppression at
+    ``nms_iou`` within a level and at ``merge_iou`` between levels.
+    """
+
+    files: list[str]
+    input: str
+    mean: float
+    scale: float
+    cell_px: Count
+    stride: Count
+    score: str
+    box: str
+    factor: Annotated[float, Meta(gt=0, lt=1)]
+    min_face_px: Positive
+    threshold: Share
+    nms_iou: Share
+    merge_iou: Share
+    limit: Count
+
+
+class Crops(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="crops", tag_field="kind"):
+    """Square crops of the picture, one a face: x = (bgr - mean) * scale, P crops of ``size_px`` one below the other,
+    (3, size_px * P, size_px) float32. A crop has the box's centre and ``margin`` times its longer side. The net's
+    outputs are (channels, P, 1)."""
+
+    mean: float
+    scale: float
+    size_px: Count
+    margin: Positive
+
+
+class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="points", tag_field="kind"):
+    """Features round the anchor that a face was kept at: P patches of ``patch`` x ``patch`` side by side, (C, patch,
+    patch * P) float32, zero outside the map. ``maps`` names the dense stage's features to take, one a level; each level
+    has a net of its own, so that what lies before it can be folded in. Outputs are (channels, 1, P)."""
+
+    maps: Annotated[list[str], Meta(min_length=1)]
+    patch: Count
+
+
+class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="score", tag_field="kind"):
+    """A new score: ``output`` (1), the logit of face. It replaces the score before, or is averaged with it (``combine``
+    "mean": mhcnn.txt, section 3.3).
+
+    Faces of at least ``threshold`` stay, after suppression at ``nms_iou``. With "mean", and after a dense stage, a face
+    needs the threshold before as well, so that few are looked at. In the last stage the detector's own score threshold
+    holds too, and its own NMS threshold instead of this.
+    """
+
+    output: str
+    threshold: Share
+    nms_iou: Share
+    combine: Literal["replace", "mean"] = "replace"
+
+
+class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box", tag_field="kind"):
+    """A new box: ``output`` (4), offsets of the face's left, top, right and bottom edge from the crop's, in sides of
+    the crop."""
+
+    output: str
+
+
+class Landmarks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="landmarks", tag_field="kind"):
+    """5 or 68 ``points``: ``output`` (2 * points), x y of each from the crop's centre, in sides of the crop."""
+
+    output: str
+    points: Literal[5, 68] = 5
+
+
+class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins", tag_field="kind"):
+    """Head pose: ``output`` (3 * bins), logits of pitch, yaw and roll. An angle is the expectation over the bins'
+    centres, first_centre_deg + i * bin_deg (mos.txt, section 3.2.1)."""
+
+    output: str
+    bins: Count
+    bin_deg: Positive
+    first_centre_deg: float
+
+
+class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="binary", tag_field="kind"):
+    """A yes or no: ``name``, channel ``channel`` of ``output`` as a logit, and the probability ``threshold`` from which
+    it is a yes."""
+
+    name: str
+    output: str
+    channel: Index
+    threshold: Share
+
+
+class Classes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="classes", tag_field="kind"):
+    """One of several classes: ``name``, such as age, and ``output``, a logit for each of ``classes``, whose softmax are
+    their probabilities; ``values`` are the numbers that the classes stand for, whose expectation is the answer."""
+
+    name: str
+    output: str
+    classes: Annotated[list[str], Meta(min_length=2)]
+    values: list[float] | None = None
+
+    @property
+    def names(self) -> ClassNames:
+        """The classes as ``Faces`` have them; raises ValueError for classes that tell nothing apart."""
+        return ClassNames(tuple(self.classes), None if self.values is None else tuple(self.values))
+
+
+Gather = Crops | Points
+Output = Score | Box | Landmarks | Bins | Binary | Classes
+Kind = TypeVar("Kind", bound=msgspec.Struct)
+
+
+class FaceStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="faces", tag_field="kind"):
+    """A net on something of each face found so far: how its input is gathered, and how its ``outputs`` are decoded.
+
+    ``files`` has one set of files a net: one, or one a level for ``Points``. At most ``limit`` faces are looked at, the
+    best ones; the others are given up. None: all are.
+    """
+
+    files: Annotated[list[list[str]], Meta(min_length=1)]
+    input: str
+    gather: Gather
+    outputs: Annotated[list[Output], Meta(min_length=1)]
+    limit: Count | None = None
+
+    def all_of(self, kind: type[Kind]) -> list[Kind]:
+        """Its outputs of a kind, such as ``Binary``."""
+        return [output for output in self.outputs if isinstance(output, kind)]
+
+    def one_of(self, kind: type[Kind]) -> Kind | None:
+        """Its first output of a kind, of which ``inconsistency`` allows one; None where it has none."""
+        return next(iter(self.all_of(kind)), None)
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the net's outputs that it reads, each once, in the order of ``outputs``."""
+        return list(dict.fromkeys(output.output for output in self.outputs))
+
+
+Stage = DenseStage | PyramidStage | FaceStage
+
+
+def file_sets(stage: Stage) -> list[list[str]]:
+    """The files of each of the stage's nets: a stage that gathers points has one a level, the others have one."""
+    return stage.files if isinstance(stage, FaceStage) else [stage.files]
+
+
+class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a detector uses when its caller does not say: longest side of the input, score and NMS IoU thresholds."""
+
+    size_px: Count
+    score: Share
+    nms_iou: Share
+
+
+class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of bundle.json.
+
+    ``scales``: of a file's inputs and outputs that are int8, file -> tensor -> scale; real value = scale * integer.
+    """
+
+    schema: int
+    name: str
+    model: str
+    precision: Literal["fp32", "fp16", "int8"]
+    engine: str
+    stages: list[Stage]
+    defaults: Defaults
+    files: list[File]
+    licence: str
+    metrics: dict[str, Any]
+    made: dict[str, Any]
+    verified: bool
+    scales: dict[str, dict[str, Positive]] = {}
+
+    @property
+    def dense(self) -> DenseStage:
+        """The dense stage, which is the first one; raises BundleError for a bundle that has another first."""
+        stage = self.stages[0]
+        if not isinstance(stage, DenseStage):
+            raise BundleError(f"{self.name}: has no dense stage: use a bundle of a model such as mos_s")
+        return stage
+
+    @property
+    def face_stages(self) -> list[FaceStage]:
+        """The stages per face, in their order, which is the pipeline's end."""
+        return [stage for stage in self.stages if isinstance(stage, FaceStage)]
+
+    @property
+    def refining_stages(self) -> list[FaceStage]:
+        """Those that score every face anew, in their order."""
+        return [stage for stage in self.face_stages if stage.one_of(Score) is not None]
+
+    @property
+    def is_refinement(self) -> bool:
+        """Whether it has no stage that finds faces, and can only refine what another bundle's found."""
+        return len(self.face_stages) == len(self.stages)
+
+    @property
+    def gives_landmarks(self) -> bool:
+        """Whether its faces have five landmarks."""
+        if any(each.points == 5 for stage in self.refining_stages[-1:] for each in stage.all_of(Landmarks)):
+            return True
+        first = self.stages[0]
+        return isinstance(first, DenseStage) and all(level.landmarks is not None for level in first.levels)
+
+    @property
+    def gives_pose(self) -> bool:
+        """Whether its faces have a head pose."""
+        return any(stage.one_of(Bins) is not None for stage in self.face_stages)
+
+    @property
+    def attributes(self) -> dict[str, float]:
+        """The thresholds of the yes-or-no attributes that its faces have, by name."""
+        return {each.name: each.threshold for stage in self.face_stages for each in stage.all_of(Binary)}
+
+    @property
+    def classes(self) -> dict[str, ClassNames]:
+        """The classes that its faces are told apart by, by name."""
+        return {each.name: each.names for stage in self.face_stages for each in stage.all_of(Classes)}
+
+    @property
+    def parts(self) -> list[str]:
+        """The folders of the bundles beside it that it takes files from."""
+        return list(dict.fromkeys(file.part for file in self.files if file.part is not None))
+
+    def folder(self, directory: Path, files: Sequence[str]) -> Path:
+        """Where ``files``, a net's, lie: in the bundle's ``directory``, or in that of the part that has them."""
+        part = next((entry.part for entry in self.files if entry.name in files), None)
+        return directory if part is None else directory.resolve().parent / part

@@ -1,0 +1,67 @@
+"""How each output of a net per face is decoded: one entry a kind of the schema, one file a way of decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.bundle import Binary, Bins, Classes, Landmarks, Output
+from edgeface.runtime.decode.bins import pose_degrees
+from edgeface.runtime.decode.classes import softmax
+from edgeface.runtime.decode.points import points_in_crops
+from edgeface.runtime.gather.gathered import Gathered
+from edgeface.runtime.logistic import sigmoid
+
+Floats = NDArray[np.float32]
+
+
+class _Decoder(NamedTuple):
+    """``name``: under which of the names of ``Faces.arrays`` an output's values go; ``decode``: (N, ...) of N faces."""
+
+    name: Callable[[Any], str]
+    decode: Callable[[Any, Gathered], Floats]
+
+
+def _landmarks(output: Landmarks, gathered: Gathered) -> Floats:
+    assert gathered.squares is not None         # a bundle gives points of crops alone
+    return points_in_crops(gathered.values(output.output, 2 * output.points), gathered.squares)
+
+
+def _bins(output: Bins, gathered: Gathered) -> Floats:
+    return pose_degrees(np.ascontiguousarray(gathered.values(output.output, 3 * output.bins).T), output)
+
+
+def _binary(output: Binary, gathered: Gathered) -> Floats:
+    return sigmoid(gathered.channel(output.output, output.channel))
+
+
+def _classes(output: Classes, gathered: Gathered) -> Floats:
+    return softmax(gathered.values(output.output, len(output.classes)))
+
+
+# Score and Box are not among them: they change which faces there are, and the stage itself reads them.
+_DECODERS: dict[type, _Decoder] = {
+    Landmarks: _Decoder(lambda output: "landmarks" if output.points == 5 else "landmarks68", _landmarks),
+    Bins: _Decoder(lambda output: "pose", _bins),
+    Binary: _Decoder(lambda output: f"attribute.{output.name}", _binary),
+    Classes: _Decoder(lambda output: f"class.{output.name}", _classes),
+}
+
+
+def is_told(output: Output) -> bool:
+    """Whether the output tells something of a face that stays, and does not decide which faces stay."""
+    return type(output) in _DECODERS
+
+
+def name_of(output: Output) -> str:
+    """The name among ``Faces.arrays`` of what the output tells."""
+    return _DECODERS[type(output)].name(output)
+
+
+def decoded(output: Output, gathered: Gathered) -> Floats:
+    """What the output tells of N gathered faces, (N, ...). Raises BundleError when the net's output has another shape,
+    EngineError, and FloatingPointError for what is no number."""
+    return _DECODERS[type(output)].decode(output, gathered)

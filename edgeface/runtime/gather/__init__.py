@@ -1,0 +1,1 @@
+"""How the input of a net per face is gathered: one file a way."""

@@ -1,0 +1,157 @@
+"""A dense stage: from a picture to boxes, and to points and features of those wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.bundle import Bundle, DenseStage
+from edgeface.frames import Picture
+from edgeface.runtime.anchors import Anchors, Pyramid, best_boxes, decode_landmarks, keep_anchors
+from edgeface.runtime.clock import TimedRun
+from edgeface.runtime.engines import RawMap, Run, Session
+from edgeface.runtime.engines.registry import BatchSession
+from edgeface.runtime.logistic import logit, sigmoid
+from edgeface.runtime.preprocess import NetInput, letterbox, letterbox_planes, letterbox_signed
+from edgeface.runtime.stages.kind import Image, Sides, Sight, Size, StageKind, Trial
+from edgeface.runtime.stages.stage import Floats, Found, Late, Scene, checked, require
+
+MAX_CANDIDATES = 5000
+
+
+class DenseFinder:
+    """A ``FirstStage``: the dense stage ``stage`` with its net. Raises BundleError when the net lacks an output that
+    the bundle ``bundle_name`` says it has."""
+
+    def __init__(self, bundle_name: str, stage: DenseStage, net: Session) -> None:
+        self.stage, self.net = stage, net
+        self.bundle_name = bundle_name
+        self.smallest_px = stage.multiple
+        self.pyramid = Pyramid.of(stage)
+        require(bundle_name, net, map_names(stage))
+
+    def input(self, picture: Picture, size_px: Size, out: NDArray[Any] | None = None) -> NetInput:
+        """What the net is given of a picture; ``out`` and errors as those of ``net_input``."""
+        return net_input(self.net, self.stage, picture, size_px, out)
+
+    def find(self, scene: Scene, least: float) -> Found:
+        boxed = scene.clock.prepared(lambda: self.input(scene.frame, scene.size_px, scene.spare))
+        return self.found(scene, least, boxed, lambda: self.net.run(boxed.x))
+
+    def found(self, scene: Scene, least: float, boxed: NetInput, start: Callable[[], Run]) -> Found:
+        """The faces of a run that ``start`` starts on ``boxed``; raises as ``find``."""
+        looked = _Looked(self, TimedRun(scene.clock, start), (boxed.scale_x, boxed.scale_y))
+        kept, boxes = looked.best(least, scene.nms_iou)
+        everyone = np.arange(len(kept))
+        told: dict[str, Floats | Late] = {}
+        if self.stage.levels[0].landmarks is not None:
+            told["landmarks"] = Late(lambda rows: looked.landmarks(kept[rows]), everyone)
+        return Found(boxes, sigmoid(kept.logits), told, looked, kept, boxed.x)
+
+    @property
+    def gains_by_batches(self) -> bool:
+        """As ``BatchStage``."""
+        return isinstance(self.net, BatchSession)
+
+    def find_batch(self, scenes: Sequence[Scene], least: float) -> list[Callable[[], Found]]:
+        """As ``BatchStage``; raises as ``find``."""
+        assert isinstance(self.net, BatchSession)
+        boxed = [self.input(scene.frame, scene.size_px) for scene in scenes]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, picture in enumerate(boxed):
+            by_shape.setdefault(picture.x.shape, []).append(i)
+        runs: dict[int, Run] = {}
+        for same in by_shape.values():
+            runs |= zip(same, self.net.run_batch([boxed[i].x for i in same]), strict=True)
+        return [
+            partial(self.found, scene, least, boxed[i], partial(runs.__getitem__, i)) for i, scene in enumerate(scenes)
+        ]
+
+    def raw(self, scene: Scene) -> dict[str, Floats]:
+        run = self.net.run(self.input(scene.frame, scene.size_px).x)
+        return {name: run.output(name) for name in map_names(self.stage)}
+
+
+class _Looked:
+    """One run of the net, and its ``Maps``."""
+
+    def __init__(self, finder: DenseFinder, run: TimedRun, scale: tuple[float, float]) -> None:
+        self._finder, self._run, self._scale = finder, run, scale
+
+    def best(self, least: float, nms_iou: float) -> tuple[Anchors, Floats]:
+        """The kept anchors of at least the probability ``least``, best first, and their boxes."""
+        levels = self._finder.stage.levels
+        kept = keep_anchors(
+            [self._map(level.score, len(level.anchors_px)) for level in levels], logit(least), MAX_CANDIDATES
+        )
+        maps = self._maps(kept, [level.box for level in levels], 4)
+        best, boxes = best_boxes(maps, kept, self._finder.pyramid, nms_iou, self._scale)
+        return kept[best], boxes
+
+    def landmarks(self, kept: Anchors) -> Floats:
+        names = [level.landmarks for level in self._finder.stage.levels if level.landmarks is not None]
+        return decode_landmarks(self._maps(kept, names, 10), kept, self._finder.pyramid, self._scale)
+
+    def raw(self, name: str) -> RawMap:
+        return self._run.raw(name)
+
+    def _maps(self, kept: Anchors, names: Sequence[str], per_anchor: int) -> list[RawMap | None]:
+        """The map of each level that has kept anchors; the others are not asked for, and so not computed by ncnn."""
+        wanted = set(kept.level.tolist())
+        return [
+            self._map(name, per_anchor * len(level.anchors_px)) if i in wanted else None
+            for i, (name, level) in enumerate(zip(names, self._finder.stage.levels, strict=True))
+        ]
+
+    def _map(self, name: str, channels: int) -> RawMap:
+        return checked(self._finder.bundle_name, self._run, name, channels, "its level's anchors need")
+
+
+class DenseKind(StageKind):
+    """Dense stages."""
+
+    label = "network"
+    gives_maps = True
+
+    def opened(self, bundle: Bundle, number: int, nets: Sequence[Session]) -> DenseFinder:
+        return DenseFinder(bundle.name, bundle.dense, nets[0])
+
+    def trials(self, bundle: Bundle, stage: DenseStage, sides: Sides, sight: Sight) -> Iterator[Trial]:
+        x, z = (net_input(nets[0], stage, sight.image, sight.size_px).x for nets in sides)
+        yield Trial(0, "the dense net", {name: name for name in map_names(stage)}, x, z)
+
+    def describe(self, stage: DenseStage) -> Iterator[tuple[str, str]]:
+        yield "dense", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, sides multiples of {stage.multiple}"
+        yield "", "anchors " + "; ".join(f"{level.anchors_px} px every {level.stride} px" for level in stage.levels)
+
+    def pixels(self, stage: DenseStage, picture: Image, size_px: Size) -> Image:
+        return letterbox(picture, size_px, stage.multiple).pixels
+
+    def normalisation(self, stage: DenseStage) -> tuple[float, float]:
+        return stage.mean, stage.scale
+
+
+def net_input(
+    session: Session, stage: DenseStage, image: Picture, size_px: Size, out: NDArray[Any] | None = None
+) -> NetInput:
+    """A picture letterboxed to ``size_px`` as ``session`` takes it: normalised planes, or pixels less 128.
+
+    ``out`` is an array that may be overwritten, used where it fits. Raises InputError and OptionError as ``letterbox``.
+    """
+    if session.takes == "pixels":
+        return letterbox_signed(image, size_px, stage.multiple, out=out)
+    return letterbox_planes(image, size_px, stage.multiple, mean=stage.mean, scale=stage.scale, out=out)
+
+
+def map_names(stage: DenseStage) -> list[str]:
+    """The names of all outputs that a dense stage reads or gives out, level by level, each once."""
+    features = {each.name: each.stride for each in stage.features}
+    names: list[str] = []
+    for level in stage.levels:
+        names += [name for name in (level.score, level.box, level.landmarks) if name is not None]
+        names += [name for name, stride in features.items() if stride == level.stride]
+    return list(dict.fromkeys([*names, *features]))

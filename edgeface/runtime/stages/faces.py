@@ -1,0 +1,103 @@
+"""A stage per face: what a net says of each face found so far. One that scores faces anew decides which stay; one that
+does not waits until it is known which do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from edgeface.bundle import Box, Bundle, Score
+from edgeface.runtime import decode
+from edgeface.runtime.crops import offset_boxes
+from edgeface.runtime.gather.gathered import Gathered, Gatherer
+from edgeface.runtime.logistic import sigmoid
+from edgeface.runtime.nms import nms
+from edgeface.runtime.stages.stage import Floats, Found, Indices, Late, Scene, require
+
+
+class FaceNet:
+    """A ``NextStage``: stage ``number`` of ``bundle`` from 0, with how its input is gathered. Raises BundleError when a
+    net lacks an output that the bundle says it has."""
+
+    def __init__(self, bundle: Bundle, number: int, gatherer: Gatherer) -> None:
+        place = number - (len(bundle.stages) - len(bundle.face_stages))
+        self.stage, *after = bundle.face_stages[place:]
+        self._gatherer, self._number = gatherer, number
+        self._score, self._box = self.stage.one_of(Score), self.stage.one_of(Box)
+        self._is_last = all(stage.one_of(Score) is None for stage in after)
+        self._told = [output for output in self.stage.outputs if decode.is_told(output)]
+        for net in gatherer.nets:
+            require(bundle.name, net, self.stage.output_names)
+
+    def needed(self, least: float) -> float:
+        if self._score is None:
+            return least
+        return max(self._score.threshold, _entry_score(self._score, least if self._is_last else 0.0))
+
+    def __call__(self, scene: Scene, found: Found) -> Found:
+        if self._score is not None and self._box is not None:
+            return self._refined(scene, found, self._score, self._box)
+        later = _Later(self, scene, found)
+        everyone = np.arange(len(found.scores))
+        return found.telling({name: later.of(name, everyone) for name in map(decode.name_of, self._told)})
+
+    def raw(self, scene: Scene) -> dict[str, Floats]:
+        """Every output of the net, float32 (C, n, 1), by name with the stage's number."""
+        samples = self._gatherer.samples(scene)
+        if samples is None:
+            return {}
+        return {f"{self._number}.{name}": samples.runs[0].output(name) for name in self.stage.output_names}
+
+    def told(self, scene: Scene, found: Found) -> dict[str, Floats]:
+        """What is told of faces, by the names of ``Faces.arrays``."""
+        return self._decoded(self._gatherer(scene, found))
+
+    def _decoded(self, gathered: Gathered) -> dict[str, Floats]:
+        return {decode.name_of(output): decode.decoded(output, gathered) for output in self._told}
+
+    def _refined(self, scene: Scene, found: Found, score: Score, box: Box) -> Found:
+        """The faces with this stage's scores and boxes: those that stay, suppressed, best first."""
+        least = scene.score if self._is_last else 0.0
+        candidates = np.flatnonzero(found.scores >= np.float32(_entry_score(score, least)))[: self.stage.limit]
+        found = found.select(candidates)
+        seen = self._gatherer(scene, found)
+        logits = seen.values(score.output, 1)[:, 0]
+        if np.isnan(logits).any():
+            raise FloatingPointError("a score is not a number")
+        scores = sigmoid(logits)
+        if score.combine == "mean":
+            scores = (found.scores + scores) / np.float32(2)
+        kept = np.flatnonzero(scores >= np.float32(max(least, score.threshold)))
+        seen = seen.select(kept)
+        assert seen.squares is not None         # a stage on anything else than crops has no boxes
+        boxes = offset_boxes(seen.squares, seen.values(box.output, 4))
+        if not np.isfinite(boxes).all():
+            raise FloatingPointError("a box is not finite")
+        best = nms(boxes, scores[kept], scene.nms_iou if self._is_last else score.nms_iou)
+        # What a stage before the last one says of a face is said anew by the last.
+        told = self._decoded(seen) if self._is_last else {}
+        stays = replace(found.select(kept[best]), boxes=boxes[best], scores=scores[kept][best])
+        return stays.telling({name: values[best] for name, values in told.items()})
+
+
+def _entry_score(score: Score, least: float) -> float:
+    """The score that a face needs to be looked at, where ``least`` is wanted of it after: a mean with at most 1 cannot
+    reach it from below 2 * least - 1."""
+    return max(score.threshold, 2 * least - 1) if score.combine == "mean" else 0.0
+
+
+class _Later:
+    """What a stage tells of faces, once it is asked, in one go for all of its outputs."""
+
+    def __init__(self, stage: FaceNet, scene: Scene, found: Found) -> None:
+        self._stage, self._scene, self._found = stage, scene, found
+        self._known: tuple[Indices, dict[str, Floats]] | None = None
+
+    def of(self, name: str, rows: Indices) -> Late:
+        return Late(lambda chosen: self._told(chosen)[name], rows)
+
+    def _told(self, rows: Indices) -> dict[str, Floats]:
+        if self._known is None or not np.array_equal(self._known[0], rows):
+            self._known = rows, self._stage.told(self._scene, self._found.select(rows))
+        return self._known[1]

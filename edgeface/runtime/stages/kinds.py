@@ -1,0 +1,19 @@
+"""Which kind a stage of a bundle is: the one place that decides it, by the schema's type."""
+
+from __future__ import annotations
+
+from edgeface.bundle import Crops, DenseStage, FaceStage, Points, PyramidStage, Stage
+from edgeface.runtime.gather.crops import CropsKind
+from edgeface.runtime.gather.points import PointsKind
+from edgeface.runtime.stages.dense import DenseKind
+from edgeface.runtime.stages.kind import StageKind
+from edgeface.runtime.stages.pyramid import PyramidKind
+
+_KINDS: dict[type, StageKind] = {
+    DenseStage: DenseKind(), PyramidStage: PyramidKind(), Crops: CropsKind(), Points: PointsKind(),
+}
+
+
+def kind_of(stage: Stage) -> StageKind:
+    """The kind of a stage; of a stage per face, that of how it gathers."""
+    return _KINDS[type(stage.gather if isinstance(stage, FaceStage) else stage)]
