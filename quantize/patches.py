@@ -78,9 +78,9 @@ def face_inputs(stem: str, size_px: int, margin: float, data: Path, pictures: in
 def _read(data: Path, count: int, progress: Progress) -> Iterator[tuple[Floats, Image]]:
     """The boxes (n, 4) of some faces of each picture, and the picture."""
     chosen = calibration_pictures(data, count)
-    sets = {picture.path: name for picture, name in chosen}
+    regress = {picture.path: description.regress for picture, description in chosen}
     for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
-        targets = targets_of(picture, sets[picture.path])
+        targets = targets_of(picture, regress_boxes=regress[picture.path])
         boxes = targets.boxes[~targets.ignore]
         large = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf) >= _SMALLEST_FACE_PX]
         yield large[:_FACES], read_pixels(picture)

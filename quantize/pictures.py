@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgeface.data.annotations import Picture, read_annotations
+from edgeface.data.annotations import Picture
 from edgeface.data.pixels import read_pixels
+from edgeface.data.sets import SetDescription, open_data
 from edgeface.errors import DataError
 from edgeface.models.export import Progress
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE, STRIDES
 from edgeface.runtime.preprocess import letterbox
 
-# By set, the longest side: scenes as they come, and crops, whose one face then fills the anchors of the large levels.
-_SIZES_PX = {"wider": 640, "landmarks68": 256}
+# The longest side of scenes as they come, and of crops, whose one face then fills the anchors of the large levels.
+_SCENE_PX, _CROP_PX = 640, 256
 
 
 def calibration_batches(
@@ -26,26 +27,31 @@ def calibration_batches(
     Raises DataError when there is none, or a picture cannot be read.
     """
     chosen = calibration_pictures(data, count)
-    sizes = {picture.path: _SIZES_PX[name] for picture, name in chosen}
     batches = []
     for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
-        pixels = letterbox(read_pixels(picture), sizes[picture.path], max(STRIDES)).pixels
+        size_px = _SCENE_PX if picture.complete else _CROP_PX
+        pixels = letterbox(read_pixels(picture), size_px, max(STRIDES)).pixels
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
         batches.append((planes - PIXEL_MEAN) * PIXEL_SCALE)
     return batches
 
 
-def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, str]]:
-    """About ``count`` training pictures, each with its set's name, evenly spread over the sets that ``data`` has.
+def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, SetDescription]]:
+    """About ``count`` training pictures, each with what its set is, evenly spread over the sets of ``data`` that are
+    for measuring.
 
-    Raises DataError when none of the sets is there.
+    Scenes come before crops. Raises DataError when none of the sets is there.
     """
-    chosen: list[tuple[Picture, str]] = []
-    parts = [(read_annotations(data / name, "train"), name) for name in _SIZES_PX if (data / name).is_dir()]
-    for pictures, name in parts:
+    chosen: list[tuple[Picture, SetDescription]] = []
+    folder = open_data(data)
+    measured = [name for name, what in folder.sets.items() if what.measure and folder.has_part(name, "train")]
+    parts = [(folder.pictures(name, "train"), folder.sets[name]) for name in measured]
+    parts.sort(key=lambda part: not part[0][0].complete)
+    for pictures, description in parts:
         wanted = min(len(pictures), -(-count // len(parts)))
-        chosen += [(pictures[i * len(pictures) // wanted], name) for i in range(wanted)]
+        chosen += [(pictures[i * len(pictures) // wanted], description) for i in range(wanted)]
     if not chosen:
-        names = " or ".join(_SIZES_PX)
-        raise DataError(f"{data}: no training pictures in {names} to calibrate on: give --data another folder")
+        raise DataError(
+            f"{data}: no training pictures to calibrate on in {', '.join(folder.sets)}: give --data another folder"
+        )
     return chosen

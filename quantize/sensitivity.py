@@ -18,9 +18,9 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from edgeface.data.annotations import read_annotations
 from edgeface.data.detection import Batch, DetectionSet, Draw, FeedbackState, SourceSet, collate
 from edgeface.data.pixels import open_pixels
+from edgeface.data.sets import DataFolder, open_data
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError, OptionError
 from edgeface.evaluation.measure import spread
@@ -34,8 +34,6 @@ from .modules import FoldedConv, Mode, Signal, convolutions, points, set_mode
 CROPS = 32
 CROP_PX = 256
 _BATCH = 8
-# Scenes give small faces, face crops large ones with a pose.
-_SETS = ("wider", "landmarks68")
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str, int], Iterable[T]]
@@ -47,9 +45,12 @@ def dev_batches(data: Path, config: Config, crops: int = CROPS, size_px: int = C
     ``crops`` of (size_px, size_px), in batches of 8. Raises DataError when no set has a dev part.
     """
     with TemporaryDirectory(prefix="edgeface-") as cache:
-        sources = {name: _dev_source(data, name, crops, Path(cache)) for name in _SETS if (data / name).is_dir()}
-        if not sources:
-            raise DataError(f"{data}: no dev pictures in {' or '.join(_SETS)} to measure the loss on")
+        folder = open_data(data)
+        found = [_dev_source(folder, name, crops, Path(cache)) for name in folder.sets if folder.dev_part(name)]
+        if not found:
+            raise DataError(f"{data}: no dev pictures in {', '.join(folder.sets)} to measure the loss on")
+        # Scenes give small faces, face crops large ones with a pose.
+        sources = {source.name: source for source in sorted(found, key=lambda source: not source.complete)}
         plain: Data = replace(
             config.data, weights=dict.fromkeys(sources, 1.0), paste=0.0, turn=0.0, colour=0.0, degrade=0.0
         )
@@ -60,9 +61,9 @@ def dev_batches(data: Path, config: Config, crops: int = CROPS, size_px: int = C
         ]
 
 
-def _dev_source(data: Path, name: str, count: int, cache: Path) -> SourceSet:
-    pictures = spread(read_annotations(data / name, "dev"), count)
-    targets = [targets_of(picture, name) for picture in pictures]
+def _dev_source(folder: DataFolder, name: str, count: int, cache: Path) -> SourceSet:
+    pictures = spread(folder.dev_part(name), count)
+    targets = [targets_of(picture, regress_boxes=folder.sets[name].regress) for picture in pictures]
     return SourceSet(name, pictures, open_pixels(pictures, cache), targets, all(p.complete for p in pictures))
 
 

@@ -67,15 +67,14 @@ def test_crops_are_the_same_each_time_and_of_the_dev_parts(data: Path, config: C
     assert sum(len(faces) for faces in one[0].faces)
 
 
-def test_data_without_a_dev_part_is_refused(
+def test_data_that_detectors_labelled_are_no_dev_part(
     tmp_path: Path, astronaut: NDArray[np.uint8], config: Config
 ) -> None:
-    with pytest.raises(DataError, match="no dev pictures in wider or landmarks68"):
+    with pytest.raises(DataError, match="no set in it"):
         dev_batches(tmp_path, config)
     folder = write_tiny_data(tmp_path / "data", astronaut)
     for name in ("wider", "landmarks68"):
-        file = folder / name / "annotations.jsonl"
-        file.write_text(file.read_text().replace('"dev"', '"train"'))
+        (folder / name / "set.toml").write_text("measure = false")
     with pytest.raises(DataError, match="dev"):
         dev_batches(folder, config)
 

@@ -163,10 +163,10 @@ def test_every_field_of_the_shared_sets_is_used(shared_data: Path, tmp_path: Pat
     from edgeface.data.annotations import read_annotations
     from edgeface.data.targets import targets_of
 
-    wider = [targets_of(p, "wider") for p in read_annotations(shared_data / "wider", "train")[:200]]
+    wider = [targets_of(p, regress_boxes=True) for p in read_annotations(shared_data / "wider", "train")[:200]]
     assert any((~np.isnan(t.pose)).any() for t in wider)
     assert any((~np.isnan(t.landmarks)).any() for t in wider)
-    crops = [targets_of(p, "landmarks68") for p in read_annotations(shared_data / "landmarks68", "dev")]
+    crops = [targets_of(p, regress_boxes=False) for p in read_annotations(shared_data / "landmarks68", "dev")]
     assert all(not t.complete and not t.regress.any() and len(t) == 1 for t in crops)
     assert TEACHER_PITCH_OFFSET_DEG == 4.5
 

@@ -14,7 +14,7 @@ from edgeface.cli.writing import say_lines
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
 @click.option(
     "--data", required=True, type=click.Path(path_type=Path),
-    help="Folder with one folder a set: wider, landmarks68, ... each with annotations.jsonl.",
+    help="A set's folder, with annotations.jsonl, or a folder of such folders (docs/data.md).",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; an earlier run there goes on."
@@ -27,7 +27,7 @@ from edgeface.cli.writing import say_lines
 @click.option(
     "--cache", type=click.Path(path_type=Path), help="Where decoded pictures are kept [~/.cache/edgeface/pixels]."
 )
-@click.option("--licence", help="What your data allow; goes into the weights. By default: research only.")
+@click.option("--licence", help="What your data allow; goes into the weights. By default what their set.toml say.")
 def command(
     model: str, overrides: tuple[str, ...], data: Path, out: Path, start_from: Path | None, config: Path | None,
     cache: Path | None, licence: str | None,
@@ -35,7 +35,7 @@ def command(
     """Train MODEL on a data folder, on a CPU, a GPU, or several under torchrun.
 
     \b
-    edgeface train mos_s --data data --out runs/mos_s run.budget_minutes=120
+    edgeface train mos_s --data mydata --out runs/mos_s run.budget_minutes=120
     torchrun --nproc-per-node 4 -m edgeface train mos_s --data data --out runs/mos_s
 
     Starting the same command again goes on from the last saved state. Ctrl-C saves and stops. OUT gets the state to

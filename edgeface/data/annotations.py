@@ -148,27 +148,42 @@ def read_annotations(directory: Path, split: str | None) -> list[Picture]:
     return chosen
 
 
-def _read(directory: Path, file: Path) -> Iterator[Picture]:
+def read_lines(directory: Path) -> Iterator[tuple[int, Picture | str]]:
+    """Every line of ``directory``/annotations.jsonl with its number: its picture, or what is wrong with it in words.
+
+    Raises DataError where the file cannot be read.
+    """
+    file = directory / ANNOTATIONS
     decoder = msgspec.json.Decoder(_PictureLine)
-    number = 0
     try:
         with file.open("rb") as stream:
-            for line in stream:
-                number += 1
+            for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield _picture(directory, decoder.decode(line))
+                    yield number, _line(directory, line, decoder)
     except FileNotFoundError:
         raise DataError(f"{file}: missing: give a data set's folder, the one with {ANNOTATIONS} in it") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _line(directory: Path, line: bytes, decoder: msgspec.json.Decoder[_PictureLine]) -> Picture | str:
+    try:
+        return _picture(directory, decoder.decode(line))
     except msgspec.ValidationError as error:
-        raise DataError(f"{file}, line {number}: {_plain(error)}") from None
+        return _plain(error)
     except msgspec.DecodeError as error:
-        raise DataError(f"{file}, line {number}: not JSON: {error}") from None
+        return f"not JSON: {error}"
     except UnicodeDecodeError:
-        raise DataError(f"{file}, line {number}: not JSON: the text is not UTF-8") from None
+        return "not JSON: the text is not UTF-8"
     except _BadLineError as error:
-        raise DataError(f"{file}, line {number}: {error}") from None
+        return str(error)
+
+
+def _read(directory: Path, file: Path) -> Iterator[Picture]:
+    for number, picture in read_lines(directory):
+        if isinstance(picture, str):
+            raise DataError(f"{file}, line {number}: {picture}")
+        yield picture
 
 
 def _latest(pictures: list[Picture], file: Path) -> list[Picture]:

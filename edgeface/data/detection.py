@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from edgeface.data import augment
-from edgeface.data.annotations import Picture, read_annotations
+from edgeface.data.annotations import Picture
 from edgeface.data.augment import Crop
 from edgeface.data.pixels import Pixels, ProgressBar, open_pixels
+from edgeface.data.sets import DataFolder, describe, open_data
 from edgeface.data.targets import Targets, targets_of
 from edgeface.errors import DataError
 from edgeface.training.config import Data
@@ -35,23 +36,25 @@ class Cropping:
 FACE_CROPS = Cropping(0.2, 48.0, (0.15, 4.5))
 SCENE_SMALLEST_PX, SCENE_SCALE_RANGE = 8.0, (0.25, 2.0)
 PASTED_FACE_PX = (8.0, 72.0)
-# Sources of faces to paste: one face a picture, with known landmarks.
-PASTE_SETS = ("landmarks68", "landmarks5")
 
 
 @dataclass(frozen=True)
 class SourceSet:
-    """One set's training pictures: pixels, targets a picture, and which of them serve for what."""
+    """One set's training pictures: pixels, targets a picture, and which of them serve for what.
+
+    ``paste``: whether the first face of each picture is pasted into scenes.
+    """
 
     name: str
     pictures: list[Picture]
     pixels: Pixels
     targets: list[Targets]
     complete: bool
+    paste: bool = False
 
 
 def read_sources(
-    data: Path,
+    data: Path | DataFolder,
     names: Iterable[str],
     cache: Path,
     progress: ProgressBar = lambda items, _label, _total: items,
@@ -61,18 +64,22 @@ def read_sources(
 
     Raises DataError when a set is missing or wrong (file and line are named).
     """
+    folder = data if isinstance(data, DataFolder) else open_data(data)
     sources = {}
     for name in names:
+        description = describe(folder.directory(name))
         pictures, targets = [], []
-        for picture in read_annotations(data / name, split):
-            found = targets_of(picture, name)
+        for picture in folder.pictures(name, split):
+            found = targets_of(picture, regress_boxes=description.regress)
             if picture.complete or len(found):
                 pictures.append(picture)
                 targets.append(found)
         if not pictures:
-            raise DataError(f"{data / name}: no {split} picture with a placed face: set data.weights.{name}=0")
+            raise DataError(
+                f"{folder.directory(name)}: no {split} picture with a placed face: set data.weights.{name}=0"
+            )
         pixels = open_pixels(pictures, cache, progress)
-        sources[name] = SourceSet(name, pictures, pixels, targets, all(p.complete for p in pictures))
+        sources[name] = SourceSet(name, pictures, pixels, targets, all(p.complete for p in pictures), description.paste)
     return sources
 
 
@@ -117,7 +124,7 @@ class DetectionSet(Dataset[Crop]):
         scene_weights = self.weights[scenes]
         self.scene_weights = scene_weights / scene_weights.sum() if len(scene_weights) else scene_weights
         self.scenes = Cropping(data.native, SCENE_SMALLEST_PX, SCENE_SCALE_RANGE)
-        self.paste_names = [n for n in PASTE_SETS if n in sources]
+        self.paste_names = [n for n, source in sources.items() if source.paste and _one_face_each(source)]
 
     def __getitem__(self, draw: Draw) -> Crop:
         rng = np.random.default_rng((self.seed, draw.number))
@@ -180,6 +187,10 @@ class DetectionSet(Dataset[Crop]):
             targets.regress,
             targets.complete,
         )
+
+
+def _one_face_each(source: SourceSet) -> bool:
+    return all(len(targets) for targets in source.targets)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 
 from edgeface.atomic import refused, replacing
 from edgeface.data.annotations import Picture
-from edgeface.errors import DataError
+from edgeface.errors import DataError, OutputError
 
+_LOG = logging.getLogger(__name__)
 ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
 """Wraps a loop to show how far it is: (items, label, total) -> the same items."""
 
@@ -78,6 +81,7 @@ def open_pixels(
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refused(cache, error) from None
+    _say_or_refuse(cache, offsets[-1], len(pictures))
     with replacing(path) as temporary:
         try:
             with temporary.open("wb") as stream:
@@ -86,6 +90,21 @@ def open_pixels(
         except OSError as error:
             raise refused(path, error) from None
     return Pixels(path, index)
+
+
+def _say_or_refuse(cache: Path, size_bytes: int, pictures: int) -> None:
+    """Say where how much goes; raises OutputError where the disk has no room for it."""
+    free_bytes = shutil.disk_usage(cache).free
+    if size_bytes > free_bytes:
+        raise OutputError(
+            f"{cache}: {pictures} decoded pictures need {_megabytes(size_bytes)}, {_megabytes(free_bytes)} are free: "
+            "free some space, or choose another --cache"
+        )
+    _LOG.warning("decodes %d pictures once into %s: %s (--cache moves it)", pictures, cache, _megabytes(size_bytes))
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:,.0f} kB"
 
 
 def read_pixels(picture: Picture) -> NDArray[np.uint8]:

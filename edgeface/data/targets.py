@@ -12,8 +12,6 @@ from edgeface.data.annotations import Face, Picture
 
 # Teacher pose in `wider` reads this much too low in pitch (the data's README).
 TEACHER_PITCH_OFFSET_DEG = 4.5
-# Sets whose boxes reach from forehead to chin; others' boxes place a face but are not regressed to.
-FOREHEAD_TO_CHIN_SETS = frozenset({"wider", "extra", "masks"})
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,11 @@ def face_box(face: Face) -> NDArray[np.float32] | None:
     return None
 
 
-def targets_of(picture: Picture, set_name: str) -> Targets:
-    """A picture's annotations as arrays; faces that nothing places are left out."""
+def targets_of(picture: Picture, *, regress_boxes: bool) -> Targets:
+    """A picture's annotations as arrays; faces that nothing places are left out.
+
+    ``regress_boxes``: whether its set's boxes go from forehead to chin (``SetDescription.regress``).
+    """
     rows = [(face, box) for face in picture.faces if (box := face_box(face)) is not None]
     n = len(rows)
     landmarks = np.full((n, 5, 2), np.nan, np.float32)
@@ -152,7 +153,7 @@ def targets_of(picture: Picture, set_name: str) -> Targets:
             pose[i] = face.pose
             if face.teacher:
                 pose[i, 0] += TEACHER_PITCH_OFFSET_DEG
-    regress = [face.box is not None and set_name in FOREHEAD_TO_CHIN_SETS for face, _ in rows]
+    regress = [face.box is not None and regress_boxes for face, _ in rows]
     return Targets(
         np.array([box for _, box in rows], np.float32).reshape(n, 4), landmarks, pose,
         np.array([bool(face.ignore) for face, _ in rows], bool), np.array(regress, bool), bool(picture.complete),

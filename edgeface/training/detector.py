@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import distributed, nn
 
@@ -15,6 +17,7 @@ from edgeface.bundle import sha256_of
 from edgeface.data.annotations import ANNOTATIONS
 from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
 from edgeface.data.pixels import ProgressBar
+from edgeface.data.sets import licence_of, open_data, remark_on_weights, settled_weights
 from edgeface.errors import OptionError, OutputError, TrainingError
 from edgeface.models import model
 from edgeface.models.checkpoint import FORMAT, load, read_untrusted
@@ -29,17 +32,18 @@ from edgeface.training.probe import DetectionProbe
 
 # What the sets of the data folder allow; weights trained on data of one's own carry what --licence says.
 DEFAULT_LICENCE = "research only: trained on WIDER FACE, 300-W and other data with research terms"
-
+_LOG = logging.getLogger(__name__)
 
 
 def detector_trainer(
-    config: Config, data: Path, out: Path, cache: Path, licence: str, overrides: Sequence[str], progress: ProgressBar,
-    start_from: Path | None = None,
+    config: Config, data: Path, out: Path, cache: Path, licence: str | None, overrides: Sequence[str],
+    progress: ProgressBar, start_from: Path | None = None,
 ) -> Trainer:
     """A trainer for ``config`` on the sets below ``data``, resumed when ``out`` holds an earlier run.
 
     A new run starts from the weights of the checkpoint ``start_from``, or of what the model's recipe takes for its
-    backbone, or from random ones. Reads every set with a weight above 0, decoding its pictures into ``cache`` once.
+    backbone, or from random ones. Reads every set with a weight above 0, decoding its pictures into ``cache`` once;
+    ``settled_weights`` says which those are. ``licence`` None is what the sets say.
     Raises UnknownModelError for a model that is no dense detector, and DataError, OptionError, TrainingError,
     CheckpointError and OutputError, each naming the file.
     """
@@ -55,7 +59,7 @@ def detector_trainer(
 
 
 def network_trainer(
-    net: nn.Module, config: Config, data: Path, out: Path, cache: Path, licence: str, made: Mapping[str, Any],
+    net: nn.Module, config: Config, data: Path, out: Path, cache: Path, licence: str | None, made: Mapping[str, Any],
     progress: ProgressBar, quantisation: Quantisation | None = None,
 ) -> Trainer:
     """A trainer for a network that is built already; else as ``detector_trainer``, with the same errors.
@@ -73,21 +77,29 @@ def network_trainer(
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{out}: {error.strerror}: choose another --out") from None
-    names = [name for name, weight in config.data.weights.items() if weight > 0]
+    folder = open_data(data)
+    weights = settled_weights(config.data.weights, folder, made["overrides"])
+    if place.leads:
+        for remark in (remark_on_weights(config.data.weights, weights), folder.remark()):
+            if remark:
+                _LOG.warning("%s", remark)
+    config = msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, weights=weights))
+    names = [name for name, weight in weights.items() if weight > 0]
     if place.leads:                         # the leader decodes, the others map what it wrote
-        sources = read_sources(data, names, cache, progress)
+        sources = read_sources(folder, names, cache, progress)
     if place.world > 1:
         distributed.barrier()
     if not place.leads:
-        sources = read_sources(data, names, cache)
+        sources = read_sources(folder, names, cache)
     dataset = DetectionSet(
         sources, config.data, FeedbackState(sources), config.feedback.hard_share, config.run.seed
     )
-    hashes = {name: sha256_of(data / name / ANNOTATIONS) for name in names}
+    hashes = {name: sha256_of(folder.directory(name) / ANNOTATIONS) for name in names}
     trainer = Trainer(
         net, how.objective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
-        DetectionProbe(config, data, sources, place.device),
-        {**made, "versions": versions(), "data_sha256": hashes}, licence, quantisation,
+        DetectionProbe(config, folder, sources, place.device),
+        {**made, "versions": versions(), "data_sha256": hashes},
+        licence or licence_of(folder, names, DEFAULT_LICENCE), quantisation,
     )
     trainer.resume()
     return trainer

@@ -17,6 +17,7 @@ from torch import nn
 
 from edgeface.data.detection import SourceSet, read_sources
 from edgeface.data.pixels import ProgressBar
+from edgeface.data.sets import open_data
 from edgeface.errors import OptionError, TrainingError
 from edgeface.models.patch_folded import FoldedMTCNN
 from edgeface.models.patch_nets import MTCNN
@@ -37,7 +38,6 @@ from edgeface.training.state import RunDirectory
 # The rounds, and the net that each trains.
 ROUNDS = {"pnet": "pnet", "pnet_hard": "pnet", "rnet": "rnet", "onet": "onet"}
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_TRAIN_ONLY = frozenset({"extra"})      # sets without a dev part
 _DEV_SHARE_LANDMARKS = 0.3      # of the choice of the best weights; the rest is telling faces from others
 
 
@@ -140,8 +140,9 @@ class MTCNNTraining(PatchRun):
     def _read(self, split: str) -> dict[str, SourceSet]:
         if split not in self._sources:
             sampling = self.config.sampling
-            names = [n for n in (*sampling.scenes, *sampling.faces) if split == "train" or n not in _TRAIN_ONLY]
-            self._sources[split] = read_sources(self._data, names, self._cache, self._progress, split)
+            folder = open_data(self._data)
+            names = [n for n in (*sampling.scenes, *sampling.faces) if split == "train" or folder.has_part(n, split)]
+            self._sources[split] = read_sources(folder, names, self._cache, self._progress, split)
         return self._sources[split]
 
     def _proposals(self, split: str, name: str) -> Proposals:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeface.data.annotations import Picture, read_annotations
+from edgeface.data.annotations import Picture
 from edgeface.data.detection import SourceSet
 from edgeface.data.pixels import read_pixels
+from edgeface.data.sets import DataFolder
 from edgeface.data.targets import Targets
-from edgeface.errors import DataError
 from edgeface.evaluation.measure import measure
+from edgeface.evaluation.report import Measures
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines.torch import network_detector
@@ -32,35 +32,35 @@ CROP_SIZE_PX = 256
 
 
 class DetectionProbe:
-    """Evaluates on ``wider`` and ``landmarks68`` where the data folder has them, and tests training pictures for S."""
+    """Evaluates on the dev parts of the sets that are for measuring, and tests training pictures for S."""
 
     def __init__(
-        self, config: Config, data: Path, sources: Mapping[str, SourceSet], device: torch.device
+        self, config: Config, folder: DataFolder, sources: Mapping[str, SourceSet], device: torch.device
     ) -> None:
         self.config = config
         self.sources = sources
         self.device = device
-        self.scenes = _some(_dev_part(data / "wider"), config.run.dev_pictures)
-        self.crops = _some(_dev_part(data / "landmarks68"), config.run.dev_pictures)
+        parts = {name: _some(folder.dev_part(name), config.run.dev_pictures) for name in folder.sets}
+        # Complete ones first, by whose detections the weights are chosen.
+        ordered = sorted((name for name in parts if parts[name]), key=lambda name: not _are_scenes(parts[name]))
+        self.parts = {name: parts[name] for name in ordered}
         self.rng = np.random.default_rng(config.run.seed)
 
     def dev(self, net: nn.Module) -> dict[str, float]:
-        """``ap_easy``, ``ap_medium``, ``ap_hard``; ``nme_percent``, ``pose_mae_deg``; ``choose``, by which to pick."""
-        figures: dict[str, float] = {"choose": 0.0}
-        if self.scenes:
-            found = self._detect(net, self.scenes, self.config.run.dev_size_px)
-            detection = measure(self.scenes, found).detection
-            if detection is not None:
-                aps = {f"ap_{name}": round(row.ap, 4) for name, row in detection.ap.items()}
-                figures |= aps
-                figures["choose"] = round(float(np.mean(list(aps.values()))), 4)
-        if self.crops:
-            measures = measure(self.crops, self._detect(net, self.crops, CROP_SIZE_PX))
-            if measures.landmarks is not None and measures.landmarks.nme_percent is not None:
-                figures["nme_percent"] = round(measures.landmarks.nme_percent, 3)
-            if measures.pose is not None and measures.pose.mean_deg is not None:
-                figures["pose_mae_deg"] = round(measures.pose.mean_deg, 3)
-        return figures
+        """Figures of each set's dev part: ``ap_`` by subset or ``ap_all``, ``nme_percent``, ``pose_mae_deg``.
+
+        Where two sets give the same figure, the later one's has the set's name before it. ``choose``, by which to pick
+        weights: the mean AP of the sets that have one, else of the points' and the pose's distance from perfect.
+        """
+        figures: dict[str, float] = {}
+        aps: list[float] = []
+        for name, pictures in self.parts.items():
+            size_px = self.config.run.dev_size_px if _are_scenes(pictures) else CROP_SIZE_PX
+            own = _figures(measure(pictures, self._detect(net, pictures, size_px)))
+            found = [value for figure, value in own.items() if figure.startswith("ap_")]
+            aps += [float(np.mean(found))] if found else []
+            figures |= {figure if figure not in figures else f"{name}_{figure}": v for figure, v in own.items()}
+        return {"choose": round(float(np.mean(aps)), 4) if aps else _nearness(figures), **figures}
 
     def hard(self, net: nn.Module, hard: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
         """The set S anew: 1 for the pictures of each set that have a false or a missed box, or were not tested.
@@ -102,12 +102,26 @@ def is_hard(found: Faces, targets: Targets) -> bool:
     return missed or false
 
 
-def _dev_part(directory: Path) -> list[Picture]:
-    try:
-        return read_annotations(directory, "dev")
-    except DataError:
-        # A user's own data may have no such set, or no dev part: training goes on without those figures.
-        return []
+def _are_scenes(pictures: Sequence[Picture]) -> bool:
+    """Whether every face of them is annotated, so that a false alarm can be told."""
+    return all(picture.complete for picture in pictures)
+
+
+def _figures(measures: Measures) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    if measures.detection is not None:
+        figures |= {f"ap_{name}": round(row.ap, 4) for name, row in measures.detection.ap.items()}
+    if measures.landmarks is not None and measures.landmarks.nme_percent is not None:
+        figures["nme_percent"] = round(measures.landmarks.nme_percent, 3)
+    if measures.pose is not None and measures.pose.mean_deg is not None:
+        figures["pose_mae_deg"] = round(measures.pose.mean_deg, 3)
+    return figures
+
+
+def _nearness(figures: Mapping[str, float]) -> float:
+    """1 for perfect points and poses, falling with their errors; 0 where nothing was measured."""
+    errors = [figures[name] / whole for name, whole in (("nme_percent", 100), ("pose_mae_deg", 90)) if name in figures]
+    return round(1 / (1 + sum(errors)), 4) if errors else 0.0
 
 
 def _some(pictures: list[Picture], count: int) -> list[Picture]:

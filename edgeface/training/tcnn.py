@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeface.data.annotations import ANNOTATIONS, read_annotations
 from edgeface.data.pixels import ProgressBar
+from edgeface.data.sets import open_data
 from edgeface.errors import DataError, TrainingError
 from edgeface.models import model
 from edgeface.models.patch_folded import FoldedPatchNet
@@ -79,9 +79,7 @@ class TCNNData:
         key = (name, split)
         if key not in self._sets:
             self._sets[key] = None
-            if (self._data / name / ANNOTATIONS).is_file() and any(
-                picture.split == split for picture in read_annotations(self._data / name, None)
-            ):
+            if open_data(self._data).has_part(name, split):
                 self._sets[key] = read_labelled(self._data, name, split, self._cache, self._progress)
             elif split == "train":
                 _LOG.warning("%s: no training pictures: trains without this set", self._data / name)

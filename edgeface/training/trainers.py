@@ -25,8 +25,8 @@ from edgeface.training.loop import StepReport, Trainer
 @dataclass(frozen=True)
 class Request:
     """What the command line asks for. ``config`` None is the model's own; ``cache`` None the user's cache folder;
-    ``licence`` None says research only; ``start_from`` is a checkpoint, a NumPy archive of a trunk, or for s3fd the
-    state dict of a VGG16."""
+    ``licence`` None is what the sets' set.toml say, of a cascade research only; ``start_from`` is a checkpoint, a NumPy
+    archive of a trunk, or for s3fd the state dict of a VGG16."""
 
     model: str
     overrides: Sequence[str]
@@ -118,7 +118,7 @@ def train_detector(request: Request) -> DetectorTraining:
     return DetectorTraining(
         detector_trainer(
             settings, request.data, request.out, request.cache or cache_directory(),
-            request.licence or DEFAULT_LICENCE, request.overrides, request.progress, request.start_from,
+            request.licence, request.overrides, request.progress, request.start_from,
         )
     )
 

@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.data.annotations import Picture, read_annotations
+from edgeface.data.annotations import Picture
 from edgeface.data.detection import SourceSet
 from edgeface.data.pixels import ProgressBar, open_pixels
+from edgeface.data.sets import describe, open_data
 from edgeface.data.targets import box_from_landmarks5, box_from_landmarks68, face_box, targets_of
 from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_nets import O_NET
@@ -82,8 +83,9 @@ class Labelled:
 
 def read_labelled(data: Path, name: str, split: str, cache: Path, progress: ProgressBar) -> Labelled:
     """The ``split`` of one set below ``data``, with all its pictures. Raises DataError."""
-    pictures = read_annotations(data / name, split)
-    targets = [targets_of(picture, name) for picture in pictures]
+    folder = open_data(data)
+    pictures = folder.pictures(name, split)
+    targets = [targets_of(picture, regress_boxes=describe(folder.directory(name)).regress) for picture in pictures]
     source = SourceSet(
         name, pictures, open_pixels(pictures, cache, progress), targets, all(p.complete for p in pictures)
     )
