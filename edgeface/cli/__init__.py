@@ -30,6 +30,7 @@ COMMANDS = {
     "service": _Lazy("edgeface.cli.service:command", "Run the camera as a service of systemd."),
     "demo": _Lazy("edgeface.cli.demo:command", "Find the face in a photograph that is at hand."),
     "models": _Lazy("edgeface.cli.models:command", "List, describe and verify models."),
+    "data": _Lazy("edgeface.cli.data:command", "Import, check and label pictures of your own."),
     "train": _Lazy("edgeface.cli.train:command", "Train a model."),
     "evaluate": _Lazy("edgeface.cli.evaluate:command", "Measure a model on annotated pictures."),
     "quantize": _Lazy("edgeface.cli.quantize:command", "Make an int8 checkpoint from a float one."),

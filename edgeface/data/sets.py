@@ -138,7 +138,8 @@ def _names(data: Path) -> list[str]:
         raise DataError(f"{data}: {error.strerror}: give the folder that has a folder a set") from None
     if not names:
         raise DataError(
-            f"{data}: no set in it: give a folder with {ANNOTATIONS}, or one of such folders"
+            f"{data}: no set in it: give a folder with {ANNOTATIONS}, or one of such folders; "
+            "edgeface data import makes one of another tool's export"
         )
     return names
 
