@@ -58,6 +58,9 @@ def test_list_as_json(shelf: Path) -> None:
         "size_bytes": sum(f.size_bytes for f in bundle.files),
         "default": True,
         "verified": True,
+        "finds": ["boxes", "five landmarks", "head pose"],
+        "licence": "tests only",
+        "parity_ap": None,
     }
     assert rows[2]["name"] == "mos_s.pt"
     assert rows[2]["size_bytes"] == 5
@@ -88,6 +91,26 @@ def test_info(shelf: Path) -> None:
     for entry in read_bundle(shelf / "mos_s-fp16-ncnn").files:
         assert entry.sha256[:16] in result.stdout
         assert entry.name in result.stdout
+
+
+def test_info_says_what_it_was_verified_against_and_its_own_ap(shelf: Path) -> None:
+    from msgspec.structs import replace
+
+    from edgeface.bundle import write_manifest
+
+    directory = shelf / "mos_s-fp32-ncnn"
+    bundle = read_bundle(directory)
+    shown = models("info", "mos_s-fp32-ncnn").stdout
+    assert "verified    against tiny.pt by torch " in shown
+    assert "faces the same" in shown
+    assert "made" not in shown
+    assert "made " in models("info", "mos_s-fp32-ncnn", "--all").stdout
+    size = {"size_px": 640, "faces": 5, "faces_matched": 5, "ap": {"easy": [0.9, 0.8], "hard": [0.5, 0.4]}}
+    parity = {"reference": "torch 2", "pictures": "100 of 329 pictures", "sizes": [size]}
+    write_manifest(directory, replace(bundle, made=bundle.made | {"parity": parity}))
+    assert "AP          easy 0.800, hard 0.400 at 640 px on 100 of 329 pictures" in models("info", directory).stdout
+    row = json.loads(models("list", "--json").stdout)[1]
+    assert row["parity_ap"] == {"size_px": 640, "pictures": "100 of 329 pictures", "easy": 0.8, "hard": 0.4}
 
 
 def test_info_as_json_is_the_manifest(shelf: Path) -> None:

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from edgeface.bundle import Bundle, read_bundle
+from edgeface.cli.verification import parity_ap, verification
 from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError, OptionError
 
@@ -48,6 +49,9 @@ def list_(context: click.Context, as_json: bool) -> None:
             "size_bytes": _size_bytes(bundle),
             "default": entry.default,
             "verified": bundle.verified,
+            "finds": list(_predicts(bundle)),
+            "licence": bundle.licence,
+            "parity_ap": parity_ap(bundle),
         })
     for model, path in catalog.shipped_checkpoints().items():
         rows.append({
@@ -58,6 +62,9 @@ def list_(context: click.Context, as_json: bool) -> None:
             "size_bytes": path.stat().st_size,
             "default": False,
             "verified": None,
+            "finds": None,
+            "licence": None,
+            "parity_ap": None,
         })
     if as_json:
         print_json(rows)
@@ -73,9 +80,14 @@ def list_(context: click.Context, as_json: bool) -> None:
 
 @command.command()
 @click.argument("model")
+@click.option("--all", "with_provenance", is_flag=True,
+              help="Also how it was made, and the figures of the checkpoint that it was made from.")
 @_JSON
-def info(model: str, as_json: bool) -> None:
-    """Describe a MODEL: a name from the list, a bundle's folder, or a checkpoint (.pt), which takes torch."""
+def info(model: str, with_provenance: bool, as_json: bool) -> None:
+    """Describe a MODEL: a name from the list, a bundle's folder, or a checkpoint (.pt), which takes torch.
+
+    The AP is of this very bundle, on the pictures that it was compared with its checkpoint on.
+    """
     from edgeface.runtime import catalog
 
     directory = catalog.find(model)
@@ -86,13 +98,15 @@ def info(model: str, as_json: bool) -> None:
         if as_json:
             print_json(record)
             return
-        _say_all([*checkpoint_description(record), *_provenance(record)])
+        _say_all([*checkpoint_description(record), *(_provenance(record) if with_provenance else ())])
         return
     bundle = read_bundle(directory, verify=False)
     if as_json:
         print_json({"directory": str(directory)} | msgspec.to_builtins(bundle))
         return
     _say_all(_description(directory, bundle))
+    if with_provenance:
+        _say_all(_provenance({"metrics": bundle.metrics, "made": bundle.made}, figures="checkpoint"))
 
 
 @command.command()
@@ -182,11 +196,12 @@ def _size_bytes(bundle: Bundle) -> int:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    cells = [("NAME", "MODEL", "PRECISION", "ENGINE", "SIZE", "")]
+    cells = [("NAME", "MODEL", "PRECISION", "ENGINE", "SIZE", "FINDS", "")]
     for row in rows:
+        finds = "-" if row["finds"] is None else ", ".join(found.partition(" from ")[0] for found in row["finds"])
         note = "default" if row["default"] else "" if row["verified"] in (None, True) else "not verified"
         size = f"{row['size_bytes'] / 1e6:.2f} MB"
-        cells.append((row["name"], row["model"], row["precision"] or "-", row["engine"], size, note))
+        cells.append((row["name"], row["model"], row["precision"] or "-", row["engine"], size, finds, note))
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     for line in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -203,9 +218,8 @@ def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
     for stage in bundle.stages:
         yield from kind_of(stage).describe(stage)
     yield "defaults", f"size {defaults.size_px} px, score {defaults.score:g}, NMS {defaults.nms_iou:g}"
-    yield "verified", "against the float model" if bundle.verified else "no: see 'edgeface convert'"
+    yield from verification(bundle)
     yield "licence", bundle.licence
-    yield from _provenance({"metrics": bundle.metrics, "made": bundle.made})
     beside = f", those of {' and '.join(bundle.parts)} beside it" if bundle.parts else ""
     yield "files", f"{len(bundle.files)}, {_size_bytes(bundle) / 1e6:.2f} MB{beside}"
     for entry in bundle.files:
@@ -217,9 +231,9 @@ def _say_all(lines: Iterable[tuple[str, str]]) -> None:
         say(f"{label:<12}{text}".rstrip())
 
 
-def _provenance(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for label in ("metrics", "made"):
-        for key, value in _flat(record[label]):
+def _provenance(record: Mapping[str, Any], figures: str = "metrics") -> Iterator[tuple[str, str]]:
+    for label, content in ((figures, record["metrics"]), ("made", record["made"])):
+        for key, value in _flat(content):
             yield label, f"{key}: {value}"
             label = ""
 
