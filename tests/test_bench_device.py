@@ -22,7 +22,7 @@ from edgeface.devices.estimate.estimates import (
     LayerEstimate,
     StageEstimate,
 )
-from edgeface.devices.estimate.inputs import face_boxes, stage_pixels
+from edgeface.devices.estimate.inputs import face_boxes
 from edgeface.devices.estimate.plots import layer_bars
 from edgeface.devices.links import open_link
 from edgeface.devices.links.local import LocalLink
@@ -38,6 +38,7 @@ from edgeface.images import write_image
 from edgeface.runtime.benchmark import Condition, Pictures, synthetic_scene
 from edgeface.runtime.engines.torch import checkpoint_bundle
 from edgeface.runtime.loading import load
+from edgeface.runtime.stages.kinds import kind_of
 from lively_patches import save_int8, save_lively
 from loopback_ssh import LoopbackSsh
 
@@ -230,13 +231,16 @@ def test_what_nets_are_given_alone_is_what_they_see_in_a_picture(tmp_path: Path)
         save_lively(tmp_path / f"{name}.pt", name)
         bundle = checkpoint_bundle(tmp_path / f"{name}.pt")
         for number, shape in enumerate(shapes):
-            pixels = stage_pixels(bundle, number, picture, 160)
+            pixels = kind_of(bundle.stages[number]).pixels(bundle.stages[number], picture, 160)
+            assert pixels is not None
             assert pixels.dtype == np.uint8
             assert pixels.std() > 1
             assert shape is None or pixels.shape == shape
     detector = load(tmp_path / "mtcnn.pt", size=160)
     maps = detector.raw(picture)["0.score"].shape[1:]
-    pixels = stage_pixels(detector.bundle, 0, picture, 160)
+    (first, *_) = detector.bundle.stages
+    pixels = kind_of(first).pixels(first, picture, 160)
+    assert pixels is not None
     assert maps == tuple((side - 12) // 2 + 1 for side in pixels.shape[:2])
     boxes = face_boxes(picture, 10)
     assert boxes.shape == (10, 4)

@@ -31,8 +31,8 @@ class Detector:
     ``sessions`` are the opened nets: one list a stage of the bundle, in the order of the stage's file sets. ``size_px``
     is the longest side that a picture is letterboxed to, or a fixed (width, height); ``score`` the least score and
     ``nms_iou`` the largest overlap of two faces, each 0..1; ``automatic`` changes the nets' threads between pictures.
-    Raises OptionError for a value that cannot work and for a
-    bundle that refines faces and finds none, and BundleError when the nets lack an output that the bundle names.
+    Raises OptionError for a value that cannot work and for a bundle that refines faces and finds none, and BundleError
+    when the nets lack an output that the bundle names.
     """
 
     def __init__(
