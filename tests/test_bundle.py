@@ -100,6 +100,22 @@ def test_a_changed_file_is_named(tmp_path: Path, name: str) -> None:
     assert read_bundle(tmp_path, verify=False).name == "mos_s-fp32-ncnn"
 
 
+def test_a_file_of_another_size_is_not_read(tmp_path: Path) -> None:
+    make(tmp_path)
+    with (tmp_path / "pose8.bin").open("r+b") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(BundleHashError, match=r"pose8\.bin: 1099511627776 bytes are not the 900 of bundle\.json"):
+        read_bundle(tmp_path)
+
+
+def test_a_manifest_has_a_largest_size(tmp_path: Path) -> None:
+    make(tmp_path)
+    with (tmp_path / MANIFEST).open("ab") as stream:
+        stream.write(b" " * (1 << 20))
+    with pytest.raises(BundleError, match=r"bundle\.json: .* bytes are more than"):
+        read_bundle(tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "pose8.bin").unlink()
@@ -168,6 +184,14 @@ def test_another_schema_is_refused(tmp_path: Path, schema: object) -> None:
         (lambda b: b["stages"][0].update(files=["other.bin"]), "stage file 'other.bin' is not under 'files'"),
         (lambda b: b["stages"][1]["files"].pop(), "1 nets on points of 2 maps for 2 levels"),
         (lambda b: b["defaults"].update(score=1.5), "score"),
+        (lambda b: b["defaults"].update(size_px=2**31), "size_px"),
+        (lambda b: b["stages"][0].update(multiple=2**63), "multiple"),
+        (lambda b: b["stages"][0].update(mean=1e300), "mean"),
+        (lambda b: b["stages"][0]["levels"][0].update(stride=10**30), "stride"),
+        (lambda b: b["stages"][0]["levels"][0].update(anchors_px=[16] * 1000), "anchors_px"),
+        (lambda b: b["stages"][1].update(patch=10**6), "patch"),
+        (lambda b: b["stages"][1].update(bins=10**9), "bins"),
+        (lambda b: b["files"][0].update(size_bytes=-1), "size_bytes"),
         (lambda b: b["defaults"].update(size_px=0), "size_px"),
     ],
 )
@@ -346,7 +370,7 @@ def test_a_damaged_bundle_is_not_upgraded(tmp_path: Path) -> None:
     before = (tmp_path / MANIFEST).read_bytes()
     result = CliRunner().invoke(main, ["models", "upgrade", str(tmp_path)])
     assert result.exit_code == 6
-    assert "tcnn.bin: sha256" in result.output
+    assert "tcnn.bin: 5 bytes are not the 4" in result.output
     assert (tmp_path / MANIFEST).read_bytes() == before
 
 

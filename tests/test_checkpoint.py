@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
+from edgeface import weights
 from edgeface.errors import CheckpointError, OutputError, UnknownModelError
 from edgeface.models import model
 from edgeface.models.checkpoint import Checkpoint, load, save, write_atomically
@@ -55,6 +58,60 @@ def test_a_damaged_file_is_named(tmp_path: Path, checkpoint: Checkpoint, keep: i
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"mos_s\.pt: damaged"):
         load(path)
+
+
+def test_one_flipped_byte_is_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    path = tmp_path / "mos_s.pt"
+    save(path, checkpoint)
+    content = path.read_bytes()
+    ends = [*range(30), *range(len(content) - 110, len(content))]
+    for at in (*ends, *random.Random(0).sample(range(len(content)), 60)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(CheckpointError, match=r"mos_s\.pt: damaged"):
+            load(path)
+
+
+def test_a_checkpoint_without_a_hash_is_held_against_its_archive(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    path = tmp_path / "old.pt"
+    save(path, checkpoint)
+    torch.save(torch.load(path, weights_only=True), path)
+    content = path.read_bytes()
+    assert load(path).model == "mos_s"
+    weight = next(t for name, t in checkpoint.state.items() if t.ndim == 4 and "weight" in name).numpy().tobytes()
+    at = content.index(weight) + len(weight) // 2
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(CheckpointError, match=r"old\.pt: damaged.*checksum"):
+        load(path)
+
+
+def test_the_checkpoints_that_come_with_edgeface_still_load() -> None:
+    for path in weights.directory().glob("*.pt"):
+        load(path).build()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", 3), ("options", None), ("options", {3: 4}), ("state", []), ("state", {"a": 1}), ("metrics", 0),
+     ("quantisation", {"bits": 3}), ("quantisation", 7)],
+)
+def test_parts_of_a_wrong_type_are_named(tmp_path: Path, checkpoint: Checkpoint, name: str, value: object) -> None:
+    path = tmp_path / "mos_s.pt"
+    save(path, checkpoint)
+    write_atomically(path, torch.load(path, weights_only=True) | {name: value})
+    with pytest.raises(CheckpointError, match=r"mos_s\.pt: "):
+        load(path)
+
+
+@pytest.mark.parametrize("options", [{"channels": "16"}, {"channels": -1}, {"channels": 10**5}, {"depth": 3}])
+def test_options_that_build_nothing_are_refused(checkpoint: Checkpoint, options: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError, match="do not fit"):
+        Checkpoint("mos_s", {"width": "0.5x", **options}, checkpoint.state).build()
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(CheckpointError, match="is a pipe and no file"):
+        load(tmp_path / "pipe.pt")
 
 
 def test_what_is_not_a_checkpoint_says_so(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_damaged_bundle_is_refused_before_an_engine_sees_it(tiny_bundle: Path,
     copy = tmp_path / "copy"
     shutil.copytree(tiny_bundle, copy)
     (copy / "dense.bin").write_bytes((copy / "dense.bin").read_bytes()[:-100])
-    with pytest.raises(BundleHashError, match=r"dense\.bin: sha256"):
+    with pytest.raises(BundleHashError, match=r"dense\.bin: \d+ bytes are not"):
         edgeface.load(copy)
     (copy / MANIFEST).unlink()
     with pytest.raises(BundleError, match=r"no bundle\.json"):

@@ -6,33 +6,39 @@ Nothing is guessed from a file name or a shape, and every file's sha256 is check
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 from msgspec.structs import replace
 
 from edgeface.atomic import refused, replacing, temporary_name, working_folder
 from edgeface.bundle.checks import inconsistency
-from edgeface.bundle.schema import SCHEMA, Bundle, File, file_sets
+from edgeface.bundle.schema import MAX_MANIFEST_BYTES, SCHEMA, Bundle, File, file_sets
 from edgeface.bundle.schema1 import Bundle1, upgraded
 from edgeface.errors import BundleError, BundleHashError, OutputError
+from edgeface.regular_files import open_regular, read_regular
 
 MANIFEST = "bundle.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """Hex sha256 of a file's content; raises OSError, for what is no file as well."""
+    with open_regular(path) as stream:
+        return _sha256(stream)
+
+
+def _sha256(stream: BinaryIO) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    while block := stream.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -49,7 +55,7 @@ def read_bundle(directory: Path, *, verify: bool = True) -> Bundle:
     """
     manifest = directory / MANIFEST
     try:
-        raw = manifest.read_bytes()
+        raw = read_regular(manifest, MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{directory}: no {MANIFEST} there: give a bundle's directory") from None
     except OSError as error:
@@ -94,10 +100,16 @@ def verify_files(directory: Path, bundle: Bundle) -> None:
     for entry in bundle.files:
         path = bundle.folder(directory, [entry.name]) / entry.name
         try:
-            actual = sha256_of(path)
+            with open_regular(path) as stream:
+                size_bytes = os.fstat(stream.fileno()).st_size
+                actual = _sha256(stream) if size_bytes == entry.size_bytes else None
         except OSError as error:
             beside = "" if entry.part is None else f" and {entry.part} beside it"
             raise BundleError(f"{path}: {error.strerror}: copy the bundle{beside} again") from None
+        if actual is None:
+            raise BundleHashError(
+                f"{path}: {size_bytes} bytes are not the {entry.size_bytes} of {MANIFEST}: copy the bundle again"
+            )
         if actual != entry.sha256:
             raise BundleHashError(
                 f"{path}: sha256 {actual[:12]}... is not {MANIFEST}'s {entry.sha256[:12]}...: "

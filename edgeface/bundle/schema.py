@@ -18,10 +18,15 @@ from edgeface.faces import ClassNames
 
 SCHEMA = 2
 
-Count = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0)]
+# What a board can bear, and far more than any model here needs; without a limit a number could ask for all memory.
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 30
+Count = Annotated[int, Meta(ge=1, le=10_000)]
+Pixels = Annotated[int, Meta(ge=1, le=1024)]
+Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Positive = Annotated[float, Meta(gt=0, le=1e6)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Index = Annotated[int, Meta(ge=0)]
+Index = Annotated[int, Meta(ge=0, le=1 << 16)]
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -30,7 +35,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     name: str
     sha256: str
-    size_bytes: int
+    size_bytes: Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
     part: str | None = None
 
 
@@ -42,8 +47,8 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dh); ``landmarks`` (10A, anchor-major: x y of five points).
     """
 
-    stride: Count
-    anchors_px: Annotated[list[Positive], Meta(min_length=1)]
+    stride: Pixels
+    anchors_px: Annotated[list[Positive], Meta(min_length=1, max_length=64)]
     score: str
     box: str
     landmarks: str | None = None
@@ -54,7 +59,7 @@ class Map(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``channels`` is None where a bundle of schema 1 did not say it."""
 
     name: str
-    stride: Count
+    stride: Pixels
     channels: Count | None = None
 
 
@@ -67,9 +72,9 @@ class DenseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="d
 
     files: list[str]
     input: str
-    mean: float
-    scale: float
-    multiple: Count
+    mean: Number
+    scale: Number
+    multiple: Pixels
     levels: Annotated[list[Level], Meta(min_length=1)]
     variances: tuple[Positive, Positive]
     features: list[Map] = []
@@ -87,14 +92,14 @@ class PyramidStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
     files: list[str]
     input: str
-    mean: float
-    scale: float
-    cell_px: Count
-    stride: Count
+    mean: Number
+    scale: Number
+    cell_px: Pixels
+    stride: Pixels
     score: str
     box: str
-    factor: Annotated[float, Meta(gt=0, lt=1)]
-    min_face_px: Positive
+    factor: Annotated[float, Meta(gt=0, le=0.95)]
+    min_face_px: Annotated[float, Meta(ge=1, le=1e4)]
     threshold: Share
     nms_iou: Share
     merge_iou: Share
@@ -106,10 +111,10 @@ class Crops(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="crops"
     (3, size_px * P, size_px) float32. A crop has the box's centre and ``margin`` times its longer side. The net's
     outputs are (channels, P, 1)."""
 
-    mean: float
-    scale: float
-    size_px: Count
-    margin: Positive
+    mean: Number
+    scale: Number
+    size_px: Annotated[int, Meta(ge=1, le=8192)]
+    margin: Annotated[float, Meta(gt=0, le=100)]
 
 
 class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="points", tag_field="kind"):
@@ -118,7 +123,7 @@ class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="point
     has a net of its own, so that what lies before it can be folded in. Outputs are (channels, 1, P)."""
 
     maps: Annotated[list[str], Meta(min_length=1)]
-    patch: Count
+    patch: Annotated[int, Meta(ge=1, le=31)]
 
 
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="score", tag_field="kind"):
@@ -155,9 +160,9 @@ class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins", 
     centres, first_centre_deg + i * bin_deg (mos.txt, section 3.2.1)."""
 
     output: str
-    bins: Count
+    bins: Annotated[int, Meta(ge=1, le=1024)]
     bin_deg: Positive
-    first_centre_deg: float
+    first_centre_deg: Number
 
 
 class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="binary", tag_field="kind"):
@@ -228,7 +233,7 @@ def file_sets(stage: Stage) -> list[list[str]]:
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a detector uses when its caller does not say: longest side of the input, score and NMS IoU thresholds."""
 
-    size_px: Count
+    size_px: Annotated[int, Meta(ge=1, le=8192)]
     score: Share
     nms_iou: Share
 

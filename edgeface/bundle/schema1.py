@@ -10,14 +10,14 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from edgeface.bundle import schema as new
-from edgeface.bundle.schema import Count, Index, Positive, Share
+from edgeface.bundle.schema import Count, Index, Number, Pixels, Positive, Share
 
 
 class Level1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A level with its features beside its anchors' maps."""
 
-    stride: Count
-    anchors_px: Annotated[list[Positive], Meta(min_length=1)]
+    stride: Pixels
+    anchors_px: Annotated[list[Positive], Meta(min_length=1, max_length=64)]
     score: str
     box: str
     landmarks: str | None = None
@@ -29,9 +29,9 @@ class DenseStage1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
     files: list[str]
     input: str
-    mean: float
-    scale: float
-    multiple: Count
+    mean: Number
+    scale: Number
+    multiple: Pixels
     levels: Annotated[list[Level1], Meta(min_length=1)]
     variances: tuple[Positive, Positive]
 
@@ -42,10 +42,10 @@ class PoseStage1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="p
     files: Annotated[list[list[str]], Meta(min_length=1)]
     input: str
     logits: str
-    patch: Count
-    bins: Count
+    patch: Annotated[int, Meta(ge=1, le=31)]
+    bins: Annotated[int, Meta(ge=1, le=1024)]
     bin_deg: Positive
-    first_centre_deg: float
+    first_centre_deg: Number
 
 
 class Attribute1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,10 +62,10 @@ class CropStage1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="c
 
     files: list[str]
     input: str
-    mean: float
-    scale: float
-    size_px: Count
-    margin: Positive
+    mean: Number
+    scale: Number
+    size_px: Annotated[int, Meta(ge=1, le=8192)]
+    margin: Annotated[float, Meta(gt=0, le=100)]
     score: str
     box: str
     threshold: Share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.atomic import refused, replacing
-from edgeface.errors import CheckpointError
+from edgeface.errors import CheckpointError, EdgefaceError
 from edgeface.models.registry import model
+from edgeface.models.seal import SealError, check_seal, seal
 from edgeface.quantize.network import Quantisation, quantised
+from edgeface.regular_files import IrregularFileError, open_regular
 
 FORMAT = "edgeface-checkpoint"
 VERSION = 2
@@ -22,6 +25,8 @@ VERSION = 2
 # The first bytes of an ONNX file: its version, then its producer's name, or one of the fields that may stand there.
 _ONNX_VERSION_FIELD, _ONNX_NEXT_FIELDS = 0x08, (0x12, 0x1A, 0x22, 0x3A, 0x42)
 _READABLE = (1, VERSION)
+_PARTS = {"model": str, "options": dict, "state": dict, "metrics": dict, "made": dict, "licence": str}
+_MOST_FOLDED = 16
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,35 @@ class Checkpoint:
 
         A quantised one is in the mode "all" of edgeface.quantize.modules.
         """
-        net = model.get(self.model)(**self.options)
-        if self.quantisation is not None:
-            net = quantised(net, self.quantisation)
+        builder = model.get(self.model)
         try:
+            self._check_size(builder)
+            net = builder(**self.options)
+            if self.quantisation is not None:
+                net = quantised(net, self.quantisation)
             net.load_state_dict(self.state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
+        except EdgefaceError:
+            raise
+        except Exception as error:      # options and weights are the file's: whatever they make a builder raise
+            reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
             raise CheckpointError(f"weights do not fit {self.model} {self.options}: {reason}") from None
         return net.eval()
 
+    def _check_size(self, builder: Callable[..., nn.Module]) -> None:
+        """Raise CheckpointError for options that make a network far larger than the weights, before it takes memory."""
+        with torch.device("meta"):
+            outline = builder(**self.options)
+        wanted_bytes = sum(tensor.nbytes for tensor in outline.state_dict().values())
+        # Weights of a quantised network are folded together, and fewer.
+        if wanted_bytes > _MOST_FOLDED * sum(tensor.untyped_storage().nbytes() for tensor in self.state.values()):
+            raise CheckpointError(f"weights do not fit {self.model} {self.options}: the network has many more")
+
 
 def write_atomically(path: Path, content: Any) -> None:
-    """``torch.save`` to a temporary name beside ``path``, then replace; raises OutputError when the disk refuses."""
+    """``torch.save`` with a hash (``seal``) to a temporary name beside ``path``, then replace.
+
+    Raises OutputError when the disk refuses.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,18 +90,28 @@ def write_atomically(path: Path, content: Any) -> None:
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as a RuntimeError of its archive writer.
             raise refused(path, error if isinstance(error, OSError) else OSError(errno.ENOSPC, "disk full")) from None
+        try:
+            seal(temporary)
+        except OSError as error:
+            raise refused(path, error) from None
 
 
 def read_untrusted(path: Path) -> dict[str, Any]:
     """A dict of plain types and tensors from a ``.pt``, by ``weights_only=True`` with no fallback.
 
-    Raises CheckpointError when the file is missing, damaged or holds anything else.
+    Its hash is checked first. Raises CheckpointError when the file is missing, damaged or holds anything else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as stream:
+            check_seal(stream)
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except IrregularFileError as error:
+        raise CheckpointError(f"{path}: {error.strerror}: give a checkpoint") from None
+    except SealError as error:
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({error}): copy it again") from None
+    except Exception as error:      # torch and pickle raise nearly everything on damaged bytes
         raise CheckpointError(f"{path}: {_what_else(path, error)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not an edgeface checkpoint: train one with 'edgeface train'")
@@ -131,13 +162,17 @@ def load(path: Path) -> Checkpoint:
             f"{path}: checkpoint version {content.get('version')!r}, this edgeface reads "
             f"{' and '.join(map(str, _READABLE))}: update edgeface, or train it again"
         )
-    try:
-        return Checkpoint(
-            content["model"], content["options"], content["state"],
-            content["metrics"], content["made"], content["licence"], _quantisation(content.get("quantisation"), path),
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path}: has no {error.args[0]!r}: copy it again") from None
+    for name, kind in _PARTS.items():
+        if name not in content:
+            raise CheckpointError(f"{path}: has no {name!r}: copy it again")
+        if not isinstance(content[name], kind):
+            raise CheckpointError(f"{path}: its {name!r} is a {type(content[name]).__name__}: copy it again")
+    if not all(isinstance(key, str) for part in ("options", "state") for key in content[part]):
+        raise CheckpointError(f"{path}: its options or weights have names that are no text: copy it again")
+    if not all(isinstance(tensor, Tensor) and tensor.layout == torch.strided for tensor in content["state"].values()):
+        raise CheckpointError(f"{path}: its weights are not all tensors: copy it again")
+    quantisation = _quantisation(content.get("quantisation"), path)
+    return Checkpoint(**{name: content[name] for name in _PARTS}, quantisation=quantisation)
 
 
 def _quantisation(content: Any, path: Path) -> Quantisation | None:
@@ -145,5 +180,5 @@ def _quantisation(content: Any, path: Path) -> Quantisation | None:
         return None
     try:
         return Quantisation(**content)
-    except TypeError:
+    except (TypeError, ValueError):
         raise CheckpointError(f"{path}: its quantisation is of another version: quantise it again") from None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle
-from edgeface.errors import EngineError, OptionError
+from edgeface.errors import BundleError, EngineError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Picture, as_frame
 from edgeface.runtime.clock import Clock, Timing
@@ -151,3 +151,10 @@ class Detector:
             return found()
         except FloatingPointError as error:
             raise EngineError(f"{self.bundle.name}: {error}: use an fp32 bundle") from None
+        except (ValueError, IndexError, KeyError, TypeError, ArithmeticError) as error:
+            # The one place for what escapes a decoder: outputs of other shapes or sizes than the bundle says.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BundleError(
+                f"{self.bundle.name}: its nets' outputs are not what its bundle.json says ({reason}): convert the "
+                "checkpoint again"
+            ) from error

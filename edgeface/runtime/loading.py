@@ -14,6 +14,7 @@ from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, Session
 from edgeface.runtime.limits import Limits, limited
 from edgeface.runtime.threads import AutomaticThreads, default_threads
+from edgeface.runtime.trial import require_tried
 
 
 def open_sessions(
@@ -21,11 +22,19 @@ def open_sessions(
 ) -> list[list[Session]]:
     """Every net of a bundle in ``directory``, opened by the bundle's engine: one list a stage, one entry a file set.
 
-    ``device`` is that of ``Options``. Raises UnknownEngineError, EngineError, MissingExtraError, and
-    OptionError for a device that the engine does not run on.
+    A bundle that did not come with edgeface is tried in a child process first, once on a machine (``trial``).
+    ``device`` is that of ``Options``. Raises UnknownEngineError, EngineError, MissingExtraError, and OptionError for a
+    device that the engine does not run on.
     """
     if device != "cpu" and bundle.engine != "torch":
         raise OptionError(f"the engine {bundle.engine} runs on the CPU, not on {device!r}: leave the device out")
+    engines.engine.get(bundle.engine)
+    require_tried(directory, bundle)
+    return open_untried(directory, bundle, threads, device=device)
+
+
+def open_untried(directory: Path, bundle: Bundle, threads: int, *, device: str = "cpu") -> list[list[Session]]:
+    """As ``open_sessions``, without a trial: a damaged bundle may end the process."""
     options = Options(threads, bundle.precision, device)
     open_net = engines.engine.get(bundle.engine)
     return [

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.bundle.schema import MAX_FILE_BYTES
 from edgeface.errors import EngineError
+from edgeface.regular_files import read_regular
 
 MAGIC = "7767517"
 TAG_FLOAT32 = 0
@@ -37,6 +39,8 @@ _WEIGHTLESS = frozenset({
     "Interp", "Noop", "Padding", "Permute", "Pooling", "ReLU", "Reshape", "ShuffleChannel", "Sigmoid", "Slice",
     "Softmax", "Split", "Squeeze", "Swish", "TanH", "UnaryOp",
 })
+# A text of some hundred layers has some 50 kB.
+_MAX_PARAM_BYTES = 8 << 20
 INT8_TERM = 8       # the param key that says a layer has int8 weights and scales
 INT8_KINDS = {"Convolution": 2, "InnerProduct": 2, "ConvolutionDepthWise": 1}     # and its value without requantisation
 REQUANTISES = 100   # what is added to it when the layer's output is int8 as well; fully connected layers cannot
@@ -87,7 +91,7 @@ def check_files(param: Path, weights: Path) -> None:
     Raises EngineError with the file's name.
     """
     try:
-        text = param.read_text("ascii")
+        text = read_regular(param, _MAX_PARAM_BYTES).decode("ascii")
     except UnicodeDecodeError:
         raise EngineError(f"{param}: not a text .param: copy the bundle again") from None
     except OSError as error:
@@ -98,7 +102,7 @@ def check_files(param: Path, weights: Path) -> None:
     except ValueError as error:
         raise EngineError(f"{param}: damaged or not an ncnn .param ({error}): copy the bundle again") from None
     try:
-        content = weights.read_bytes()
+        content = read_regular(weights, MAX_FILE_BYTES)
     except OSError as error:
         raise EngineError(f"{weights}: {error.strerror}: copy the bundle again") from None
     try:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.bundle.schema import MAX_FILE_BYTES
 from edgeface.errors import EngineError, MissingExtraError
+from edgeface.regular_files import read_regular
 from edgeface.runtime.engines.registry import Options, RawMap, Takes, engine
 from edgeface.runtime.engines.tflite_files import TfliteNet, TfliteTensor, check_tflite
 
@@ -174,7 +176,7 @@ def open_tflite(
         raise EngineError(f"{directory}: a TFLite net is one file, not {len(files)}: convert it again")
     path = directory / files[0]
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MAX_FILE_BYTES)
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror}: copy the bundle again") from None
     net = check_tflite(content, path)

@@ -1,0 +1,122 @@
+"""What ``trial`` runs in a child: every net of a bundle on small inputs, then the detector on a small picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.bundle import Bundle, Crops, DenseStage, FaceStage, PyramidStage, Stage
+from edgeface.errors import EdgefaceError
+from edgeface.runtime.detector import Detector
+from edgeface.runtime.engines import Session
+from edgeface.runtime.loading import open_untried
+
+MEMORY_BYTES = 800 << 20
+PROCESSOR_S = 5
+_STARTS = 10
+# A net is run at its bundle's own size as well, where that is foreseen to take no longer.
+_FULL_SIZE_S = 1.5
+
+Shape = tuple[int, int]
+
+
+def main(directory: str) -> None:
+    """Try the bundle in ``directory``, described on standard input as in bundle.json.
+
+    The last line on standard output is [null, null], or an error's name and text.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    # A slow board needs seconds to come so far, and as many times more for the rest.
+    limit_s = math.ceil(time.process_time() + max(PROCESSOR_S, _STARTS * time.process_time()))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
+    name: str | None = None
+    text: str | None = None
+    try:
+        try_bundle(Path(directory), msgspec.json.decode(sys.stdin.buffer.read(), type=Bundle))
+    except EdgefaceError as error:
+        name, text = type(error).__name__, str(error)
+    except MemoryError:
+        name, text = "EngineError", f"{directory}: its nets take more memory than there may be: do not use this bundle"
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        name, text = "EngineError", f"{directory}: its nets cannot be run ({reason}): convert the checkpoint again"
+    sys.stdout.write("\n" + json.dumps([name, text]) + "\n")
+    sys.stdout.flush()
+
+
+def try_bundle(directory: Path, bundle: Bundle) -> None:
+    """Open and run every net; raises EdgefaceError and whatever an engine raises, or ends by a signal."""
+    sessions = open_untried(directory, bundle, 1)
+    features: dict[str, int] = {}
+    for stage, opened in zip(bundle.stages, sessions, strict=True):
+        for number, session in enumerate(opened):
+            channels = _channels(stage, number, features)
+            for shape in _shapes(stage):
+                maps = _run(session, channels, shape)
+            if isinstance(stage, DenseStage):
+                features = {name: values.shape[0] for name, values in maps.items()}
+                _run_at_full_size(session, _shapes(stage)[-1], bundle.defaults.size_px, stage.multiple)
+    # What the decoding finds wrong it says in the user's process as well; here only its end by a signal matters.
+    with suppress(Exception):
+        _detect(bundle, sessions)
+
+
+def _channels(stage: Stage, number: int, features: dict[str, int]) -> int:
+    """Of the input of the stage's net ``number``: a picture's three, or those of the map that it gathers from."""
+    if isinstance(stage, FaceStage) and not isinstance(stage.gather, Crops):
+        return features.get(stage.gather.maps[number], 1)
+    return 3
+
+
+def _shapes(stage: Stage) -> list[Shape]:
+    """(height, width) of a stage's inputs, smallest first."""
+    if isinstance(stage, FaceStage):
+        gather = stage.gather
+        if isinstance(gather, Crops):
+            return [(gather.size_px * count, gather.size_px) for count in (1, 4)]
+        return [(gather.patch, gather.patch * count) for count in (1, 5)]
+    if isinstance(stage, PyramidStage):
+        return [(stage.cell_px, stage.cell_px), (stage.cell_px * 4 + 7, stage.cell_px * 9)]
+    return [(stage.multiple, stage.multiple), (stage.multiple * 2, stage.multiple * 3)]
+
+
+def _run(session: Session, channels: int, shape: Shape) -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    x: NDArray[Any]
+    if session.takes == "pixels":
+        x = rng.integers(-128, 128, (*shape, channels), np.int8)
+    else:
+        x = rng.uniform(-1, 1, (channels, *shape)).astype(np.float32)
+    run = session.run(x)
+    return {name: run.output(name) for name in sorted(session.outputs)}
+
+
+def _run_at_full_size(session: Session, shape: Shape, size_px: int, multiple: int) -> None:
+    began_s = time.process_time()
+    _run(session, 3, shape)
+    taken_s = time.process_time() - began_s
+    side = -(-size_px // multiple) * multiple
+    if taken_s * side * side / (shape[0] * shape[1]) < _FULL_SIZE_S:
+        _run(session, 3, (side, side))
+
+
+def _detect(bundle: Bundle, sessions: Sequence[Sequence[Session]]) -> None:
+    if bundle.is_refinement:
+        return
+    picture = np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8)
+    first = bundle.stages[0]
+    size_px = 2 * getattr(first, "multiple", 48)
+    # Every anchor is kept, so that every decoder has something to decode.
+    Detector(bundle, sessions, size_px=size_px, score=0.0, nms_iou=bundle.defaults.nms_iou)(picture)
