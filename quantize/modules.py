@@ -5,8 +5,8 @@ tensor in int8 ("all"), ncnn only what an int8 convolution reads ("inputs"), wit
 serves both, and a network in one of these modes is the reference that its engine is held against.
 
 In training mode rounding is fake quantisation, with gradients. In evaluation mode a convolution computes on whole
-numbers held in float32, which is exact up to 1,032 inputs a value (127 * 128 * 1,032 < 2^24), beyond that in float64,
-and scales the sums as engines do. That matters: a value that falls on the other side of a half is a level off, moves
+numbers held in float32, which is exact while no sum of a layer can reach 2^24, beyond that in float64, and scales the
+sums as engines do. That matters: a value that falls on the other side of a half is a level off, moves
 others over theirs, and after fifty layers a few per cent of all values differ; rounding errors of plain float32
 convolutions are enough to start it.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ from .scales import Q_MAX, LayerScales
 
 Mode = Literal["float", "inputs", "all"]
 _ADD_BITS = 21
-_MOST_IN_FLOAT32 = (1 << 24) // (Q_MAX + 1) // Q_MAX
+# Whole numbers up to here are exact in float32, and so is a sum whose parts all stay under it, in any order.
+_EXACT_IN_FLOAT32 = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Point(nn.Module):
         if self.mode == "all":
             return steps.round().clamp(-Q_MAX - 1, Q_MAX)
         whole = steps.trunc()
-        return (whole + (2 * (steps - whole)).trunc()).clamp(-Q_MAX, Q_MAX)
+        # In place, since maps are large: whole + trunc(2 * (steps - whole)).
+        return steps.sub_(whole).mul_(2).trunc_().add_(whole).clamp_(-Q_MAX, Q_MAX)
 
     def forward(self, x: Tensor | Sums) -> Signal:
         """A tensor that the network has just computed, rounded where every tensor is int8."""
@@ -140,6 +142,15 @@ class Point(nn.Module):
         return self._rounded(x) if self.mode == "inputs" else x
 
 
+class _WholeWeight(NamedTuple):
+    """The weights (O, I / groups, k, k) of ``source`` as whole numbers, and their scales (O,), as of ``state``."""
+
+    source: Tensor
+    state: tuple[int, torch.device]     # how often the source was written to, and where it lies
+    values: Tensor
+    scales: Tensor
+
+
 class FoldedConv(nn.Module):
     """Convolution with its batch norm folded in, a bias always, and ReLU or not: what engines call one layer.
 
@@ -157,6 +168,7 @@ class FoldedConv(nn.Module):
         self.mode: Mode = "float"
         # The point last read; in a tuple, or torch would take it for a part of this layer.
         self.reads: tuple[Point, ...] = ()
+        self._whole: _WholeWeight | None = None
 
     def forward(self, signal: Signal) -> Tensor | Sums:
         """(N, I, H, W) -> (N, O, H', W'), not yet rounded: the next point does that."""
@@ -176,22 +188,35 @@ class FoldedConv(nn.Module):
 
     def _whole_sums(self, x: Tensor) -> Tensor:
         """The sums of whole numbers, exact: in float32 where that holds them, else in float64."""
-        # From the rounded weights, which converters take: a division may put a half on the other side.
-        scales = weight_scales(self.weight)[:, None, None, None]
-        weight = (fake_quantise_weight(self.weight) / scales).round()
-        if weight[0].numel() > _MOST_IN_FLOAT32:
-            x, weight = x.double(), weight.double()
-        return self._convolved(x, weight, None)
+        weight = self._whole_weight().values
+        return self._convolved(x.to(weight.dtype), weight, None)
+
+    def _whole_weight(self) -> _WholeWeight:
+        """The weights as whole numbers, worked out once for as long as they stay the same."""
+        kept = self._whole
+        # A load or an optimiser writes in place, which a tensor counts, unless it was made for inference alone.
+        version = -1 if self.weight.is_inference() else self.weight._version
+        state = (version, self.weight.device)
+        if kept is None or kept.source is not self.weight or kept.state != state or version < 0:
+            with torch.no_grad():
+                scales = weight_scales(self.weight)
+                # From the rounded weights, which converters take: a division may put a half on the other side.
+                values = (fake_quantise_weight(self.weight) / scales[:, None, None, None]).round()
+                largest_sum = float(values.abs().sum((1, 2, 3)).max()) * (Q_MAX + 1)
+                values = values if largest_sum < _EXACT_IN_FLOAT32 else values.double()
+            kept = self._whole = _WholeWeight(self.weight, state, values, scales)
+        return kept
 
     def _whole_numbers(self, signal: Signal) -> Tensor:
         sums = self._whole_sums(signal.point.integers(signal.value)).float()
-        steps = self.steps(signal.point)[:, None, None]
-        bias = self.bias_steps(signal.point)[:, None, None] * steps
+        channel_steps = self.steps(signal.point)
+        steps = channel_steps[:, None, None]
+        bias = (self.bias / channel_steps).round()[:, None, None] * steps
         # In double and then rounded once, as ncnn's fused multiply-add does.
         return sums.double().mul_(steps.double()).add_(bias.double()).float()
 
     def _sums(self, signal: Signal) -> Sums:
-        scales = weight_scales(self.weight)
+        scales = self._whole_weight().scales
         x = (signal.value / signal.point.log_scale.exp()).round()
         sums = self._whole_sums(x)
         steps = signal.point.log_scale.detach().exp() * scales
@@ -201,7 +226,8 @@ class FoldedConv(nn.Module):
 
     def steps(self, point: Point) -> Tensor:
         """What a sum's 1 is worth, (O,); computed as ncnn does from the inverse scales in its files."""
-        return 1 / ((1 / point.log_scale.detach().exp()) * (1 / weight_scales(self.weight)))
+        scales = weight_scales(self.weight) if self.training else self._whole_weight().scales
+        return 1 / ((1 / point.log_scale.detach().exp()) * (1 / scales))
 
     def bias_steps(self, point: Point) -> Tensor:
         """The bias as whole steps (O,), which TFLite's biases are; ncnn's are floats and can hold the same."""
