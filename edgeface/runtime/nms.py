@@ -5,12 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.runtime.kernels import decoding, library
 
 Floats = NDArray[np.floating]
+
+# How much of the smaller of two boxes lies in the other, and how far apart their points are in sides of the smaller,
+# that both are one face. Only for faces of a side from LARGE_SHARE of the picture's longest: a net sees parts of such a
+# face as faces too, and two people are seldom so near to the camera and to each other.
+LARGE_SHARE = 0.23
+SHARED_AREA, SHARED_POINTS = 0.3, 0.65
 
 
 def iou(boxes_a: Floats, boxes_b: Floats) -> Floats:
@@ -65,9 +73,46 @@ def _area(columns: Floats) -> Floats:
 
 def _overlap(a: Floats, area_a: Floats, b: Floats, area_b: Floats) -> Floats:
     """IoU of boxes (4, ...) that broadcast against each other. One function, so that all rounding is the same."""
-    width = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
-    height = np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
-    shared = width * height
+    shared = _shared(a, b)
     union = area_a + area_b - shared
     overlap: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return overlap
+
+
+def _shared(a: Floats, b: Floats) -> Floats:
+    """The area that boxes (4, ...) have in common, where they broadcast against each other."""
+    width = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
+    height = np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
+    area: Floats = width * height
+    return area
+
+
+def seen_again(boxes: Floats, points_of: Callable[[NDArray[np.int64]], Floats], longest_px: float) -> NDArray[np.bool_]:
+    """Which boxes (N, 4), best first, show a large face that a better box shows already: (N,) bool.
+
+    ``points_of`` gives the five points (M, 5, 2) of the boxes of some indices; it is asked only where two boxes share
+    enough area. All in pixels of the picture, whose longer side is ``longest_px``.
+    """
+    again = np.zeros(len(boxes), bool)
+    columns = np.ascontiguousarray(boxes.T)                                 # (4, N)
+    area = _area(columns)
+    side = np.sqrt(area)
+    large = np.flatnonzero(side >= LARGE_SHARE * longest_px)
+    if len(boxes) < 2 or len(large) == 0:
+        return again
+    shared = _shared(columns[:, large, None], columns[:, None, :])          # (L, N)
+    near = shared >= SHARED_AREA * np.minimum(area[large, None], area[None])
+    near[np.arange(len(large)), large] = False
+    asked = np.flatnonzero(near.any(0))
+    if len(asked) == 0:
+        return again
+    asked = np.union1d(asked, large[near.any(1)])
+    points = points_of(asked)
+    place = np.full(len(boxes), -1)
+    place[asked] = np.arange(len(asked))
+    pairs = {(int(min(large[i], j)), int(max(large[i], j))) for i, j in np.argwhere(near)}
+    for better, worse in sorted(pairs):
+        if not again[better]:
+            apart = float(np.linalg.norm(points[place[better]] - points[place[worse]], axis=1).mean())
+            again[worse] |= apart <= SHARED_POINTS * float(min(side[better], side[worse]))
+    return again

@@ -16,6 +16,7 @@ from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.engines import RawMap, Run, Session
 from edgeface.runtime.engines.registry import BatchSession
 from edgeface.runtime.logistic import logit, sigmoid
+from edgeface.runtime.nms import seen_again
 from edgeface.runtime.preprocess import NetInput, letterbox, letterbox_planes, letterbox_signed
 from edgeface.runtime.stages.kind import Image, Sides, Sight, Size, StageKind, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Late, Scene, checked, require
@@ -46,10 +47,12 @@ class DenseFinder:
         """The faces of a run that ``start`` starts on ``boxed``; raises as ``find``."""
         looked = _Looked(self, TimedRun(scene.clock, start), (boxed.scale_x, boxed.scale_y))
         kept, boxes = looked.best(least, scene.nms_iou)
-        everyone = np.arange(len(kept))
         told: dict[str, Floats | Late] = {}
         if self.stage.levels[0].landmarks is not None:
-            told["landmarks"] = Late(lambda rows: looked.landmarks(kept[rows]), everyone)
+            longest_px = max(scene.frame.width, scene.frame.height)
+            once = np.flatnonzero(~seen_again(boxes, lambda rows: looked.landmarks(kept[rows]), longest_px))
+            kept, boxes = kept[once], boxes[once]
+            told["landmarks"] = Late(lambda rows: looked.landmarks(kept[rows]), np.arange(len(kept)))
         return Found(boxes, sigmoid(kept.logits), told, looked, kept, boxed.x)
 
     @property
