@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from edgeface.stream.controls import Controls
 from edgeface.stream.machine import Machine, Warmth
+from edgeface.stream.preview import board as board_module
 from edgeface.stream.preview.board import Board
 from edgeface.stream.preview.page import Page as PreviewPage
 from edgeface.stream.preview.server import Server
@@ -208,6 +209,21 @@ def test_sizes_that_the_machine_chooses_are_shown(page: Page, stage: Stage) -> N
     for size_px in (256, 192):
         stage.controls.set(size_px=size_px)
         wait_until(page, f"document.getElementById('size').value === '{size_px}'")
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_does_not_spoil_the_times(
+    page: Page, stage: Stage, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    page.goto(stage.url)
+    shown_frame(page)
+    now_s, now_ns = time.time, time.time_ns
+    monkeypatch.setattr(board_module, "time", lambda: now_s() + jump_s)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + int(jump_s * 1e9))
+    first = shown_frame(page)
+    wait_until(page, f"Number(document.body.dataset.frame) >= {first + 10}")
+    shown_ms = float(page.inner_text("#latency").removesuffix(" ms"))
+    assert abs(shown_ms) < 10_000
 
 
 def test_a_source_that_stops_and_heat_are_said(page: Page, stage: Stage) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,8 @@ def install(
         raise OptionError("--user and --run-as exclude each other: a service of your own has your rights")
     where = (folder or Path.cwd()).absolute()
     user = None if own else run_as or os.environ.get("SUDO_USER") or getpass.getuser()
-    arguments = _with_source(arguments)
+    with _in(where):
+        arguments = _with_source(arguments)
     service = Service(name, [sys.executable, "-m", "edgeface"], arguments, where, user)
     _check(arguments, service)
     if only_print:
@@ -84,15 +86,11 @@ def _check(arguments: tuple[str, ...], service: Service) -> None:
     everybody on the machine can read in a unit."""
     from edgeface.cli.camera import command as camera
 
-    before = Path.cwd()
-    os.chdir(service.folder)
-    try:
+    with _in(service.folder):
         context = camera.make_context("edgeface camera", [*arguments, "--check"])
         # Standard output is the unit's, where that is printed.
         with context, redirect_stdout(sys.stderr):
             camera.invoke(context)
-    finally:
-        os.chdir(before)
     if context.get_parameter_source("token") is ParameterSource.COMMANDLINE:
         raise OptionError(f"everybody here can read a unit: put EDGEFACE_TOKEN=... into {service.secrets}, not --token")
     from edgeface.addresses import has_secret
@@ -101,6 +99,20 @@ def _check(arguments: tuple[str, ...], service: Service) -> None:
         raise OptionError(
             "everybody here can read a unit: put the address with its password into a file for --config, mode 0600"
         )
+
+
+@contextmanager
+def _in(folder: Path) -> Iterator[None]:
+    """In the block relative names are those of ``folder``, where the service will look for them. Raises OptionError."""
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise OptionError(f"{folder}: {error.strerror}: make it, the service writes there") from None
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _own_units() -> Path:
