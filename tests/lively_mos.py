@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.models import checkpoint
-from edgeface.models.mos import MOS
+from edgeface.models.mos import MOS, mos_s
 from edgeface.models.multitask import MultiTaskHead
 
 DEFAULT_SCORE_LOGIT = 0.85      # of 0.7
@@ -32,7 +32,11 @@ def scenes(count: int) -> list[NDArray[np.uint8]]:
 def lively_mos(width: str = "0.5x", channels: int = 64) -> MOS:
     """A seeded net in eval mode: batch norms that fit their inputs, and one anchor in 200 above the default score."""
     torch.manual_seed(0)
-    net = MOS(width, channels)
+    return made_lively(mos_s(width, channels))
+
+
+def made_lively(net: MOS) -> MOS:
+    """A new net in eval mode, as ``lively_mos`` says."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None      # the running figures become the plain mean of what is seen

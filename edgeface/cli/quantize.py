@@ -94,7 +94,8 @@ def command(
     measures = auto_keep is not None or report_directory is not None
     settings = None
     if _is_detector(checkpoint):
-        settings = _settings(checkpoint, config, overrides)
+        if measures or not calibrate_only or config is not None or overrides:
+            settings = _settings(checkpoint, config, overrides)
     else:
         _require_calibration_alone(checkpoint, measures, calibrate_only, config, overrides)
     _require_writable(out)

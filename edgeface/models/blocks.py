@@ -27,13 +27,14 @@ class FPN(nn.Module):
     """Feature pyramid over neighbouring strides (mos.txt, fig. 1): 1x1 laterals, top-down addition, 3x3 smoothing.
 
     Takes maps (N, C_i, H_i, W_i), finest first, each half the size of the one before; gives maps (N, out, H_i, W_i).
-    The upsampling takes its size from the factor 2, so inputs must be multiples of the coarsest stride.
+    The upsampling takes its size from the factor 2, so inputs must be multiples of the coarsest stride. With
+    ``smooth=False`` sums are given as they are: for context modules that begin with a 3x3.
     """
 
-    def __init__(self, channels: Sequence[int], out: int) -> None:
+    def __init__(self, channels: Sequence[int], out: int, smooth: bool = True) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(ConvBN(c, out, 1) for c in channels)
-        self.smooth = nn.ModuleList(ConvBN(out, out, 3) for _ in channels[:-1])
+        self.smooth = nn.ModuleList(ConvBN(out, out, 3) if smooth else nn.Identity() for _ in channels[:-1])
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         levels = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]

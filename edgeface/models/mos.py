@@ -1,13 +1,18 @@
-"""MOS-S (mos.txt): ShuffleNetV2, FPN on strides 8, 16, 32, SSH, multi-task head, and a pose head at kept anchors."""
+"""MOS (mos.txt): a trunk, FPN on strides 8, 16, 32, context modules, multi-task head, and a pose head at kept anchors.
+
+``mos_s`` is the paper's; ``mos_fast`` and ``mos_tiny`` have a trunk that is made for a Cortex-A72.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from edgeface.models.backbones.pool import PoolNet, SkipConv
 from edgeface.models.blocks import FPN, SSH
 from edgeface.models.multitask import MultiTaskHead
 from edgeface.models.registry import model
@@ -67,19 +72,21 @@ def gather_patches(features: Tensor, image: Tensor, row: Tensor, col: Tensor) ->
 
 
 class MOS(nn.Module):
-    """The MOS network; ``forward`` is the dense stage, ``pose`` the stage per face."""
+    """The MOS network; ``forward`` is the dense stage, ``pose`` the stage per face.
+
+    ``backbone`` gives maps at STRIDES, ``fpn`` takes them and gives as many of ``channels`` channels, and ``context``
+    has a module a level, each (N, channels, H, W) -> the same shape.
+    """
 
     anchors_per_position = 2
 
-    def __init__(self, width: str = "1.0x", channels: int = 64) -> None:
+    def __init__(self, backbone: nn.Module, fpn: FPN, context: Sequence[nn.Module], channels: int) -> None:
         super().__init__()
         a = self.anchors_per_position
         self.channels = channels
-        self.backbone = ShuffleNetV2(width)
-        self.fpn = FPN(self.backbone.channels, channels)
-        # The paper's "+DCN" row would put deformable convolutions into these context modules. They are left out: they
-        # gain .5 AP there, and neither ncnn's int8 nor TFLite has one.
-        self.context = nn.ModuleList(SSH(channels) for _ in STRIDES)
+        self.backbone = backbone
+        self.fpn = fpn
+        self.context = nn.ModuleList(context)
         tasks = {"score": 2 * a, "box": 4 * a, "landmarks": 10 * a, "pose": 0}
         self.heads = nn.ModuleList(MultiTaskHead(channels, tasks) for _ in STRIDES)
         self.pose_head = PoseHead(channels)
@@ -131,4 +138,32 @@ def pose_degrees(logits: Tensor) -> Tensor:
 @model("mos_s")
 def mos_s(width: str = "1.0x", channels: int = 64) -> MOS:
     """MOS-S (mos.txt, section 4.1); ``width`` "1.0x" or "0.5x" of ShuffleNetV2, ``channels`` of the pyramid."""
-    return MOS(width, channels)
+    backbone = ShuffleNetV2(width)
+    fpn = FPN(backbone.channels, channels)
+    # The paper's "+DCN" row would put deformable convolutions into these context modules. They are left out: they
+    # gain .5 AP there, and neither ncnn's int8 nor TFLite has one.
+    return MOS(backbone, fpn, [SSH(channels) for _ in STRIDES], channels)
+
+
+def _pooled(widths: Sequence[int], counts: Sequence[int], channels: int) -> MOS:
+    """MOS on ``PoolNet``, with a pyramid that only adds and one 3x3 a level for context."""
+    backbone = PoolNet(widths, counts)
+    fpn = FPN(backbone.channels, channels, smooth=False)
+    return MOS(backbone, fpn, [SkipConv(channels, channels) for _ in STRIDES], channels)
+
+
+@model("mos_tiny")
+def mos_tiny(
+    widths: Sequence[int] = (8, 16, 48, 64, 96), counts: Sequence[int] = (1, 1, 3, 4, 6), channels: int = 48
+) -> MOS:
+    """MOS for one Cortex-A72 at 20 ms a picture of 320x256; ``widths`` and ``counts`` of ``PoolNet``, ``channels`` of
+    the pyramid. The layers at stride 32 are cheap, and let an anchor see a face that fills the frame."""
+    return _pooled(widths, counts, channels)
+
+
+@model("mos_fast")
+def mos_fast(
+    widths: Sequence[int] = (16, 32, 64, 96, 128), counts: Sequence[int] = (1, 1, 3, 3, 4), channels: int = 64
+) -> MOS:
+    """MOS for one Cortex-A72 at 31 ms a picture of 320x256; else as ``mos_tiny``."""
+    return _pooled(widths, counts, channels)

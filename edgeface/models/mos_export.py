@@ -158,4 +158,5 @@ class MOSExporter(Exporter):
         return [{"dense": batch} for batch in calibration_batches(data, pictures, progress)]
 
 
-exporter("mos_s")(MOSExporter())
+for name in ("mos_s", "mos_fast", "mos_tiny"):
+    exporter(name)(MOSExporter())

@@ -3,18 +3,21 @@
 Batch norms are folded into their convolutions, the multi-task heads (mos.txt, section 3.1) into one 1x1 convolution a
 task, a face's two score logits into their difference, the pose task's 1x1 into the pose head's first convolution, and
 the backbone's channel shuffles into the order of the weights (shuffle_free.py). SSH's ReLU stands before its
-concatenation, where it is the same and can be a part of the convolutions. Every tensor that an int8 engine stores is a
+concatenation, where it is the same and can be a part of the convolutions. Backbone and context modules are deployed by
+their type (deploy.py). Every tensor that an int8 engine stores is a
 ``Point``, so this is also the network that quantisation-aware training trains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeface.models.blocks import FPN, SSH
+from edgeface.models.deploy import deploy
 from edgeface.models.mos import MOS, PIXEL_SCALE, POSE_BINS, DenseOutput, PoseHead, gather_patches
 from edgeface.models.multitask import MultiTaskHead
 from edgeface.models.shuffle_free import Layout, ShuffleFreeStage, folded, read_through
@@ -76,8 +79,9 @@ class FoldedFPN(nn.Module):
             self.lateral.append(FoldedConv(read_through(weight, layout), bias))
             self.lateral_out.append(Point())
         self.sum_out = nn.ModuleList(Point() for _ in fpn.smooth)
-        self.smooth = nn.ModuleList(_conv(block) for block in fpn.smooth)
-        self.smooth_out = nn.ModuleList(Point() for _ in fpn.smooth)
+        smooth = [block for block in fpn.smooth if not isinstance(block, nn.Identity)]
+        self.smooth = nn.ModuleList(_conv(block) for block in smooth)
+        self.smooth_out = nn.ModuleList(Point() for _ in smooth)
 
     def forward(self, maps: Sequence[Signal]) -> list[Signal]:
         levels = [
@@ -87,7 +91,9 @@ class FoldedFPN(nn.Module):
             up = levels[i + 1].mapped(lambda x: nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
             point = self.sum_out[i]
             assert isinstance(point, Point)
-            levels[i] = self.smooth_out[i](self.smooth[i](point.sum(levels[i], up)))
+            levels[i] = point.sum(levels[i], up)
+            if len(self.smooth):
+                levels[i] = self.smooth_out[i](self.smooth[i](levels[i]))
         return levels
 
 
@@ -147,17 +153,31 @@ class FoldedPoseHead(nn.Module):
         return out.value
 
 
+@deploy.register
+def _shufflenetv2(block: ShuffleNetV2, multiple: int = 1) -> nn.Module:
+    return FoldedBackbone(block, multiple)
+
+
+@deploy.register
+def _ssh(block: SSH, multiple: int = 1) -> nn.Module:
+    return FoldedSSH(block)
+
+
 class FoldedMOS(nn.Module):
-    """The deployed MOS, made from a trained one; it owns its weights and computes in float until ``set_mode``."""
+    """The deployed MOS, made from a trained one; it owns its weights and computes in float until ``set_mode``.
+
+    Raises ConversionError for one with a block that has no deployed form.
+    """
 
     def __init__(self, net: MOS, channel_multiple: int = CHANNEL_MULTIPLE) -> None:
         super().__init__()
         self.channels = net.channels
         self.data = Point(PIXEL_SCALE, fixed=True)      # pixels less their mean: whole numbers already
-        self.backbone = FoldedBackbone(net.backbone, channel_multiple)
-        self.fpn = FoldedFPN(net.fpn, self.backbone.layouts)
+        self.backbone = deploy(net.backbone, channel_multiple)
+        layouts: Any = self.backbone.layouts        # torch types a module's attributes as tensors and modules
+        self.fpn = FoldedFPN(net.fpn, layouts)
         heads = [head for head in net.heads if isinstance(head, MultiTaskHead)]
-        self.context = nn.ModuleList(FoldedSSH(ssh) for ssh in net.context if isinstance(ssh, SSH))
+        self.context = nn.ModuleList(deploy(block) for block in net.context)
         self.heads = nn.ModuleList(FoldedHead(head) for head in heads)
         # The levels' first convolutions differ by the folded task, so each level has a head of its own.
         self.pose_heads = nn.ModuleList(FoldedPoseHead(head, net.pose_head) for head in heads)
@@ -180,8 +200,7 @@ class FoldedMOS(nn.Module):
 
     def pose_maps(self, patches: Tensor, level: int) -> Tensor:
         """Patches of one level's features side by side (N, C, 3, 3P) -> logits (N, 198, 1, P)."""
-        point = self.context[level].features
-        assert isinstance(point, Point)
+        point = self.context[level].get_submodule("features")
         out: Tensor = self.pose_heads[level](point(patches))
         return out
 

@@ -159,4 +159,6 @@ def _face_logit(score: Tensor) -> Tensor:
     return score[..., 1] - score[..., 0]
 
 
-recipe("mos_s")(Recipe(MOSObjective, multiple=2 * max(STRIDES)))    # a stitched canvas has crops of half its size
+for name in ("mos_s", "mos_fast", "mos_tiny"):
+    # A stitched canvas has crops of half its size.
+    recipe(name)(Recipe(MOSObjective, multiple=2 * max(STRIDES)))

@@ -123,9 +123,8 @@ def train_detector(request: Request) -> DetectorTraining:
     )
 
 
-trainer("mos_s")(train_detector)
-trainer("s3fd")(train_detector)
-trainer("s3fd_light")(train_detector)
+for name in ("mos_s", "mos_fast", "mos_tiny", "s3fd", "s3fd_light"):
+    trainer(name)(train_detector)
 
 
 @trainer("mtcnn")
