@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from edgeface import regular_files
-from edgeface.errors import InputError
+from edgeface.errors import InputError, SourceError
 from edgeface.image_headers import is_heif, is_picture
 from edgeface.mjpeg import JPEG_START, PictureSplitter
 
@@ -76,7 +76,11 @@ def is_motion_jpeg(stream: BinaryIO) -> bool:
     stream.seek(0)
     splitter = PictureSplitter()
     while data := stream.read(_CHUNK_BYTES):
-        found = splitter.feed(data)
+        try:
+            found = splitter.feed(data)
+        except SourceError:
+            # Larger than what a camera sends: if it is a picture after all, its reader says so.
+            return False
         if found:
             stream.seek(len(found[0]))
             following = stream.read(_MOST_PADDING_BYTES).lstrip(b"\0")

@@ -16,11 +16,14 @@ JPEG_START = b"\xff\xd8\xff"
 
 # Inside a scan FF 00 is a data byte FF, and FF D0 to D7 are restart markers: anything else after FF ends the scan.
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_FILL = re.compile(rb"\xff+")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"^content-length[ \t]*:[ \t]*(\d{1,12})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _TYPE = re.compile(rb"^content-type[ \t]*:[ \t]*([^\s;]+)", re.IGNORECASE | re.MULTILINE)
 _END, _START, _SCAN = 0xD9, 0xD8, 0xDA
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
+# Of one picture; with 60 scans it has a few hundred. More would only take time.
+_MOST_SEGMENTS = 1 << 12
 # Between two pictures there is little else than a part's headers.
 _MOST_BETWEEN_BYTES = 1 << 16
 
@@ -43,6 +46,7 @@ class PictureSplitter:
         self._skip = 0                      # bytes of a part that are no picture, or follow its end
         self._at = 0                        # how far the picture is walked
         self._resume = 0                    # where to look for the next one, should this one prove to be broken
+        self._segments = 0
         self._is_in_scan = False
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -74,23 +78,22 @@ class PictureSplitter:
             self._pass_over()
             return None
         start = buffer.find(JPEG_START)
-        blank = _BLANK_LINE.search(buffer, 0, start if start >= 0 else len(buffer))
-        if blank is not None:
-            return self._part(bytes(buffer[: blank.start()]), blank.end())
+        limit = start if start >= 0 else len(buffer)
+        # Of all headers only those that tell a length are of use.
+        length = _LENGTH.search(buffer, 0, limit)
+        blank = length and _BLANK_LINE.search(buffer, length.end() - 1, limit)
+        if length and blank:
+            first = max(buffer.rfind(b"\n\n", 0, length.start()), buffer.rfind(b"\n\r\n", 0, length.start()), 0)
+            return self._part(int(length[1]), _TYPE.search(buffer, first, blank.start()), blank.end())
         if start >= 0:
             self._begin(start, None)
         elif len(buffer) > _MOST_BETWEEN_BYTES:
             del buffer[: -_MOST_BETWEEN_BYTES // 2]
         return None
 
-    def _part(self, headers: bytes, at: int) -> bytes | None:
-        """What the part is whose ``headers`` end before ``at``."""
+    def _part(self, length: int, kind: re.Match[bytes] | None, at: int) -> bytes | None:
+        """What the part is that begins at ``at`` and has so many bytes, of the type in ``kind``."""
         buffer = self._buffer
-        found, kind = _LENGTH.search(headers), _TYPE.search(headers)
-        if found is None:
-            del buffer[:at]
-            return None
-        length = int(found[1])
         is_picture = kind is None or kind[1].lower().startswith((b"image/", b"application/octet", b"video/"))
         if not is_picture:
             del buffer[:at]
@@ -112,14 +115,15 @@ class PictureSplitter:
     def _pass_over(self) -> None:
         """Drop what follows a picture in its part, up to the next boundary if that comes sooner."""
         found = self._buffer.find(self._token, 0, self._skip + len(self._token))
-        drop = min(self._skip, len(self._buffer)) if found < 0 else found
+        # The end may be the beginning of a boundary.
+        drop = min(self._skip, max(0, len(self._buffer) - len(self._token) + 1)) if found < 0 else found
         del self._buffer[:drop]
         self._skip = 0 if found >= 0 else self._skip - drop
 
     def _begin(self, at: int, length: int | None) -> None:
         del self._buffer[:at]
         self._is_in_picture, self._is_in_scan = True, False
-        self._length, self._at, self._resume = length, 2, 2
+        self._length, self._at, self._resume, self._segments = length, 2, 2, 0
 
     def _finish(self, end: int) -> bytes:
         picture = bytes(self._buffer[:end])
@@ -145,10 +149,15 @@ class PictureSplitter:
             if marker == _END:
                 return self._finish(self._at + 2)
             if marker == 0xFF:
-                self._at += 1
+                fill = _FILL.match(buffer, self._at)
+                assert fill is not None     # two of them are there
+                self._at = fill.end() - 1
             elif marker in _ALONE:
                 self._at += 2
+            elif self._segments == _MOST_SEGMENTS:
+                return self._broken()
             elif self._at + 3 < len(buffer):
+                self._segments += 1
                 self._resume = self._at + 4
                 self._at += 2 + int.from_bytes(buffer[self._at + 2 : self._at + 4], "big")
                 self._is_in_scan = marker == _SCAN
@@ -161,6 +170,8 @@ class PictureSplitter:
         end = self._buffer.find(JPEG_START, self._resume)
         if end < 0:
             end = len(self._buffer)
+            # The end may be the beginning of the next one.
+            end -= next((n for n in (2, 1) if n < end and self._buffer.endswith(JPEG_START[:n])), 0)
         self._length = None if self._length is None else min(self._length, end)
         return self._finish(end if self._length is None else self._length)
 

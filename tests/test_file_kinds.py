@@ -44,6 +44,13 @@ def test_pictures_videos_and_recordings_are_told_apart(here: Path, astronaut: ND
         assert file_kind(Path(name)) == "picture", name
 
 
+def test_a_file_that_begins_like_a_picture_and_never_ends_is_none_for_long(here: Path) -> None:
+    with Path("sparse.jpg").open("wb") as stream:
+        stream.write(b"\xff\xd8\xff\xda\0\x02")
+        stream.truncate(1 << 40)
+    assert file_kind(Path("sparse.jpg")) == "picture"
+
+
 @pytest.mark.parametrize("text", [
     "words, and no picture", "#EXTM3U\n#EXTINF:1,\nhttp://host/x.ts\n", "ffconcat version 1.0\nfile secret.mp4\n",
     "<!DOCTYPE html>", "\ufeffv=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n", "caf\u00e9",

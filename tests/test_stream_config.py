@@ -100,7 +100,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "give a source"),
         (["demo", "--bind", "0.0.0.0"], 2, "add --show or --metrics"),
         (["demo", "--show", "--bind", "0.0.0.0", "--token", "short"], 2, "the token must be"),
         (["demo", "--mqtt", "broker"], 2, "write mqtt://"),
