@@ -14,12 +14,13 @@ from typing import Any
 import click
 import msgspec
 import numpy as np
-from edgeface.convert.face_parity import IOU, match
+from edgeface.convert.face_parity import IOU
 from edgeface.devices import boards
 from edgeface.devices.emulation import ensure_root
 
 from edgeface.errors import DeviceError, ParityError
 from edgeface.faces import Faces
+from edgeface.matching import match
 from reporting import Script, progress
 
 MODELS = ("mos_s-int8-ncnn", "mos_s-fp16-ncnn", "mos_s-int8-tflite")
@@ -55,7 +56,7 @@ def detect(
 
 def compare(host: Faces, board: Faces) -> tuple[bool, str]:
     """Whether both are the same faces, each box with a partner of IoU 0.9, and a line that says how alike they are."""
-    pairs = match(host, board, IOU)
+    pairs = match(host.boxes, board.boxes, IOU)
     same = len(pairs) == len(host) == len(board)
     line = f"{len(board)} faces, {len(host)} on this machine"
     if pairs:

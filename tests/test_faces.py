@@ -5,10 +5,11 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from edgeface.class_names import ClassNames
 from edgeface.drawing import draw_faces
 from edgeface.errors import UnknownAttributeError
 from edgeface.evaluation.multi_scale import flipped
-from edgeface.faces import ClassNames, Distribution, Faces, FoundFace, face_records
+from edgeface.faces import Distribution, Faces, FoundFace, face_records
 from edgeface.matching import differences, match
 from edgeface.stream.results import TrackedFaces
 from edgeface.stream.tracking import Tracker

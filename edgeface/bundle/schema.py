@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from edgeface.class_names import ClassNames
 from edgeface.errors import BundleError
-from edgeface.faces import ClassNames
 
 SCHEMA = 2
 

@@ -9,8 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.class_names import ClassNames
 from edgeface.errors import BundleError
-from edgeface.faces import ClassNames, Faces
+from edgeface.faces import Faces
 from edgeface.frames import Frame
 from edgeface.runtime.anchors import Anchors
 from edgeface.runtime.clock import Clock, TimedRun
