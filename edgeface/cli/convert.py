@@ -27,7 +27,7 @@ from edgeface.cli.writing import note, say_lines
 @click.option(
     "--pictures",
     type=click.Path(path_type=Path),
-    help="Folder of pictures to compare on.  [default: dev part of ../shared/data/wider, or what is at hand]",
+    help="Folder of pictures to compare on.  [default: pictures that are at hand]",
 )
 @click.option(
     "--size", "sizes_px", type=click.IntRange(min=1), multiple=True,

@@ -9,6 +9,7 @@ import click
 from edgeface.cli.results import next_step
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import complain, say
+from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 _PROBLEMS = 20
 
@@ -104,7 +105,8 @@ def check(context: click.Context, data: Path, sheet: Path | None) -> None:
 
 @command.command("label")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--model", default="mos_s", show_default=True, help="A model's name, or a bundle's folder.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=DEFAULT_MODEL.removeprefix(SHIPPED),
+              help="A model's name, or a bundle's folder.")
 @click.option("--score", type=click.FloatRange(0, 1), help="Least score of a face [the model's own].")
 @click.option("--force", is_flag=True, help="Replace annotations that are there.")
 def label(folder: Path, model: str, score: float | None, force: bool) -> None:

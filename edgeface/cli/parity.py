@@ -14,8 +14,8 @@ from edgeface.cli.writing import say_lines
 @click.option("--reference", required=True, metavar="CHECKPOINT", help="The checkpoint (.pt), or its model's name.")
 @click.option(
     "--data", type=click.Path(path_type=Path), metavar="DIR",
-    help="Folder of pictures; the dev part of one with annotations.jsonl, which gives AP as well.  [default: dev part "
-    "of ../shared/data/wider, or what is at hand]",
+    help="Folder of pictures; the dev part of one with annotations.jsonl, which gives AP as well.  [default: pictures "
+    "that are at hand]",
 )
 @click.option("--engine", help="Where BUNDLE is a model's name: its bundle for this engine.")
 @click.option(
@@ -44,7 +44,7 @@ def command(
     """Compare BUNDLE, a bundle's or a model's name or a bundle's directory, with the checkpoint it was made from.
 
     \b
-    edgeface parity mos_s-int8-ncnn --reference mos_s_qat.pt --data ../shared/data/wider --size 640 --size 320
+    edgeface parity mos_s-int8-ncnn --reference mos_s_qat.pt --data data/wider --size 640 --size 320
 
     Raw outputs, faces and, where the pictures are annotated, AP are compared with torch's. An int8 bundle is held
     against the same int8 computed in torch, rounded where its engine rounds, if CHECKPOINT is quantised; against a

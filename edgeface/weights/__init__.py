@@ -7,7 +7,7 @@ from pathlib import Path
 # Before a name: the one that comes with edgeface, whatever lies in the current folder.
 SHIPPED = "shipped:"
 # What is taken where no model is given, which a folder that happens to lie here does not change.
-DEFAULT_MODEL = f"{SHIPPED}mos_s"
+DEFAULT_MODEL = f"{SHIPPED}mhcnn"
 # What a model's name alone means.
 DEFAULTS = {
     "mos_s": "mos_s-int8-ncnn",
