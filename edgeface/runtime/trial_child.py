@@ -16,19 +16,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, Crops, DenseStage, FaceStage, PyramidStage, Stage
+from edgeface.bundle import Bundle
 from edgeface.errors import EdgefaceError
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Session
 from edgeface.runtime.loading import open_untried
+from edgeface.runtime.stages.kind import Shape
+from edgeface.runtime.stages.kinds import kind_of
 
 MEMORY_BYTES = 800 << 20
 PROCESSOR_S = 5
 _STARTS = 10
 # A net is run at its bundle's own size as well, where that is foreseen to take no longer.
-_FULL_SIZE_S = 1.5
-
-Shape = tuple[int, int]
+_ALWAYS, _MOST_S = 2, 1.5
 
 
 def main(directory: str) -> None:
@@ -59,57 +59,39 @@ def main(directory: str) -> None:
 def try_bundle(directory: Path, bundle: Bundle) -> None:
     """Open and run every net; raises EdgefaceError and whatever an engine raises, or ends by a signal."""
     sessions = open_untried(directory, bundle, 1)
-    features: dict[str, int] = {}
+    channels: dict[str, int] = {}
     for stage, opened in zip(bundle.stages, sessions, strict=True):
-        for number, session in enumerate(opened):
-            channels = _channels(stage, number, features)
-            for shape in _shapes(stage):
-                maps = _run(session, channels, shape)
-            if isinstance(stage, DenseStage):
-                features = {name: values.shape[0] for name, values in maps.items()}
-                _run_at_full_size(session, _shapes(stage)[-1], bundle.defaults.size_px, stage.multiple)
+        kind = kind_of(stage)
+        for net, session in enumerate(opened):
+            maps = _run_all(session, kind.input_shapes(stage, net, bundle.defaults.size_px, channels))
+            if kind.gives_maps:
+                channels |= {name: values.shape[0] for name, values in maps.items()}
     # What the decoding finds wrong it says in the user's process as well; here only its end by a signal matters.
     with suppress(Exception):
         _detect(bundle, sessions)
 
 
-def _channels(stage: Stage, number: int, features: dict[str, int]) -> int:
-    """Of the input of the stage's net ``number``: a picture's three, or those of the map that it gathers from."""
-    if isinstance(stage, FaceStage) and not isinstance(stage.gather, Crops):
-        return features.get(stage.gather.maps[number], 1)
-    return 3
+def _run_all(session: Session, shapes: Sequence[Shape]) -> dict[str, NDArray[np.float32]]:
+    """Run a net on the first two shapes, and on further ones where that is foreseen not to take long; its last maps."""
+    maps: dict[str, NDArray[np.float32]] = {}
+    taken_s = area = 0.0
+    for number, shape in enumerate(shapes):
+        if number < _ALWAYS or taken_s * math.prod(shape) < _MOST_S * area:
+            began_s = time.process_time()
+            maps = _run(session, shape)
+            taken_s, area = time.process_time() - began_s, math.prod(shape)
+    return maps
 
 
-def _shapes(stage: Stage) -> list[Shape]:
-    """(height, width) of a stage's inputs, smallest first."""
-    if isinstance(stage, FaceStage):
-        gather = stage.gather
-        if isinstance(gather, Crops):
-            return [(gather.size_px * count, gather.size_px) for count in (1, 4)]
-        return [(gather.patch, gather.patch * count) for count in (1, 5)]
-    if isinstance(stage, PyramidStage):
-        return [(stage.cell_px, stage.cell_px), (stage.cell_px * 4 + 7, stage.cell_px * 9)]
-    return [(stage.multiple, stage.multiple), (stage.multiple * 2, stage.multiple * 3)]
-
-
-def _run(session: Session, channels: int, shape: Shape) -> dict[str, NDArray[np.float32]]:
+def _run(session: Session, shape: Shape) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(0)
     x: NDArray[Any]
     if session.takes == "pixels":
-        x = rng.integers(-128, 128, (*shape, channels), np.int8)
+        x = rng.integers(-128, 128, (*shape[1:], shape[0]), np.int8)
     else:
-        x = rng.uniform(-1, 1, (channels, *shape)).astype(np.float32)
+        x = rng.uniform(-1, 1, shape).astype(np.float32)
     run = session.run(x)
     return {name: run.output(name) for name in sorted(session.outputs)}
-
-
-def _run_at_full_size(session: Session, shape: Shape, size_px: int, multiple: int) -> None:
-    began_s = time.process_time()
-    _run(session, 3, shape)
-    taken_s = time.process_time() - began_s
-    side = -(-size_px // multiple) * multiple
-    if taken_s * side * side / (shape[0] * shape[1]) < _FULL_SIZE_S:
-        _run(session, 3, (side, side))
 
 
 def _detect(bundle: Bundle, sessions: Sequence[Sequence[Session]]) -> None:

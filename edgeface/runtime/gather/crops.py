@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgeface.runtime.crops import Squares, crop_planes, crop_signed, crops, squ
 from edgeface.runtime.engines import Session
 from edgeface.runtime.gather.gathered import FaceRun, Gathered
 from edgeface.runtime.stages.faces import FaceNet
-from edgeface.runtime.stages.kind import Image, Sides, Sight, Size, StageKind, Trial
+from edgeface.runtime.stages.kind import Image, Shape, Sides, Sight, Size, StageKind, Trial
 from edgeface.runtime.stages.stage import Found, Scene
 
 # How many crops go into one inference: few different numbers, since an engine may allocate anew for each, and none so
@@ -68,6 +68,10 @@ class CropsKind(StageKind):
         x, z = (crop_input(nets[0], gather, frame, squares) for nets in sides)
         outputs = {name: f"{name}{gather.size_px}" for name in stage.output_names}
         yield Trial(0, f"the net on crops of {gather.size_px} px", outputs, x, z)
+
+    def input_shapes(self, stage: FaceStage, net: int, size_px: int, channels: Mapping[str, int]) -> list[Shape]:
+        gather: Any = stage.gather
+        return [(3, count * gather.size_px, gather.size_px) for count in (1, 4)]
 
     def describe(self, stage: FaceStage) -> Iterator[tuple[str, str]]:
         gather: Any = stage.gather

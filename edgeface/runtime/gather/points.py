@@ -13,7 +13,7 @@ from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.gather.gathered import FaceRun, Gathered
 from edgeface.runtime.roi import gather_patches
 from edgeface.runtime.stages.faces import FaceNet
-from edgeface.runtime.stages.kind import Sides, Sight, StageKind, Trial
+from edgeface.runtime.stages.kind import Shape, Sides, Sight, StageKind, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Indices, Scene
 
 
@@ -62,6 +62,10 @@ class PointsKind(StageKind):
             patches = strongest_patches(sight.maps, level.score, name, gather.patch, sight.count)
             outputs = {each: f"{each}{level.stride}" for each in stage.output_names}
             yield Trial(net, f"the pose net of stride {level.stride}", outputs, patches, patches)
+
+    def input_shapes(self, stage: FaceStage, net: int, size_px: int, channels: Mapping[str, int]) -> list[Shape]:
+        gather: Any = stage.gather
+        return [(channels.get(gather.maps[net], 1), gather.patch, count * gather.patch) for count in (1, 5)]
 
     def describe(self, stage: FaceStage) -> Iterator[tuple[str, str]]:
         gather: Any = stage.gather

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from edgeface.runtime.engines.registry import BatchSession
 from edgeface.runtime.logistic import logit, sigmoid
 from edgeface.runtime.nms import seen_again
 from edgeface.runtime.preprocess import NetInput, letterbox, letterbox_planes, letterbox_signed
-from edgeface.runtime.stages.kind import Image, Sides, Sight, Size, StageKind, Trial
+from edgeface.runtime.stages.kind import Image, Shape, Sides, Sight, Size, StageKind, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Late, Scene, checked, require
 
 MAX_CANDIDATES = 5000
@@ -126,6 +126,10 @@ class DenseKind(StageKind):
     def trials(self, bundle: Bundle, stage: DenseStage, sides: Sides, sight: Sight) -> Iterator[Trial]:
         x, z = (net_input(nets[0], stage, sight.image, sight.size_px).x for nets in sides)
         yield Trial(0, "the dense net", {name: name for name in map_names(stage)}, x, z)
+
+    def input_shapes(self, stage: DenseStage, net: int, size_px: int, channels: Mapping[str, int]) -> list[Shape]:
+        m, side = stage.multiple, -(-size_px // stage.multiple) * stage.multiple
+        return [(3, m, m), (3, 2 * m, 3 * m), (3, side, side)]
 
     def describe(self, stage: DenseStage) -> Iterator[tuple[str, str]]:
         yield "dense", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, sides multiples of {stage.multiple}"

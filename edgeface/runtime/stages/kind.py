@@ -17,6 +17,7 @@ from edgeface.runtime.stages.stage import Floats
 
 Image = NDArray[np.uint8]
 Size = int | tuple[int, int]
+Shape = tuple[int, int, int]
 Sides = tuple[Sequence[Session], Sequence[Session]]
 
 
@@ -60,6 +61,11 @@ class StageKind(ABC):
     @abstractmethod
     def trials(self, bundle: Bundle, stage: Any, sides: Sides, sight: Sight) -> Iterator[Trial]:
         """What its nets are tried on in a sight; ``sides``: the reference's and the candidate's nets of that stage."""
+
+    @abstractmethod
+    def input_shapes(self, stage: Any, net: int, size_px: int, channels: Mapping[str, int]) -> list[Shape]:
+        """(channels, height, width) of inputs to its net ``net``, smallest first: two that it must take and, of a net
+        on pictures, that for ``size_px``. ``channels``: of the maps to gather from, by name."""
 
     @abstractmethod
     def describe(self, stage: Any) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.logistic import logit, sigmoid
 from edgeface.runtime.pyramid import Canvas, canvas_planes, canvas_signed, plan, windows
-from edgeface.runtime.stages.kind import Image, Sides, Sight, Size, StageKind, Trial
+from edgeface.runtime.stages.kind import Image, Shape, Sides, Sight, Size, StageKind, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Scene, checked, require
 
 
@@ -75,6 +75,10 @@ class PyramidKind(StageKind):
         x, z = (canvas_input(nets[0], stage, frame, canvas) for nets in sides)
         outputs = {name: f"{name}{stage.cell_px}" for name in (stage.score, stage.box)}
         yield Trial(0, f"the net on windows of {stage.cell_px} px", outputs, x, z)
+
+    def input_shapes(self, stage: PyramidStage, net: int, size_px: int, channels: Mapping[str, int]) -> list[Shape]:
+        cell = stage.cell_px
+        return [(3, cell, cell), (3, 4 * cell + 7, 9 * cell), (3, size_px, size_px)]
 
     def describe(self, stage: PyramidStage) -> Iterator[tuple[str, str]]:
         yield "pyramid", (
