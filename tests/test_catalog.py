@@ -138,9 +138,11 @@ def test_convert_as_promised_in_an_empty_folder(shelf: Path) -> None:
     assert "taking the folder of that name here" in shown.stderr
 
 
-def test_the_default_is_not_what_happens_to_lie_here(shelf: Path) -> None:
+def test_the_default_is_not_what_happens_to_lie_here(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
-    Path("mos_s").mkdir()
+    default = weights.DEFAULT_MODEL.removeprefix(weights.SHIPPED)
+    monkeypatch.setattr(weights, "DEFAULTS", {default: NAME})
+    Path(default).mkdir()
     shown = edgeface("demo")
     assert shown.exit_code == 0, shown.output
     assert shown.stderr == ""

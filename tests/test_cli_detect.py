@@ -31,7 +31,7 @@ def test_one_picture(detect: Detect, here: Path, astronaut: NDArray[np.uint8], t
     assert result.stderr == ""
 
     (record,) = lines_of((here / "faces.jsonl").read_text())
-    assert list(record) == ["image", "width", "height", "faces", "ms"]
+    assert list(record) == ["schema", "image", "width", "height", "faces", "ms"]
     assert (record["image"], record["width"], record["height"]) == ("photo.png", 512, 400)
     assert list(record["ms"]) == ["preprocess", "network", "decode", "total"]
     assert record["ms"]["total"] == pytest.approx(sum(list(record["ms"].values())[:3]), abs=0.01)
@@ -285,7 +285,7 @@ def test_a_video(detect: Detect, here: Path, astronaut: NDArray[np.uint8]) -> No
     assert [record["frame"] for record in records] == list(range(12))
     assert [record["time_s"] for record in records] == pytest.approx([i / 10 for i in range(12)])
     assert {(record["image"], record["width"], record["height"]) for record in records} == {("clip.avi", 160, 120)}
-    assert list(records[0]) == ["image", "width", "height", "faces", "ms", "frame", "time_s"]
+    assert list(records[0]) == ["schema", "image", "width", "height", "faces", "ms", "frame", "time_s"]
     drawn = cv2.VideoCapture(str(here / "edgeface-out" / "clip.mp4"))
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 12
     assert drawn.get(cv2.CAP_PROP_FPS) == 10

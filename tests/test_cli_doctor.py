@@ -19,7 +19,7 @@ def shelf(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = tmp_path / "weights"
     shutil.copytree(tiny_bundle, folder / "mos_s-fp32-ncnn")
     monkeypatch.setattr(weights, "directory", lambda: folder)
-    monkeypatch.setattr(weights, "DEFAULTS", {"mos_s": "mos_s-fp32-ncnn"})
+    monkeypatch.setattr(weights, "DEFAULTS", {"mhcnn": "mos_s-fp32-ncnn"})
     return folder
 
 
