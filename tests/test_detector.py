@@ -173,14 +173,14 @@ def test_a_level_without_faces_is_asked_for_nothing_more() -> None:
 def test_faces_come_best_first_across_levels_with_their_own_landmarks_and_pose() -> None:
     m = maps()
     for name, (a, y, x), logit, bins in (
-        ("8", (0, 1, 1), 1.0, 10), ("8", (0, 6, 6), 3.0, 20), ("32", (1, 0, 0), 2.0, 30), ("8", (0, 1, 6), 0.5, 40),
+        ("8", (0, 6, 1), 1.0, 10), ("8", (0, 6, 6), 3.0, 20), ("32", (1, 0, 0), 2.0, 30), ("8", (0, 1, 6), 0.5, 40),
     ):  # fmt: skip
         m[f"score{name}"][a, y, x] = logit
         m[f"features{name}"][:3, y, x] = bins
     faces = detector(FakeNet(m))(picture())
     np.testing.assert_allclose(faces.scores, 1 / (1 + np.exp([-3.0, -2, -1, -0.5])), rtol=1e-6)
     centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
-    assert centres.tolist() == [[52, 52], [16, 16], [12, 12], [52, 12]]
+    assert centres.tolist() == [[52, 52], [16, 16], [12, 52], [52, 12]]
     assert faces.landmarks is not None
     np.testing.assert_array_equal(faces.landmarks, np.repeat(centres[:, None], 5, axis=1))
     assert faces.pose is not None
