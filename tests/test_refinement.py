@@ -152,7 +152,7 @@ def test_what_cannot_be_combined_leaves_nothing_behind(tmp_path: Path) -> None:
     for arguments, code, reason in (
         ((mos, half), 2, "mos is fp32 and half fp16: choose two of one precision"),
         ((same, tcnn), 2, "same and tcnn both have a file tcnn"),
-        ((mos, damaged), 6, "sha256"),
+        ((mos, damaged), 6, "14 bytes are not the 9 of bundle.json"),
         ((mos, mos), 2, "mos refines nothing"),
         ((mos, tmp_path / "nowhere"), 2, "no such bundle"),
     ):

@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle
-from edgeface.errors import EdgefaceError
+from edgeface.errors import BundleError, EdgefaceError
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Session
 from edgeface.runtime.loading import open_untried
@@ -66,9 +65,12 @@ def try_bundle(directory: Path, bundle: Bundle) -> None:
             maps = _run_all(session, kind.input_shapes(stage, net, bundle.defaults.size_px, channels))
             if kind.gives_maps:
                 channels |= {name: values.shape[0] for name, values in maps.items()}
-    # What the decoding finds wrong it says in the user's process as well; here only its end by a signal matters.
-    with suppress(Exception):
+    try:
         _detect(bundle, sessions)
+    except BundleError:
+        raise       # maps of a wrong shape here may take all memory for a larger picture
+    except Exception:
+        return      # of the noise alone, or said in the user's process as well: only a signal matters
 
 
 def _run_all(session: Session, shapes: Sequence[Shape]) -> dict[str, NDArray[np.float32]]:
