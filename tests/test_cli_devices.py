@@ -194,7 +194,7 @@ def setup_error(*arguments: str | Path) -> str:
 
 
 def test_setup_installs_edgeface_on_a_board_and_keeps_it_when_the_next_does_not_work(
-    bare: LoopbackSsh, tmp_path: Path
+    bare: LoopbackSsh, dependencies: Path, tmp_path: Path
 ) -> None:
     assert "edgeface is not installed there: edgeface devices setup robot" in run("probe", "robot").stderr
 
@@ -205,7 +205,10 @@ def test_setup_installs_edgeface_on_a_board_and_keeps_it_when_the_next_does_not_
     assert link.resolve() == environment
     assert not list(environment.glob("*.whl"))
     assert run("probe", "robot").exit_code == 0
-    there = subprocess.run([link / "bin" / "edgeface", "--version"], capture_output=True, text=True, check=True)
+    environ = {**os.environ, "PYTHONPATH": str(dependencies)}
+    version = [link / "bin" / "edgeface", "--version"]
+    there = subprocess.run(version, capture_output=True, text=True, check=False, env=environ)
+    assert there.returncode == 0, there.stderr
     assert there.stdout.startswith("edgeface ")
 
     (tmp_path / "broken").mkdir()

@@ -244,7 +244,7 @@ def test_wrong_data_are_one_line(tiny_checkpoint: Path, data: Path, tmp_path: Pa
     out = tmp_path / "out.pt"
     fails(quantize(tiny_checkpoint, tmp_path / "no", out, "--calibrate-only"), 4, str(tmp_path / "no"))
     (tmp_path / "empty").mkdir()
-    fails(quantize(tiny_checkpoint, tmp_path / "empty", out, "--calibrate-only"), 4, "no training pictures")
+    fails(quantize(tiny_checkpoint, tmp_path / "empty", out, "--calibrate-only"), 4, "no set in it")
     shutil.copytree(data, tmp_path / "bad")
     lines = tmp_path / "bad" / "wider" / "annotations.jsonl"
     good = lines.read_text()

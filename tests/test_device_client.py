@@ -192,7 +192,7 @@ def test_a_worker_keeps_to_the_processors_it_is_given(link: LocalLink) -> None:
 
 
 def test_errors_keep_their_class_and_the_worker_lives_on(good: Client, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no bundle\.json there"):
+    with pytest.raises(BundleError, match=r"has no bundle\.json"):
         good.load(str(tmp_path))
     with pytest.raises(OptionError, match="0 threads cannot work"):
         good.load("mos_s", threads=0)

@@ -44,9 +44,9 @@ def test_every_key_is_an_option_and_every_option_that_lasts_is_a_key() -> None:
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, '[source]\nsource = "demo"\n[detector]\nsize = 320\n')
     done = check("--config", str(path))
-    assert (done.exit_code, done.stdout) == (0, "demo by mos_s-int8-ncnn at 320 pixels, tracked, to standard output\n")
+    assert (done.exit_code, done.stdout) == (0, "demo by mhcnn-int8-ncnn at 320 pixels, tracked, to standard output\n")
     done = check("--config", str(path), "--size", "160", "--no-track", "--json", "-", "--show")
-    assert done.stdout == "demo by mos_s-int8-ncnn at 160 pixels, not tracked, to json, page\n"
+    assert done.stdout == "demo by mhcnn-int8-ncnn at 160 pixels, not tracked, to json, page\n"
 
 
 def test_what_the_file_switches_on_the_command_line_can_switch_off(tmp_path: Path) -> None:

@@ -149,7 +149,10 @@ class _Split(msgspec.Struct):
 
 
 def _splits(directory: Path) -> frozenset[str]:
-    """The parts that a set's lines name; a bad line is left to ``read_annotations``, which says what is wrong."""
+    """The parts that a set's lines name; a bad line is left to ``read_annotations``, which says what is wrong.
+
+    Raises DataError for a set in which no line names one: it would be left out without a word.
+    """
     decoder = msgspec.json.Decoder(_Split)
     found = set()
     try:
@@ -161,6 +164,8 @@ def _splits(directory: Path) -> frozenset[str]:
                     continue
     except OSError:
         return frozenset()
+    if not found:
+        raise DataError(f"{directory / ANNOTATIONS}: no pictures in it: fill the file, or remove the folder")
     return frozenset(found)
 
 
