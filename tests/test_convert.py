@@ -179,7 +179,7 @@ def test_fp16_command_line_to_detector(pictures: Path, tmp_path: Path, monkeypat
     assert result.exit_code == 0, result.stderr
     assert "mos_s-fp16-ncnn against torch" in result.stdout
     assert f"4 of 4 pictures, {pictures.name}" in result.stdout
-    assert "MB" in result.stdout.splitlines()[-1]
+    assert "MB" in result.stdout.splitlines()[-2]
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["passed"] is True
     assert report["sizes"][0]["faces"]["reference"] > 10
@@ -325,7 +325,7 @@ def test_an_interrupted_conversion_leaves_nothing(
         deadline = time.monotonic() + 120
         while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert [path.name.startswith(".mos_s-fp16-ncnn.") for path in tmp_path.iterdir()] == [True]
+        assert [path.name.startswith(".edgeface-") for path in tmp_path.iterdir()] == [True]
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number

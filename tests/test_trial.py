@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,15 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, name: str, kind: str
         path.symlink_to("/dev/zero" if kind == "device" else path.name)
     with pytest.raises(edgeface.errors.BundleError, match=rf"{name}: .*(is a (pipe|device)|links|bytes)"):
         edgeface.load(path.parent)
+
+
+def test_an_emulated_process_that_can_start_none_like_itself_goes_without(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "python3"
+    foreign.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(200))
+    foreign.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(foreign))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(tiny_bundle, tmp_path / "copy")
+    assert edgeface.load(folder, threads=1)(np.zeros((64, 64, 3), np.uint8)) is not None

@@ -9,6 +9,7 @@ cache, by a hash of the bundle, the hashes of its files, the engine's version an
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -80,6 +81,8 @@ def _try(directory: Path, bundle: Bundle) -> None:
     except subprocess.TimeoutExpired:
         raise EngineError(f"{directory}: its nets were not done within {_TIMEOUT_S:g} s: {_ADVICE}") from None
     except OSError as error:
+        if error.errno == errno.ENOEXEC:
+            return      # a process that is emulated alone: the kernel cannot start what its interpreter is made of
         raise EngineError(f"{directory}: cannot be tried before it is used: {error.strerror}: try again") from None
     if done.returncode == -signal.SIGXCPU:
         raise EngineError(f"{directory}: its nets compute for ever: {_ADVICE}")
