@@ -32,12 +32,15 @@ def test_only_what_the_file_says_is_set(tmp_path: Path) -> None:
 
 def test_every_key_is_an_option_and_every_option_that_lasts_is_a_key() -> None:
     from edgeface.cli.camera import command
+    from edgeface.cli.verbosity import add_to
 
     keys = {key for section in CameraConfig.__struct_fields__
             for key in type(getattr(CameraConfig(), section)).__struct_fields__}
-    options = {parameter.name for parameter in command.params}
+    # How much is said comes with every command, once the group has handed the command out.
+    options = {parameter.name for parameter in add_to(command).params}
+    said = {"quiet", "verbose", "log_level"}
     assert keys <= options
-    assert options - keys == {"source_argument", "config", "check_only", "max_frames", "seconds"}
+    assert options - keys == {"source_argument", "config", "check_only", "max_frames", "seconds"} | said
     assert {field.name for field in fields(Options)} - keys == {"sinks", "max_frames", "seconds"}
 
 
