@@ -65,7 +65,7 @@ class Side:
         Raises CheckpointError, ConversionError, MissingExtraError, OptionError, and UnknownTargetError for an engine
         that nothing is converted for.
         """
-        from edgeface.runtime.engines.torch import checkpoint_bundle
+        from edgeface.torch_engine import checkpoint_bundle
 
         return cls.open(checkpoint_bundle(path, target_of(engine).points), path.parent, device)
 

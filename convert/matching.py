@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from edgeface.quantize.scales import LayerScales
 from numpy.typing import NDArray
 
 from edgeface.errors import ConversionError
+from edgeface.int8.scales import LayerScales
 
 Floats = NDArray[np.float32]
 

@@ -4,7 +4,7 @@ ncnn quantises the input of an int8 convolution and gives float32. Where every c
 same input scale, the layer can give int8 at once ("requantise"), and nothing is float on the way. That is 2 to 4 %
 faster on a Cortex-A72, by the estimate, and not done unless asked for: ncnn's x86 and NEON code multiply, add and
 round in another order there, so that now and then a value is a level off, and after fifty layers most are. Without it,
-and with the depthwise layers' steps made exact (``edgeface.quantize.exact``), both give the same to the last bit.
+and with the depthwise layers' steps made exact (``edgeface.int8.exact``), both give the same to the last bit.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from edgeface.quantize.scales import Q_MAX, LayerScales
 
 from edgeface.errors import ConversionError
+from edgeface.int8.scales import Q_MAX, LayerScales
 from edgeface.runtime.engines.ncnn_files import CHAINED, INT8_KINDS, INT8_TERM, REQUANTISES, WEIGHTED, Layer, consumers
 from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer
 

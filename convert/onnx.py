@@ -14,17 +14,17 @@ import numpy as np
 from edgeface.errors import ConversionError
 from edgeface.runtime.engines import Options
 from edgeface.runtime.engines.onnx import open_onnx
-from edgeface.runtime.engines.torch import TorchSession
+from edgeface.torch_engine import TorchSession
 
 from .matching import match_by_content
 from .parity import FP32, MapSums, int8
 from .targets import Target, target
 
 if TYPE_CHECKING:
-    from edgeface.quantize.modules import Mode
-    from edgeface.quantize.scales import LayerScales
     from onnx import ModelProto
 
+    from edgeface.int8.modules import Mode
+    from edgeface.int8.scales import LayerScales
     from edgeface.models.export import Graph
 
 OPSET = 17
@@ -72,7 +72,7 @@ def export_qdq(graph: Graph, path: Path, *, free: bool) -> None:
 
 def _baked(graph: Graph, mode: Mode) -> Graph:
     """A copy with baked weights and constant scales, whose points round in ``mode``."""
-    from edgeface.quantize.modules import bake, points, set_mode
+    from edgeface.int8.modules import bake, points, set_mode
 
     module = copy.deepcopy(graph.module)
     bake(module)

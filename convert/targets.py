@@ -13,7 +13,7 @@ from edgeface.registry import Registry
 
 if TYPE_CHECKING:
     from edgeface.models.export import Graph
-    from edgeface.runtime.engines.torch import Points
+    from edgeface.torch_engine import Points
 
     from .parity import Tolerance
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from edgeface.runtime.engines.tflite_writer import made
+
 from .tflite_graph import Translation, attributes, refused
 from .tflite_ops import writes
-from .tflite_writer import made
 
 # What TFLite's kernel takes a smaller norm for.
 _LEAST_NORM = 1e-6

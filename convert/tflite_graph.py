@@ -17,8 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeface.errors import ConversionError
-
-from .tflite_writer import Network, Quantisation, Tensor
+from edgeface.runtime.engines.tflite_writer import Network, Quantisation, Tensor
 
 Operators = Mapping[str, Callable[["Translation", onnx.NodeProto], None]]
 

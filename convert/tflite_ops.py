@@ -14,9 +14,10 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from edgeface.runtime.engines.tflite_writer import Quantisation, Tensor, made
+
 from .tflite_graph import AXES, QuantisedWeight, Translation, attributes, refused
 from .tflite_windows import Window, fitted
-from .tflite_writer import Quantisation, Tensor, made
 
 Operator = Callable[[Translation, onnx.NodeProto], None]
 OPERATORS: dict[str, Operator] = {}

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeface.runtime.engines.tflite_writer import Tensor, made
+
 from .tflite_graph import Translation, attributes, refused
-from .tflite_writer import Tensor, made
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from edgeface.quantize.scales import Q_MAX
 
 from edgeface.bundle import Bundle, file_sets
 from edgeface.errors import ConversionError, EdgefaceError
+from edgeface.int8.scales import Q_MAX
 from edgeface.runtime.engines import Session
-from edgeface.runtime.engines.torch import TorchSession
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.stages.kind import Sight, Trial
 from edgeface.runtime.stages.kinds import kind_of
+from edgeface.torch_engine import TorchSession
 
 from .parity import Departure, Floats, Walk, sqnr_db
 from .raw import Sessions
@@ -95,8 +95,9 @@ def _nets(
 def layers_of(session: TorchSession, x: Floats) -> list[Layer]:
     """Every convolution that ``session`` runs on ``x`` (C, H, W), in the order in which it runs them."""
     import torch
-    from edgeface.quantize.fake import fake_quantise_weight
-    from edgeface.quantize.modules import FoldedConv, Signal, Sums
+
+    from edgeface.int8.fake import fake_quantise_weight
+    from edgeface.int8.modules import FoldedConv, Signal, Sums
 
     module = session.graph.module
     layers: list[Layer] = []

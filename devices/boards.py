@@ -20,54 +20,16 @@ from msgspec import Meta
 from edgeface.errors import DeviceError, UnknownDeviceError, UnknownEngineError
 from edgeface.registry import unknown_name
 
+from .cores import Cluster, Index, Text
+from .machine import machine
+
 Count = Annotated[int, Meta(ge=1)]
-Index = Annotated[int, Meta(ge=0)]
-Nibble = Annotated[int, Meta(ge=0, le=0xF)]
-Text = Annotated[str, Meta(min_length=1)]
 Throttling = Literal["cpufreq", "cooling", "raspberrypi"]
 
-_ARM = 0x41
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Neither may look like an option to ssh, nor hold what a shell on the board would read as more than one word.
 _ADDRESS = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._:%-]*")
 _PYTHON = re.compile(r"[A-Za-z0-9_./~][A-Za-z0-9_./+~-]*")
-
-
-class Midr(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a core says it is in its main ID register; r2p3 is variant 2, revision 3. ``implementer`` 0x41 is Arm."""
-
-    part: Annotated[int, Meta(ge=0, le=0xFFF)]
-    variant: Nibble
-    revision: Nibble
-    implementer: Annotated[int, Meta(ge=0, le=0xFF)] = _ARM
-
-    @property
-    def value(self) -> int:
-        """The register itself, with the architecture field (0xf) that every ARMv8 core has."""
-        return self.implementer << 24 | self.variant << 20 | 0xF << 16 | self.part << 4 | self.revision
-
-
-class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Cores of one kind.
-
-    ``core`` as compilers and QEMU call it ("cortex-a72"); ``cpus`` Linux's numbers of them; ``mhz`` and ``min_mhz``
-    their highest and lowest clock, 0 where nothing tells; ``capacity`` of one core as Linux gives it, 1024 for the
-    fastest; ``isa`` the architecture ("armv8.0-a", "x86_64"); ``features`` the words of /proc/cpuinfo.
-    """
-
-    core: Text
-    cpus: Annotated[list[Index], Meta(min_length=1)]
-    mhz: Index
-    isa: Text
-    features: list[str]
-    min_mhz: Index = 0
-    capacity: Annotated[int, Meta(ge=1, le=1024)] = 1024
-    midr: Midr | None = None
-
-    @property
-    def cores(self) -> int:
-        """How many."""
-        return len(self.cpus)
 
 
 class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,8 +143,6 @@ def _board(name: str, content: dict[str, Any], path: Path) -> Board:
     if "name" in content:
         raise DeviceError(f"{path}: name: the file's name is the board's: leave it out")
     if content.get("local") is True:
-        from .machine import machine
-
         content = machine().for_board() | content
     try:
         board = msgspec.convert({"name": name, **content}, Board)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import edgeface
 from edgeface import errors
+from edgeface.board_health import Health
 from edgeface.bundle import Bundle
 from edgeface.errors import (
     DeviceError,
@@ -30,7 +31,6 @@ from edgeface.runtime.kernels.library import ABI
 
 from .boards import Board
 from .channel import Channel, EndedError, LateError
-from .health import Health
 from .links.registry import Link
 from .machine import Machine
 from .protocol import PROTOCOL, Arrays, FrameError, Hello, Reply, Request, describe, pack, unpack

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from .boards import Cluster, Midr
-from .health import read_number, read_text, thermal_zones
+from edgeface.board_health import read_number, read_text, thermal_zones
+
+from .cores import Cluster, Midr
 
 ROOT = Path("/")
 # More threads gain nothing for nets as small as these.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
+from edgeface.board_health import SOURCES, read_health
 from edgeface.bundle import read_bundle
 from edgeface.errors import DeviceError, OptionError, UnknownNameError
 from edgeface.frames import FORMATS, Format, Frame
@@ -24,12 +25,8 @@ from edgeface.runtime.loading import load as load_detector
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.threads import default_threads
 
-from .health import SOURCES, read_health
 from .machine import machine
 from .protocol import Arrays
-
-if TYPE_CHECKING:
-    from .receiving import Receiving
 
 SHUTDOWN = "shutdown"
 
@@ -42,6 +39,20 @@ class Loaded:
     threads: int
     detector: Detector
     sessions: list[list[Session]] | None = None
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """A bundle on its way to ``directory``: its files come to ``incoming``, within ``work``, which ``place`` moves."""
+
+    directory: Path
+    work: Path
+    place: AbstractContextManager[Path]
+
+    @property
+    def incoming(self) -> Path:
+        """The folder of its files."""
+        return self.work / "incoming"
 
 
 class State:

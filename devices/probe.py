@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .boards import Board, Cluster, ranges
+from edgeface.board_health import Health
+
+from .boards import Board, ranges
 from .client import Client
-from .health import Health
+from .cores import Cluster
 from .links.registry import Link
 from .machine import Machine
 from .protocol import Hello

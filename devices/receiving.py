@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import time
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +17,12 @@ from edgeface.atomic import refused
 from edgeface.bundle import writing
 from edgeface.errors import DeviceError, OptionError
 
-from .operations import Options, State, operation, read
+from .operations import Options, Receiving, State, operation, read
 from .protocol import Arrays
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Nobody copies one bundle for so long.
 _STALE_S = 3600.0
-
-
-@dataclass(frozen=True)
-class Receiving:
-    """A bundle on its way to ``directory``: its files come to ``incoming``, within ``work``, which ``place`` moves."""
-
-    directory: Path
-    work: Path
-    place: AbstractContextManager[Path]
-
-    @property
-    def incoming(self) -> Path:
-        """The folder of its files."""
-        return self.work / "incoming"
 
 
 def bundles_directory() -> Path:

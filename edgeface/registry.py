@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -21,6 +22,18 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.casefold(), folded, n=1)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return f"no {kind} {name!r}.{hint} {kind.capitalize()}s: {', '.join(known) or 'none'}."
+
+
+# By kind and name: the module that registers the entry.
+_BROUGHT: dict[tuple[str, str], str] = {}
+
+
+def bring(kind: str, name: str, module: str) -> None:
+    """Say which module registers the entry ``name`` of the registry of ``kind``; it is imported when that is asked for.
+
+    For an entry that needs packages above the registry's own, which therefore cannot import it.
+    """
+    _BROUGHT[kind, name] = module
 
 
 class Registry(Generic[T]):
@@ -44,10 +57,12 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The entry of that name; raises the registry's UnknownNameError with the choices."""
+        if name not in self._entries and (module := _BROUGHT.get((self.kind, name))):
+            importlib.import_module(module)
         if name not in self._entries:
-            raise self._error(unknown_name(self.kind, name, self._entries))
+            raise self._error(unknown_name(self.kind, name, self.names()))
         return self._entries[name]
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        return sorted(self._entries)
+        return sorted({*self._entries, *(name for kind, name in _BROUGHT if kind == self.kind)})

@@ -10,13 +10,15 @@ from pathlib import Path
 from torch import nn
 
 from edgeface.errors import CheckpointError
+from edgeface.int8.modules import set_mode
+from edgeface.int8.network import Quantisation, keep_in_float
 from edgeface.models.checkpoint import Checkpoint
-from edgeface.models.export import Inputs, Progress, exporter, exporter_of
+from edgeface.models.export import Inputs, exporter, exporter_of
+from edgeface.models.quantised import quantised
 
 from .calibration import Seen, calibrate, method, observe
-from .exact import make_exact
-from .modules import set_mode
-from .network import Quantisation, keep_in_float, quantised
+from .inputs import calibration_inputs
+from .pictures import Progress
 
 PICTURES = 64
 
@@ -45,7 +47,7 @@ def calibrated(
 ) -> Calibrated:
     """Fold, quantise and calibrate a float checkpoint by the method ``how`` on ``pictures`` training pictures.
 
-    What its parts see of these, ``Exporter.calibration`` says: whole pictures, or the windows that earlier nets pass.
+    What its parts see of these, ``calibration_inputs`` says: whole pictures, or the windows that earlier nets pass.
 
     Raises UnknownCalibrationError, OptionError for a name in ``keep_float``, CheckpointError for a checkpoint that is
     quantised already, ConversionError for a network that cannot be, and DataError for pictures that cannot be used.
@@ -58,7 +60,7 @@ def calibrated(
     net = quantised(checkpoint.build(), quantisation)
     kept = keep_in_float(net, keep_float)
     set_mode(net.eval(), "float")
-    seen = calibrated_on(net, family.calibration(net, data, pictures, progress), how)
+    seen = calibrated_on(net, calibration_inputs(net, data, pictures, progress), how)
     return Calibrated(net, replace(quantisation, keep_float=kept), seen)
 
 
@@ -70,11 +72,3 @@ def calibrated_on(net: nn.Module, inputs: Sequence[Inputs], how: str) -> dict[st
     calibrate(net, seen, how)
     set_mode(net, "all")
     return seen
-
-
-def finished(checkpoint: Checkpoint, net: nn.Module) -> Checkpoint:
-    """The checkpoint with the state of ``net``, a quantised network whose scales are final, its depthwise layers made
-    exact (``exact.make_exact``). Raises ConversionError for a layer that cannot be."""
-    family = exporter_of(net)
-    make_exact(net.eval(), partial(family.run, net, family.example()))
-    return replace(checkpoint, state={name: tensor.detach().clone() for name, tensor in net.state_dict().items()})

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.errors import DataError, UnknownNameError
+from edgeface.int8.modules import Point, points, set_mode
+from edgeface.int8.scales import Q_MAX
 from edgeface.registry import Registry
-
-from .modules import Point, points, set_mode
-from .scales import Q_MAX
 
 BINS = 2048
 PERCENTILE = 99.99

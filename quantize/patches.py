@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from edgeface.data.pixels import read_pixels
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError
-from edgeface.models.export import Inputs, Progress
+from edgeface.models.export import Inputs
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import R_NET
 from edgeface.runtime.crops import square_crops
 from edgeface.training.patches.passing import patches_of, pnet_boxes, pnet_input, refined_boxes
 from edgeface.training.patches.windows import near_squares, random_squares
 
-from .pictures import calibration_pictures
+from .pictures import Progress, calibration_pictures
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]

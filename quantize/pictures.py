@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,12 +13,17 @@ from edgeface.data.annotations import Picture
 from edgeface.data.pixels import read_pixels
 from edgeface.data.sets import SetDescription, open_data
 from edgeface.errors import DataError
-from edgeface.models.export import Progress
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE, STRIDES
 from edgeface.runtime.preprocess import letterbox
 
 # The longest side of scenes as they come, and of crops, whose one face then fills the anchors of the large levels.
 _SCENE_PX, _CROP_PX = 640, 256
+
+
+class Progress(Protocol):
+    """Wraps a loop over pictures to show how far it is: (items, label, total) -> the same items."""
+
+    def __call__(self, items: Iterable[Picture], label: str, total: int, /) -> Iterable[Picture]: ...
 
 
 def calibration_batches(

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from edgeface.atomic import refused, write_bytes
+from edgeface.int8.fake import fake_quantise_weight, weight_scales
+from edgeface.int8.modules import FoldedConv, convolutions, points
+from edgeface.int8.scales import Q_MAX
 
 from .calibrated import Calibrated
 from .calibration import BINS, Seen, squared_error
-from .fake import fake_quantise_weight, weight_scales
-from .modules import FoldedConv, convolutions, points
-from .scales import Q_MAX
 from .sensitivity import Losses, input_points
-
-TABLE = "layers.md"
-RECORD = "layers.json"
 
 
 class TensorRow(msgspec.Struct, frozen=True):
@@ -141,19 +136,6 @@ def make_report(calibrated: Calibrated, losses: Losses) -> Report:
         ],
         [PointRow(tensors[name], losses.increase_percent(loss)) for name, loss in losses.other_points.items()],
     )
-
-
-def write_report(report: Report, directory: Path) -> None:
-    """Write layers.json, layers.md and layers.png into ``directory``; raises OutputError and MissingExtraError."""
-    from .plots import plot_layers
-
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refused(directory, error) from None
-    write_bytes(directory / RECORD, report.to_json())
-    write_bytes(directory / TABLE, report.to_text().encode())
-    plot_layers(report, directory)
 
 
 def clipped_share(seen: Seen, scale: float) -> float:

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from edgeface.data.detection import Batch, DetectionSet, Draw, FeedbackState, SourceSet, collate
 from edgeface.data.pixels import open_pixels
 from edgeface.data.sets import DataFolder, open_data
+from edgeface.data.settings import Data
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError, OptionError
 from edgeface.evaluation.measure import spread
+from edgeface.int8.modules import FoldedConv, Mode, Signal, convolutions, points, set_mode
 from edgeface.models.export import exporter_of
 from edgeface.models.mos_folded import FoldedMOS
-from edgeface.training.config import Config, Data
+from edgeface.training.config import Config
 from edgeface.training.objective import MOSObjective
-
-from .modules import FoldedConv, Mode, Signal, convolutions, points, set_mode
 
 CROPS = 32
 CROP_PX = 256

@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from edgeface.quantize.calibrated import finished
 from edgeface.quantize.calibration import calibrate, observe
-from edgeface.quantize.network import Quantisation, quantised
 
-from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.int8.network import Quantisation
+from edgeface.models.checkpoint import Checkpoint, finished, save
 from edgeface.models.mos_export import run_everything
 from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.quantised import quantised
 from lively_mos import lively_mos, scenes
 
 

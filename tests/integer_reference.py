@@ -12,10 +12,11 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from edgeface.quantize.scales import LayerScales
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from edgeface.int8.scales import LayerScales
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")

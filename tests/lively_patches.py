@@ -8,15 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from edgeface.quantize.calibrated import calibrated_on, finished
-from edgeface.quantize.network import Quantisation, quantised
+from edgeface.quantize.calibrated import calibrated_on
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeface.int8.network import Quantisation
 from edgeface.models import model
-from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.models.checkpoint import Checkpoint, finished, save
 from edgeface.models.export import exporter
 from edgeface.models.patch_nets import MTCNN, PatchNet
+from edgeface.models.quantised import quantised
 from lively_mos import scenes
 
 _SHARE_OVER_EVEN = 0.1      # of the patches, those that a net takes for a face

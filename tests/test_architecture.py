@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,23 @@ KINDS = {"DenseStage", "PyramidStage", "FaceStage", *(
 ALLOWED = {"edgeface/bundle/schema.py", "edgeface/bundle/schema1.py", "edgeface/bundle/checks.py"}
 DISPATCH = "edgeface/runtime/stages/kinds.py"
 
+# Packages from the lowest to the highest: each imports only what stands below it, and none of its own line.
+LAYERS = (
+    {"int8", "bundle"}, {"models", "runtime"}, {"data", "devices", "stream"}, {"evaluation"}, {"convert", "training"},
+    {"quantize"}, {"cli"},
+)
+# Where everything is brought together: edgeface.load, the names of the API, and what runs "python -m edgeface".
+TOPS = {"edgeface", "edgeface.__main__"}
+
+Arrows = dict[str, set[str]]
+
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+@cache
+def sources() -> list[tuple[str, ast.Module]]:
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())) for path in paths]
 
 
 def switches(tree: ast.Module) -> Iterator[str]:
@@ -49,6 +60,90 @@ def switches(tree: ast.Module) -> Iterator[str]:
         else:
             continue
         yield from names & KINDS
+
+
+def module_name(path: str) -> str:
+    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(parts if parts[0] == "edgeface" else ["edgeface", *parts])
+
+
+def imports(module: str, is_package: bool, tree: ast.Module, modules: set[str]) -> set[str]:
+    """The modules of edgeface that one imports: lazily, for types, from the same folder, or by its name as a text."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".") if is_package else module.split(".")[:-1]
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            inside = {f"{source}.{alias.name}" for alias in node.names}
+            found |= inside & modules or {source}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "bring")):
+            found |= {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+    return found & modules - {module}
+
+
+@cache
+def all_imports() -> Arrows:
+    trees = {module_name(path): (path, tree) for path, tree in sources()}
+    arrows = {
+        name: imports(name, path.endswith("/__init__.py"), tree, set(trees)) for name, (path, tree) in trees.items()
+    }
+    return {name: to - TOPS for name, to in arrows.items() if name not in TOPS}
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def by_package(arrows: Arrows) -> Arrows:
+    found: Arrows = {}
+    for module, targets in arrows.items():
+        found.setdefault(package_of(module), set()).update(map(package_of, targets))
+    return {package: targets - {package} for package, targets in found.items()}
+
+
+def in_circles(arrows: Arrows) -> set[str]:
+    """What is left when everything is taken away, again and again, that imports nothing of the rest."""
+    left = dict(arrows)
+    while free := {name for name, targets in left.items() if not targets & left.keys()}:
+        left = {name: targets for name, targets in left.items() if name not in free}
+    return set(left)
+
+
+def test_no_modules_and_no_packages_import_one_another() -> None:
+    arrows = all_imports()
+    assert len(arrows) > 300
+    assert in_circles(arrows) == set()
+    assert in_circles(by_package(arrows)) == set()
+
+
+def test_imports_point_one_way() -> None:
+    packages = by_package(all_imports())
+    folders = {path.name for path in (ROOT / "edgeface").iterdir() if (path / "__init__.py").is_file()}
+    assert set().union(*LAYERS) == (folders | {*PACKAGES}) - {"edgeface", "weights"}
+    for number, layer in enumerate(LAYERS):
+        not_below = set().union(*LAYERS[number:])
+        assert {name: packages[name] & not_below for name in sorted(layer)} == {name: set() for name in sorted(layer)}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import edgeface.cli.main", "from edgeface.cli import main", "from edgeface.cli.main import run",
+        "from . import main",
+        "def f():\n    from .main import run", "if TYPE_CHECKING:\n    from edgeface.cli.main import run",
+        "import_module('edgeface.cli.main')",
+    ],
+)  # fmt: skip
+def test_every_way_to_import_is_seen(code: str) -> None:
+    known = {"edgeface.cli", "edgeface.cli.main", "edgeface.cli.other"}
+    assert imports("edgeface.cli.other", False, ast.parse(code), known) == {"edgeface.cli.main"}
+
+
+def test_a_circle_would_be_seen() -> None:
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
 
 
 def test_the_kinds_are_those_of_the_schema() -> None:

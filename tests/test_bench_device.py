@@ -36,9 +36,9 @@ from edgeface.cli.bench_estimate import estimate_lines
 from edgeface.errors import InstallError, OptionError
 from edgeface.images import write_image
 from edgeface.runtime.benchmark import Condition, Pictures, synthetic_scene
-from edgeface.runtime.engines.torch import checkpoint_bundle
 from edgeface.runtime.loading import load
 from edgeface.runtime.stages.kinds import kind_of
+from edgeface.torch_engine import checkpoint_bundle
 from lively_patches import save_int8, save_lively
 from loopback_ssh import LoopbackSsh
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgeface.devices.boards import Midr
-from edgeface.devices.health import Clock, Throttle, Zone, read_health
+from edgeface.devices.cores import Midr
 from edgeface.devices.machine import machine
+
+from edgeface.board_health import Clock, Throttle, Zone, read_health
 
 Write = Callable[[dict[str, str]], Path]
 

@@ -22,13 +22,13 @@ from edgeface.quantize.calibration import (
     percentile,
     squared_error,
 )
-from edgeface.quantize.modules import Point, points
-from edgeface.quantize.network import Quantisation
 from edgeface.quantize.pictures import calibration_batches
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.errors import CheckpointError, DataError, OptionError
+from edgeface.int8.modules import Point, points
+from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import Checkpoint, load, save
 from edgeface.models.mos_folded import FoldedMOS
 from tiny_data import write_tiny_data

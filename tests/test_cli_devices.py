@@ -16,7 +16,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from edgeface.devices import boards, install_script
-from edgeface.devices.boards import Board, Cluster, Midr
+from edgeface.devices.boards import Board
+from edgeface.devices.cores import Cluster, Midr
 from edgeface.devices.machine import Machine
 from edgeface.devices.probe import differences
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from edgeface.quantize.modules import points
 from edgeface.quantize.training import qat_trainer
 from numpy.typing import NDArray
 
 import edgeface
 from edgeface.bundle import sha256_of
 from edgeface.cli import main
+from edgeface.int8.modules import points
 from edgeface.models.checkpoint import Checkpoint, load, save
 from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.loop import Trainer

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from edgeface.convert import check_parity, convert, target
-from edgeface.quantize.modules import set_mode
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -18,10 +17,11 @@ from edgeface.bundle import FaceStage, PyramidStage, Score, describe_file, read_
 from edgeface.cli import main
 from edgeface.errors import OptionError
 from edgeface.images import write_image
+from edgeface.int8.modules import set_mode
 from edgeface.models.checkpoint import load
 from edgeface.models.export import Graph, exporter
 from edgeface.runtime.engines import Options, Session, engine
-from edgeface.runtime.engines.torch import TorchSession
+from edgeface.torch_engine import TorchSession
 from lively_mos import scenes
 from lively_patches import int8_checkpoint, lively, patches, save_int8, save_lively
 

@@ -13,8 +13,8 @@ from edgeface.errors import EngineError, OptionError
 from edgeface.faces import Faces
 from edgeface.runtime.engines import Options, engine
 from edgeface.runtime.engines.registry import BatchSession
-from edgeface.runtime.engines.torch import TorchSession, checkpoint_bundle
 from edgeface.runtime.loading import open_sessions
+from edgeface.torch_engine import TorchSession, checkpoint_bundle
 from int8_mos import save_int8_mos
 from lively_mos import scenes
 

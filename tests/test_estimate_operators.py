@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeface.convert.tflite_writer import Network, Quantisation, made
 from edgeface.devices.estimate.operators import NOTHING, Operator, write_operators
 from numpy.typing import NDArray
 
 from edgeface.errors import EngineError
+from edgeface.runtime.engines.tflite_writer import Network, Quantisation, made
 
 
 def interpreter(path: Path) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from edgeface.quantize.exact import is_exact, make_exact
-from edgeface.quantize.modules import FoldedConv, Point, Signal, set_mode
-from edgeface.quantize.scales import Q_MAX
 from torch import nn
 
 from edgeface.errors import ConversionError
+from edgeface.int8.exact import is_exact, make_exact
+from edgeface.int8.modules import FoldedConv, Point, Signal, set_mode
+from edgeface.int8.scales import Q_MAX
 
 
 class Net(nn.Module):

@@ -7,8 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from edgeface.quantize.fake import fake_quantise, fake_quantise_weight, weight_scales
-from edgeface.quantize.modules import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from edgeface.errors import OptionError
+from edgeface.int8.fake import fake_quantise, fake_quantise_weight, weight_scales
+from edgeface.int8.modules import (
     FoldedConv,
     Mode,
     Point,
@@ -20,12 +25,7 @@ from edgeface.quantize.modules import (
     points,
     set_mode,
 )
-from edgeface.quantize.network import keep_in_float
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from edgeface.errors import OptionError
+from edgeface.int8.network import keep_in_float
 
 ZERO = torch.zeros((), dtype=torch.int32)
 

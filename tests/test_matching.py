@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from edgeface.convert.matching import match_by_content
-from edgeface.quantize.scales import LayerScales
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgeface.errors import ConversionError
+from edgeface.int8.scales import LayerScales
 
 Floats = NDArray[np.float32]
 

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgeface.quantize.modules import FoldedConv, Point, bake, convolutions, layer_scales, points, set_mode
-from edgeface.quantize.network import Quantisation, deployed, quantised
 from torch import Tensor, nn
 
 from edgeface.errors import CheckpointError, ConversionError
+from edgeface.int8.modules import FoldedConv, Point, bake, convolutions, layer_scales, points, set_mode
+from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import Checkpoint, load, save
 from edgeface.models.mos import MOS, STRIDES
 from edgeface.models.mos_export import run_everything
 from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.quantised import quantised
 from lively_mos import lively_mos
 
 
@@ -210,7 +211,5 @@ def test_a_quantised_checkpoint_needs_nothing_but_its_file(nets: dict[str, MOS],
 
 
 def test_only_mos_is_deployed() -> None:
-    with pytest.raises(ConversionError, match="Conv2d has no export graphs"):
-        deployed(nn.Conv2d(1, 1, 1), 8)
     with pytest.raises(ConversionError, match="Conv2d has no export graphs"):
         quantised(nn.Conv2d(1, 1, 1), Quantisation("mse", False))

@@ -15,10 +15,10 @@ import torch
 from edgeface.convert import target
 from edgeface.convert.ncnn_int8 import Int8Report, quantise
 from edgeface.convert.ncnn_model import read
-from edgeface.quantize.scales import LayerScales
 from torch import nn
 
 from edgeface.errors import ConversionError
+from edgeface.int8.scales import LayerScales
 from edgeface.models.export import Graph
 from edgeface.runtime.engines import Options, Session, engine
 from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer, to_bin, to_param

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edgeface.quantize.modules import FoldedConv, Mode, Point, Signal, Sums, points, set_mode
-from edgeface.quantize.network import Quantisation, quantised
 from torch import nn
 
 from edgeface.bundle import Binary, FaceStage, PyramidStage, Score, file_sets
 from edgeface.errors import ConversionError
+from edgeface.int8.modules import FoldedConv, Mode, Point, Signal, Sums, points, set_mode
+from edgeface.int8.network import Quantisation
 from edgeface.models.export import Graph, exporter, exporter_of, graphs
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import ATTRIBUTES
+from edgeface.models.quantised import quantised
 from lively_patches import as_input, int8_checkpoint, lively, nets_of, patches
 
 MODELS = ("mtcnn", "tcnn")

@@ -11,22 +11,22 @@ import pytest
 import torch
 from click.testing import CliRunner
 from edgeface.convert import convert
-from edgeface.quantize.calibrated import finished
 from edgeface.quantize.calibration import calibrate, observe
-from edgeface.quantize.modules import FoldedConv, Point
-from edgeface.quantize.network import Quantisation, quantised
 from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.cli import main
 from edgeface.errors import ConversionError, OptionError
+from edgeface.int8.modules import FoldedConv, Point
+from edgeface.int8.network import Quantisation
 from edgeface.models import model
 from edgeface.models.backbones.pool import PoolNet, SkipConv
-from edgeface.models.checkpoint import Checkpoint, load, save
+from edgeface.models.checkpoint import Checkpoint, finished, load, save
 from edgeface.models.deploy import deploy
 from edgeface.models.mos import MOS
 from edgeface.models.mos_export import run_everything
 from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.quantised import quantised
 from edgeface.training.config import default_config_path, load_config
 from lively_mos import made_lively, scenes
 from tiny_data import write_tiny_data

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeface.devices.health import Health, Zone
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from edgeface.board_health import Health, Zone
 from edgeface.stream.controls import Controls
 from edgeface.stream.machine import Machine, Warmth
 from edgeface.stream.preview import board as board_module

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from edgeface.quantize.modules import points
-from edgeface.quantize.network import Quantisation
 from numpy.typing import NDArray
 
 import edgeface
 from edgeface.cli import main
 from edgeface.errors import DataError
+from edgeface.int8.modules import points
+from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import load
 from edgeface.models.export import exporter
 from edgeface.models.patch_folded import FoldedMTCNN, FoldedPatchNet

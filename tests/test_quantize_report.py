@@ -11,10 +11,8 @@ import pytest
 import torch
 from edgeface.quantize.calibrated import Calibrated, calibrated
 from edgeface.quantize.calibration import BINS, Seen
-from edgeface.quantize.fake import fake_quantise_weight
-from edgeface.quantize.modules import convolutions, layer_scales, points, set_mode
-from edgeface.quantize.network import keep_in_float
-from edgeface.quantize.report import Report, clipped_share, make_report, write_report
+from edgeface.quantize.report import Report, clipped_share, make_report
+from edgeface.quantize.report_files import write_report
 from edgeface.quantize.sensitivity import (
     Losses,
     auto_keep,
@@ -26,6 +24,9 @@ from edgeface.quantize.sensitivity import (
 from numpy.typing import NDArray
 
 from edgeface.errors import DataError, MissingExtraError, OptionError, OutputError
+from edgeface.int8.fake import fake_quantise_weight
+from edgeface.int8.modules import convolutions, layer_scales, points, set_mode
+from edgeface.int8.network import keep_in_float
 from edgeface.models.checkpoint import load
 from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.config import Config, default_config_path, load_config

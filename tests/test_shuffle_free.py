@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from edgeface.quantize.modules import FoldedConv, Point, Signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from edgeface.int8.modules import FoldedConv, Point, Signal
 from edgeface.models.shuffle_free import Layout, ShuffleFreeStage, filled, read_through, written_to
 from edgeface.models.shufflenetv2 import ShuffleUnit
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from edgeface.devices.health import Health, Zone
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edgeface.board_health import Health, Zone
 from edgeface.stream.machine import Machine, Warmth
 from edgeface.stream.metrics import Metrics
 from edgeface.stream.preview.web import Web, WebOptions

@@ -245,7 +245,7 @@ def test_the_target_writes_the_nets_of_a_checkpoint(tiny_checkpoint: Path, tmp_p
 
     from edgeface.models.checkpoint import load
     from edgeface.models.mos_export import graphs
-    from edgeface.runtime.engines.torch import TorchSession
+    from edgeface.torch_engine import TorchSession
 
     goal = target.get("tflite")
     assert next(iter(goal.tolerances)) == "int8"
@@ -267,13 +267,13 @@ def test_the_target_writes_the_scales_of_a_quantised_net(tiny_checkpoint: Path, 
     """A net of three convolutions is followed to the last bit, but for ties."""
     import torch
     from edgeface.convert.targets import target
-    from edgeface.quantize.modules import points, set_mode
 
+    from edgeface.int8.modules import points, set_mode
     from edgeface.models.checkpoint import load
     from edgeface.models.mos import MOS
     from edgeface.models.mos_export import graphs
     from edgeface.models.mos_folded import FoldedMOS
-    from edgeface.runtime.engines.torch import TorchSession
+    from edgeface.torch_engine import TorchSession
 
     trained = load(tiny_checkpoint).build()
     assert isinstance(trained, MOS)

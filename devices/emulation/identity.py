@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeface.devices.boards import Board, Cluster
+from edgeface.devices.boards import Board
+from edgeface.devices.cores import Cluster
 
 _PROC = "proc/cpuinfo"
 _SYS = "sys/devices/system/cpu"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgeface.convert.tflite_writer import Network, Quantisation, Tensor
 from numpy.typing import NDArray
 
 from edgeface.errors import EngineError, MissingExtraError
+from edgeface.runtime.engines.tflite_writer import Network, Quantisation, Tensor
 
 NOTHING = "nothing"
 _NO_TENSOR = -1

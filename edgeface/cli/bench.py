@@ -214,8 +214,8 @@ def choose_pictures(source: str | None, limit: int, frame_px: tuple[int, int] | 
     Raises InputError for a source without pictures, and for a picture that cannot be read.
     """
     from edgeface.cli.demo import photograph
-    from edgeface.cli.sources import PICTURE_SUFFIXES, expand
     from edgeface.images import read_image
+    from edgeface.media_files import PICTURE_SUFFIXES, expand
     from edgeface.runtime.benchmark import Pictures, synthetic_scene
 
     if source is None:

@@ -20,10 +20,10 @@ from edgeface.addresses import redacted
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.progress import progress
 from edgeface.cli.results import STDOUT, JsonLines, json_lines, picture_record
-from edgeface.cli.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
 from edgeface.cli.writing import ResultsLostError, complain, say
 from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS
+from edgeface.media_files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
 from edgeface.regular_files import real_path
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
 

@@ -13,8 +13,9 @@ from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import EdgefaceError, OptionError
 
 if TYPE_CHECKING:
-    from edgeface.devices.boards import Board, Cluster
-    from edgeface.devices.health import Health
+    from edgeface.board_health import Health
+    from edgeface.devices.boards import Board
+    from edgeface.devices.cores import Cluster
     from edgeface.devices.installing import Installed
     from edgeface.devices.probe import Probe
     from edgeface.devices.protocol import Hello

@@ -195,7 +195,8 @@ def _measured(
     """Layer by layer: choose what stays in float, and write the report."""
     from edgeface.cli.progress import progress
     from edgeface.models.mos_folded import FoldedMOS
-    from edgeface.quantize.report import make_report, write_report
+    from edgeface.quantize.report import make_report
+    from edgeface.quantize.report_files import write_report
     from edgeface.quantize.sensitivity import Losses, dev_batches, task_loss
     from edgeface.quantize.sensitivity import auto_keep as choose
 
@@ -215,7 +216,7 @@ def _measured(
 
 
 def _summary(start: Calibrated, pictures: int) -> str:
-    from edgeface.quantize.modules import convolutions
+    from edgeface.int8.modules import convolutions
 
     every, kept = len(list(convolutions(start.net))), len(start.quantisation.keep_float)
     how = f"calibrated by {start.quantisation.method} on {pictures} pictures"
@@ -242,8 +243,7 @@ def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, 
     import platform
     from importlib import metadata
 
-    from edgeface.models.checkpoint import save
-    from edgeface.quantize.calibrated import finished
+    from edgeface.models.checkpoint import finished, save
 
     versions = {name: metadata.version(name) for name in ("edgeface", "torch", "numpy", "opencv-python-headless")}
     made = {**made, "versions": {"python": platform.python_version(), **versions}}
@@ -266,8 +266,7 @@ def _train(
     from edgeface.cli.progress import progress
     from edgeface.cli.running import run_training
     from edgeface.data.pixels import cache_directory
-    from edgeface.models.checkpoint import load, save
-    from edgeface.quantize.calibrated import finished
+    from edgeface.models.checkpoint import finished, load, save
     from edgeface.quantize.training import qat_trainer
     from edgeface.training.plots import plot_curves
     from edgeface.training.trainers import DetectorTraining

@@ -17,9 +17,9 @@ from edgeface.data.annotations import Picture
 from edgeface.data.augment import Crop
 from edgeface.data.pixels import Pixels, ProgressBar, open_pixels
 from edgeface.data.sets import DataFolder, describe, open_data
+from edgeface.data.settings import Data
 from edgeface.data.targets import Targets, targets_of
 from edgeface.errors import DataError
-from edgeface.training.config import Data
 
 
 @dataclass(frozen=True)

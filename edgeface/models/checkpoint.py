@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from edgeface.atomic import refused, replacing
 from edgeface.errors import CheckpointError, EdgefaceError
+from edgeface.int8.network import Quantisation
+from edgeface.models.quantised import exact_state, quantised
 from edgeface.models.registry import model
 from edgeface.models.seal import SealError, check_seal, seal
-from edgeface.quantize.network import Quantisation, quantised
 from edgeface.regular_files import IrregularFileError, open_regular
 
 FORMAT = "edgeface-checkpoint"
@@ -49,7 +50,7 @@ class Checkpoint:
     def build(self) -> nn.Module:
         """The network with these weights, in eval mode; raises CheckpointError when they do not fit.
 
-        A quantised one is in the mode "all" of edgeface.quantize.modules.
+        A quantised one is in the mode "all" of edgeface.int8.modules.
         """
         builder = model.get(self.model)
         try:
@@ -73,6 +74,11 @@ class Checkpoint:
         # Weights of a quantised network are folded together, and fewer.
         if wanted_bytes > _MOST_FOLDED * sum(tensor.untyped_storage().nbytes() for tensor in self.state.values()):
             raise CheckpointError(f"weights do not fit {self.model} {self.options}: the network has many more")
+
+
+def finished(checkpoint: Checkpoint, net: nn.Module) -> Checkpoint:
+    """The checkpoint with the state of ``net``, a quantised network whose scales are final (``exact_state``)."""
+    return replace(checkpoint, state=exact_state(net))
 
 
 def write_atomically(path: Path, content: Any) -> None:

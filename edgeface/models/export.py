@@ -7,30 +7,20 @@ itself, so that nothing here or in those parts knows a family by its class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from edgeface.bundle import Defaults, Stage
 from edgeface.errors import ConversionError, UnknownModelError
-from edgeface.quantize.scales import LayerScales
+from edgeface.int8.scales import LayerScales
 from edgeface.registry import Registry
-
-if TYPE_CHECKING:
-    from edgeface.data.annotations import Picture
 
 # What a network is given once, by the part that it is given to: float32 (N, C, H, W) each.
 Inputs = Mapping[str, Tensor]
 Files = Callable[[str], Sequence[str]]
-
-
-class Progress(Protocol):
-    """Wraps a loop over pictures to show how far it is: (items, label, total) -> the same items."""
-
-    def __call__(self, items: Iterable[Picture], label: str, total: int, /) -> Iterable[Picture]: ...
 
 
 @dataclass(frozen=True)
@@ -86,11 +76,6 @@ class Exporter(ABC):
     def example(self) -> Inputs:
         """Small inputs of zeros, on which every layer runs."""
         raise ConversionError(f"a {type(self).__name__} has no int8 form: {_quantisable()}")
-
-    def calibration(self, net: nn.Module, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
-        """What the parts of ``net``, a deployed network in float, see on about ``pictures`` training pictures of
-        ``data``. Raises DataError."""
-        raise ConversionError(f"{type(net).__name__} cannot be quantised: {_quantisable()}")
 
 
 exporter: Registry[Exporter] = Registry("model", UnknownModelError)

@@ -6,7 +6,6 @@ The graphs are of the deployed network (mos_folded.py): plain convolutions and c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor, nn
 
 from edgeface.bundle import Bins, Defaults, DenseStage, FaceStage, Level, Map, Points, Stage
 from edgeface.errors import ConversionError
-from edgeface.models.export import Exporter, Files, Graph, Inputs, Progress, exporter
+from edgeface.int8.modules import layer_scales
+from edgeface.int8.scales import LayerScales
+from edgeface.models.export import Exporter, Files, Graph, Inputs, exporter
 from edgeface.models.mos import (
     ANCHOR_SIZES,
     MOS,
@@ -26,8 +27,6 @@ from edgeface.models.mos import (
     VARIANCES,
 )
 from edgeface.models.mos_folded import CHANNEL_MULTIPLE, PATCH, FoldedMOS
-from edgeface.quantize.modules import layer_scales
-from edgeface.quantize.scales import LayerScales
 
 INPUT = "data"
 POSE_INPUT = "patches"
@@ -151,11 +150,6 @@ class MOSExporter(Exporter):
 
     def example(self) -> Inputs:
         return {"dense": torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX)}
-
-    def calibration(self, net: nn.Module, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
-        from edgeface.quantize.pictures import calibration_batches
-
-        return [{"dense": batch} for batch in calibration_batches(data, pictures, progress)]
 
 
 for name in ("mos_s", "mos_fast", "mos_tiny"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +11,12 @@ from torch import nn
 
 from edgeface.bundle import Binary, Box, Crops, Defaults, FaceStage, Landmarks, PyramidStage, Score, Stage
 from edgeface.errors import ConversionError
-from edgeface.models.export import Exporter, Files, Graph, Inputs, Progress, exporter
+from edgeface.int8.modules import layer_scales
+from edgeface.int8.scales import LayerScales
+from edgeface.models.export import Exporter, Files, Graph, Inputs, exporter
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_folded import OUTPUTS, FoldedMTCNN, FoldedPatchNet, GraphOutputs
 from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet
-from edgeface.quantize.modules import layer_scales
-from edgeface.quantize.scales import LayerScales
 
 INPUT = "data"
 # Of P-Net's pyramid: each level's faces are 1.41 times as large as those of the one before; windows that overlap more
@@ -128,11 +127,6 @@ class MTCNNExporter(PatchExporter):
         _require_relu(net, net.pnet.activation)
         return FoldedMTCNN(net)
 
-    def calibration(self, net: nn.Module, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
-        from edgeface.quantize.patches import cascade_inputs
-
-        return cascade_inputs(self.folded(net), data, pictures, progress)
-
 
 class TCNNExporter(PatchExporter):
     """T-CNN alone, which refines what a detector found: crops, averaged scores, attributes and quality."""
@@ -174,11 +168,6 @@ class TCNNExporter(PatchExporter):
         assert isinstance(net, PatchNet)
         _require_relu(net, net.activation)
         return FoldedPatchNet(net)
-
-    def calibration(self, net: nn.Module, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
-        from edgeface.quantize.patches import face_inputs
-
-        return face_inputs("tcnn", O_NET.size_px, TCNN_MARGIN, data, pictures, progress)
 
 
 _OUTPUTS_OF = {"pnet": ("score", "box"), "rnet": ("score", "box")}

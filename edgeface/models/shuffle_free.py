@@ -17,8 +17,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from edgeface.int8.modules import FoldedConv, Point, Signal, concatenated
 from edgeface.models.shufflenetv2 import ShuffleUnit
-from edgeface.quantize.modules import FoldedConv, Point, Signal, concatenated
 
 # A tensor's channels, by their logical number in the original network; None is a channel of zeros, there to fill up.
 Layout = Sequence[int | None]

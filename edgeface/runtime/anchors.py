@@ -87,7 +87,7 @@ class Pyramid:
     @cached_property
     def packed(self) -> bytes:
         """As the C structure ef_pyramid, which points into the arrays."""
-        return packed_pyramid(self)
+        return packed_pyramid(self.strides, self.sides, self.variances.tolist())
 
 
 def keep_anchors(scores: Sequence[RawMap], threshold_logit: float, limit: int) -> Anchors:
@@ -131,7 +131,7 @@ def best_boxes(
     kernels = library()
     if kernels is None:
         return best_boxes_reference(maps, kept, pyramid, iou_threshold, scale)
-    return decoding.best_boxes(kernels, maps, kept, pyramid, iou_threshold, scale)
+    return decoding.best_boxes(kernels, maps, kept.places, kept.logits, pyramid.packed, iou_threshold, scale)
 
 
 def best_boxes_reference(
@@ -172,7 +172,7 @@ def decode_landmarks(
     kernels = library()
     if kernels is None:
         return decode_landmarks_reference(maps, kept, pyramid, scale)
-    return decoding.decode_landmarks(kernels, maps, kept, pyramid, scale)
+    return decoding.decode_landmarks(kernels, maps, kept.places, pyramid.packed, scale)
 
 
 def decode_landmarks_reference(

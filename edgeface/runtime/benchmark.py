@@ -24,7 +24,7 @@ from edgeface.runtime.detector import MAX_SIZE_PX, Detector
 from edgeface.runtime.loading import load
 
 if TYPE_CHECKING:
-    from edgeface.devices.health import Health
+    from edgeface.board_health import Health
 
 HOST = "host"
 WARM_UP_ROUNDS = 5
@@ -86,7 +86,7 @@ class Condition(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, health: Health) -> Condition:
-        """What ``devices.health`` saw. What slowed it once, and does not now, is left out."""
+        """What ``edgeface.board_health`` saw. What slowed it once, and does not now, is left out."""
         return cls(
             health.hottest_c,
             {",".join(map(str, clock.cpus)): clock.mhz for clock in health.clocks},
@@ -177,7 +177,7 @@ def benchmark(
 ) -> Report:
     """Time ``subjects`` in ``rounds`` (1 or more) interleaved rounds after a warm-up; ``threads`` and ``size_px`` are
     those that they were opened with. Raises InputError and EngineError as a Detector does."""
-    from edgeface.devices.health import read_health
+    from edgeface.board_health import read_health
 
     load_1min = round(os.getloadavg()[0], 2)
     before = Condition.of(read_health())

@@ -114,7 +114,5 @@ def _found(model_or_path: str | Path, engine: str | None) -> tuple[Path, Bundle]
     else:
         if engine not in (None, "torch"):
             raise OptionError(f"{path}: a checkpoint runs with the engine torch: convert it for {engine}")
-        from edgeface.runtime.engines.torch import checkpoint_bundle
-
-        directory, bundle = path.parent, checkpoint_bundle(path)
+        directory, bundle = path.parent, engines.file_reader.get("torch")(path)
     return directory, bundle

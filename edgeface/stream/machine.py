@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from edgeface.devices.health import Health, read_health
+from edgeface.board_health import Health, read_health
 
 _FRESH_S = 1.0
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from edgeface.data.settings import Data
 from edgeface.errors import OptionError, TrainingError
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
@@ -20,23 +21,6 @@ class Canvas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_px: int
     batch: int
     share: float
-
-
-class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which sets are drawn from, how often, and how crops are made of them."""
-
-    weights: dict[str, float]
-    native: float = 0.5                 # share of crops at about the picture's own scale
-    min_face_px: float = 5.0            # smaller faces are ignored in training
-    min_landmarks_px: float = 12.0      # on smaller faces landmarks are noise, and are not trained
-    paste: float = 0.3                  # share of crops with background that get pasted faces
-    turn: float = 0.4                   # share of crops that are turned, by a normal angle of turn_deg
-    turn_deg: float = 15.0
-    turn_any: float = 0.0               # share of crops that are turned by any angle: people who lie, cameras on a side
-    largest: float = 0.8                # a chosen face becomes at most so much of the canvas; over 1 for close-ups
-    colour: float = 0.35
-    degrade: float = 0.25
-    workers: int = 1
 
 
 class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

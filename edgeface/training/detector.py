@@ -19,10 +19,10 @@ from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
 from edgeface.data.pixels import ProgressBar
 from edgeface.data.sets import licence_of, open_data, remark_on_weights, settled_weights
 from edgeface.errors import OptionError, OutputError, TrainingError
+from edgeface.int8.network import Quantisation
 from edgeface.models import model
 from edgeface.models.checkpoint import FORMAT, load, read_untrusted
 from edgeface.models.starting import is_archive, load_backbone
-from edgeface.quantize.network import Quantisation
 from edgeface.training import objective, s3fd  # noqa: F401  (register their recipes)
 from edgeface.training.config import Config
 from edgeface.training.dense import Recipe, recipe

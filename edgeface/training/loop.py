@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from edgeface.data.detection import Batch, DetectionSet, Draw, collate
 from edgeface.errors import TrainingError
+from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import Checkpoint, save
-from edgeface.quantize.network import Quantisation
 from edgeface.training.config import Config, plain
 from edgeface.training.dense import Objective
 from edgeface.training.devices import Place

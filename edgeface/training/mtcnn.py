@@ -19,9 +19,9 @@ from edgeface.data.detection import SourceSet, read_sources
 from edgeface.data.pixels import ProgressBar
 from edgeface.data.sets import open_data
 from edgeface.errors import OptionError, TrainingError
+from edgeface.int8.network import Quantisation
 from edgeface.models.patch_folded import FoldedMTCNN
 from edgeface.models.patch_nets import MTCNN
-from edgeface.quantize.network import Quantisation
 from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.mining import (
     Proposals,

@@ -18,8 +18,8 @@ from edgeface.evaluation.measure import measure
 from edgeface.evaluation.report import Measures
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector
-from edgeface.runtime.engines.torch import network_detector
 from edgeface.runtime.nms import iou
+from edgeface.torch_engine import network_detector
 from edgeface.training.config import Config
 
 AP_SCORE, NMS_IOU = 0.02, 0.4

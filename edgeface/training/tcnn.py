@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from edgeface.data.pixels import ProgressBar
 from edgeface.data.sets import open_data
 from edgeface.errors import DataError, TrainingError
+from edgeface.int8.network import Quantisation
 from edgeface.models import model
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import PatchNet
-from edgeface.quantize.network import Quantisation
 from edgeface.runtime.logistic import logit
 from edgeface.training.patches.detections import detections
 from edgeface.training.patches.face_probe import Annotated, FaceProbe, annotated, refinable

@@ -13,9 +13,9 @@ from torch import nn
 from edgeface.bundle import sha256_of
 from edgeface.data.pixels import ProgressBar, cache_directory
 from edgeface.errors import TrainingError, UnknownModelError
+from edgeface.int8.network import Quantisation
 from edgeface.models import model
 from edgeface.models.checkpoint import load
-from edgeface.quantize.network import Quantisation
 from edgeface.registry import Registry
 from edgeface.training.config import default_config_path, load_config, read_settings
 from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer, versions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.bundle import Bundle
 from edgeface.errors import UnknownEngineError
 from edgeface.registry import Registry
 
@@ -116,3 +117,5 @@ class Engine(Protocol):
 
 
 engine: Registry[Engine] = Registry("engine", UnknownEngineError)
+# By an engine's name: the bundle that one file is to it, which no bundle.json describes. Raises as ``read_bundle``.
+file_reader: Registry[Callable[[Path], Bundle]] = Registry("engine of single files", UnknownEngineError)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels.arrays import address, contiguous, done
 from edgeface.runtime.kernels.maps import packed_maps
-
-if TYPE_CHECKING:
-    from edgeface.runtime.anchors import Anchors, Pyramid
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -40,15 +37,17 @@ def keep_anchors(library: Any, scores: Sequence[RawMap], threshold_logit: float,
 
 
 def best_boxes(
-    library: Any, maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, iou_threshold: float, scale: Scale
+    library: Any, maps: Sequence[RawMap | None], places: Indices, logits: Floats, pyramid: bytes, iou_threshold: float,
+    scale: Scale,
 ) -> tuple[Indices, Floats]:
-    """Indices (m,) and boxes (m, 4) of what stays; errors as those of ``anchors.best_boxes``."""
-    n = len(kept)
+    """Indices (m,) and boxes (m, 4) of what stays of n anchors, ``places`` (n, 4) and ``logits`` (n,), with ``pyramid``
+    an ef_pyramid; errors as those of ``anchors.best_boxes``."""
+    n = len(logits)
     packed, _held = packed_maps(maps)
-    places, logits = contiguous(kept.places), contiguous(kept.logits)
+    places, logits = contiguous(places), contiguous(logits)
     boxes, best, room = np.empty((n, 4), np.float32), np.empty(n, np.int64), np.empty(11 * n, np.float32)
     count = library.ef_best_boxes(
-        pyramid.packed, packed, n, address(places), address(logits), iou_threshold, *scale,
+        pyramid, packed, n, address(places), address(logits), iou_threshold, *scale,
         address(boxes), address(best), address(room),
     )  # fmt: skip
     if count == _NOT_FINITE:
@@ -57,15 +56,14 @@ def best_boxes(
 
 
 def decode_landmarks(
-    library: Any, maps: Sequence[RawMap | None], kept: Anchors, pyramid: Pyramid, scale: Scale
+    library: Any, maps: Sequence[RawMap | None], places: Indices, pyramid: bytes, scale: Scale
 ) -> Floats:
-    """Points (n, 5, 2); raises IndexError for an anchor outside its map."""
+    """Points (n, 5, 2) of anchors at ``places`` (n, 4), with ``pyramid`` an ef_pyramid; raises IndexError for an anchor
+    outside its map."""
     packed, _held = packed_maps(maps)
-    places = contiguous(kept.places)
-    points = np.empty((len(kept), 5, 2), np.float32)
-    _inside(
-        library.ef_decode_landmarks(pyramid.packed, packed, len(kept), address(places), *scale, address(points))
-    )
+    places = contiguous(places)
+    points = np.empty((len(places), 5, 2), np.float32)
+    _inside(library.ef_decode_landmarks(pyramid, packed, len(places), address(places), *scale, address(points)))
     return points
 
 

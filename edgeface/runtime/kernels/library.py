@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -127,9 +128,7 @@ def _path() -> Path | None:
 def _candidates() -> list[Path]:
     """Beside this package, in every folder that it spans in an editable install; then in the installed edgeface, for
     Python started in a clone's root, which imports the sources from there."""
-    import edgeface.runtime.kernels as package
-
-    found = [Path(folder) / FILE_NAME for folder in package.__path__]
+    found = [Path(folder) / FILE_NAME for folder in sys.modules[__package__].__path__]
     try:
         installed = metadata.distribution("edgeface")
     except metadata.PackageNotFoundError:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeface.runtime.engines.registry import RawMap
 from edgeface.runtime.kernels.arrays import address
-
-if TYPE_CHECKING:
-    from edgeface.runtime.anchors import Pyramid
 
 _MAP, _PYRAMID = Struct("@P3q4if4x"), Struct("@2i2P2f")
 _NO_MAP = bytes(_MAP.size)
@@ -41,7 +41,7 @@ def packed_maps(maps: Sequence[RawMap | None]) -> tuple[bytes, list[Any]]:
     return b"".join(packed), held
 
 
-def packed_pyramid(pyramid: Pyramid) -> bytes:
-    """ef_pyramid of a pyramid that must live as long."""
-    levels, most = pyramid.sides.shape
-    return _PYRAMID.pack(levels, most, address(pyramid.strides), address(pyramid.sides), *pyramid.variances.tolist())
+def packed_pyramid(strides: NDArray[np.float32], sides: NDArray[np.float32], variances: Sequence[float]) -> bytes:
+    """ef_pyramid of ``strides`` (L,) and ``sides`` (L, A), which must live as long."""
+    levels, most = sides.shape
+    return _PYRAMID.pack(levels, most, address(strides), address(sides), *variances)

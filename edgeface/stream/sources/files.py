@@ -104,8 +104,8 @@ def open_folder(spec: SourceSpec) -> Source:
 
     A picture that cannot be used is logged and left out. Raises InputError when there is none that can.
     """
-    from edgeface.cli.sources import PICTURE_SUFFIXES, expand
     from edgeface.images import read_image
+    from edgeface.media_files import PICTURE_SUFFIXES, expand
 
     check_options(spec, "fps", "loop", "every_frame")
     found = expand(spec.address)

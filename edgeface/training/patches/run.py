@@ -12,9 +12,8 @@ import msgspec
 import torch
 from torch import nn
 
-from edgeface.models.checkpoint import Checkpoint, save
-from edgeface.quantize.calibrated import finished
-from edgeface.quantize.network import Quantisation
+from edgeface.int8.network import Quantisation
+from edgeface.models.checkpoint import Checkpoint, finished, save
 from edgeface.training.patches.loop import PatchTrainer
 from edgeface.training.state import STATE, RunDirectory
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .scales import Q_MAX
+from edgeface.int8.scales import Q_MAX
 
 _SMALLEST_SCALE = 1e-8
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.errors import ConversionError
-
-from .fake import weight_scales
-from .modules import FoldedConv, convolutions
-from .scales import Q_MAX
+from edgeface.int8.fake import weight_scales
+from edgeface.int8.modules import FoldedConv, convolutions
+from edgeface.int8.scales import Q_MAX
 
 _FLOAT_BITS = 24
 # Neighbours that are tried: of the short fraction, and of the weight scale that shall give it after two divisions.

@@ -1,4 +1,4 @@
-"""From a float network to the deployed network with fake quantisation, and which of its layers stay in float."""
+"""How a network was quantised, and which of its layers stay in float."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from edgeface.errors import OptionError
-
-from .modules import convolutions, set_mode
+from edgeface.int8.modules import convolutions
 
 
 @dataclass(frozen=True)
@@ -22,27 +21,6 @@ class Quantisation:
     trained: bool
     keep_float: list[str] = field(default_factory=list)
     channel_multiple: int = 8
-
-
-def deployed(net: nn.Module, channel_multiple: int) -> nn.Module:
-    """The network as engines run it, in float, with copies of the weights.
-
-    Raises ConversionError for a network that has no such form.
-    """
-    from edgeface.models.export import exporter_of
-
-    return exporter_of(net).deployed(net, channel_multiple)
-
-
-def quantised(net: nn.Module, quantisation: Quantisation) -> nn.Module:
-    """``deployed`` with fake quantisation on (mode "all"), its scales still to be loaded or calibrated.
-
-    Raises ConversionError, and OptionError for a name in ``keep_float`` that no convolution has.
-    """
-    folded = deployed(net, quantisation.channel_multiple)
-    keep_in_float(folded, quantisation.keep_float)
-    set_mode(folded, "all")
-    return folded
 
 
 def keep_in_float(net: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .fake import fake_quantise, fake_quantise_weight, weight_scales
-from .scales import Q_MAX, LayerScales
+from edgeface.int8.fake import fake_quantise, fake_quantise_weight, weight_scales
+from edgeface.int8.scales import Q_MAX, LayerScales
 
 Mode = Literal["float", "inputs", "all"]
 _ADD_BITS = 21

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from edgeface.bundle import SCHEMA, Bundle, file_sets
 from edgeface.errors import EngineError, MissingExtraError, OptionError
 from edgeface.regular_files import real_path
+from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines.eager import EagerRun
-from edgeface.runtime.engines.registry import Options, Takes, engine
+from edgeface.runtime.engines.registry import Options, Takes, engine, file_reader
 from edgeface.runtime.forks import with_openmp
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgeface.models.export import Graph
-    from edgeface.runtime.detector import Detector
 
 # Where a quantised checkpoint rounds: at every tensor, as TFLite does, or at what its int8 layers read, as ncnn does.
 Points = Literal["inputs", "all"]
@@ -109,6 +109,9 @@ def checkpoint_bundle(path: Path, points: Points = "all") -> Bundle:
     )
 
 
+file_reader("torch")(checkpoint_bundle)
+
+
 def network_detector(
     net: nn.Module, *, size_px: int, score: float, nms_iou: float, threads: int = 0, device: str = "cpu"
 ) -> Detector:
@@ -120,7 +123,6 @@ def network_detector(
     import torch
 
     from edgeface.models.export import exporter_of
-    from edgeface.runtime.detector import Detector
 
     family = exporter_of(net)
     options = Options(threads or torch.get_num_threads(), device=device)
@@ -166,9 +168,9 @@ def _points(name: str) -> Points:
 def _graphs(path: Path, _version: tuple[int, int], points: Points | None, _device: str) -> list[Graph]:
     # A pipeline opens one session a graph, and each would read and build the same checkpoint again. Sessions on two
     # devices must not share a network, since a network is on one of them.
+    from edgeface.int8.modules import set_mode
     from edgeface.models.checkpoint import load
     from edgeface.models.export import graphs
-    from edgeface.quantize.modules import set_mode
 
     net = load(path).build()
     if points is not None:

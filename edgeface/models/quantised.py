@@ -1,0 +1,34 @@
+"""From a float network to the deployed one with fake quantisation, and to the weights that a checkpoint keeps."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from edgeface.int8.exact import make_exact
+from edgeface.int8.modules import set_mode
+from edgeface.int8.network import Quantisation, keep_in_float
+from edgeface.models.export import exporter_of
+
+
+def quantised(net: nn.Module, quantisation: Quantisation) -> nn.Module:
+    """``Exporter.deployed`` with fake quantisation on (mode "all"), its scales still to be loaded or calibrated.
+
+    Raises ConversionError for a network that cannot be quantised, and OptionError for a name in ``keep_float`` that no
+    convolution has.
+    """
+    folded = exporter_of(net).deployed(net, quantisation.channel_multiple)
+    keep_in_float(folded, quantisation.keep_float)
+    set_mode(folded, "all")
+    return folded
+
+
+def exact_state(net: nn.Module) -> dict[str, Tensor]:
+    """The state of a quantised network whose scales are final, its depthwise layers made exact (``make_exact``).
+
+    Raises ConversionError for a layer that cannot be.
+    """
+    family = exporter_of(net)
+    make_exact(net.eval(), partial(family.run, net, family.example()))
+    return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
