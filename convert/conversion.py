@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -67,11 +67,7 @@ def convert(
     family = exporter.get(checkpoint.model)
     precision = _precision(checkpoint, path, target_name, goal, precision)
     reference = Side.open_checkpoint(path, goal.engine)
-    asked = () if size_px is None else (size_px,) if isinstance(size_px, int) else tuple(size_px)
-    _require_sizes(reference.bundle, asked)
-    sizes = asked or (reference.bundle.defaults.size_px,)
-    for size in asked:
-        reference.detector(size, 1.0)   # refuses a size that cannot work, before minutes of converting
+    asked, sizes = _sizes(reference, size_px)
     original = replace(reference.bundle, defaults=replace(reference.bundle.defaults, size_px=sizes[0]))
     chosen = choose(pictures)
     name = f"{original.model}-{precision}-{goal.engine}"
@@ -93,21 +89,38 @@ def convert(
         report = compare(reference, Side.open(bundle, work), chosen, sizes, watch)
         if not report.passed and not force:
             raise DepartedError(report, "no bundle was written; --force writes it as not verified")
-        command = ["edgeface", "convert", path.name, "--target", target_name, "--precision", precision]
-        for size in asked:
-            command += ["--size", str(size)]
-        if force:
-            command.append("--force")
-        made = {
-            "command": " ".join(command),
-            "checkpoint": {"file": path.name, "sha256": sha256_of(path), "made": original.made},
-            "versions": {package: version_of(package) for package in ("edgeface", *goal.packages)},
-            "parity": report.summary(),
-            "notes": notes,
-        }
+        command = _command(path, target_name, precision, asked, force)
+        made = {"command": command, **_made(path, original, goal, report), "notes": notes}
         bundle = replace(bundle, verified=report.passed, made=made)
         write_manifest(work, bundle)
     return Conversion(directory, bundle, report, notes)
+
+
+def _sizes(reference: Side, size_px: int | Sequence[int] | None) -> tuple[Sequence[int], Sequence[int]]:
+    """The input sizes that were asked for, and those that are compared; raises OptionError for one that cannot work,
+    before minutes of converting."""
+    asked = () if size_px is None else (size_px,) if isinstance(size_px, int) else tuple(size_px)
+    _require_sizes(reference.bundle, asked)
+    for size in asked:
+        reference.detector(size, 1.0)
+    return asked, asked or (reference.bundle.defaults.size_px,)
+
+
+def _made(path: Path, original: Bundle, goal: Target, report: ParityReport) -> dict[str, Any]:
+    """Of which checkpoint, with what, and how near to it."""
+    return {
+        "checkpoint": {"file": path.name, "sha256": sha256_of(path), "made": original.made},
+        "versions": {package: version_of(package) for package in ("edgeface", *goal.packages)},
+        "parity": report.summary(),
+    }
+
+
+def _command(path: Path, target_name: str, precision: str, sizes_px: Sequence[int], force: bool) -> str:
+    """The command again, without the places of this machine."""
+    parts = ["edgeface", "convert", path.name, "--target", target_name, "--precision", precision]
+    for size in sizes_px:
+        parts += ["--size", str(size)]
+    return " ".join([*parts, *(["--force"] if force else [])])
 
 
 def check_parity(

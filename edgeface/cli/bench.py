@@ -102,33 +102,15 @@ def command(
     An estimate is made of the instructions that an emulated board executes and of a model of its core, times a factor
     calibrated on published times. It is never a wall time of the emulator.
     """
-    for path, option in ((json_path, "--json"), (plot_path, "--plot")):
-        if path is not None and not path.parent.is_dir():
-            raise OutputError(f"{path.parent}: no such folder: make it, or choose another {option}")
+    _require_possible(bundles, calibrated_board, json_path, plot_path)
     if calibrated_board is not None:
-        if bundles:
-            raise click.UsageError("--calibrate takes no BUNDLE: its networks are ncnn's")
         _calibrate(calibrated_board, json_path)
         return
-    if not bundles:
-        raise click.UsageError("Missing argument 'BUNDLE...'.")
-    # Imported here, so that --help does not wait for them.
-    from edgeface.devices import boards
-
-    board = boards.find(device)
-    if plot_path is not None and board.link != "emulated":
-        raise click.UsageError(f"--plot draws the layers of an estimate: {device} is measured")
-    if board.link != "local" and (refine, min_face, thresholds, candidates) != (None,) * 4:
-        raise click.UsageError(
-            "--refine, --min-face, --thresholds and --candidates are for this host: for a board make a bundle with "
-            "'edgeface models combine'"
-        )
+    board = _board(device, plot_path, core, (refine, min_face, thresholds, candidates) != (None,) * 4)
     pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
     if board.link == "emulated":
         _estimate(board, bundles, pictures, size_px, threads, engine, core, layers, json_path, plot_path)
         return
-    if core is not None:
-        raise click.UsageError(f"--core is for estimates: {device} is measured")
     if board.link == "local":
         from edgeface.runtime.benchmark import open_subject
 
@@ -141,14 +123,52 @@ def command(
         ]
         report = _measure_here(subjects, pictures, size_px, threads, rounds)
     else:
-        from edgeface.devices.links import open_link
-        from edgeface.devices.timing import time_on_board
-
-        report = time_on_board(
-            open_link(board, _progress), bundles, pictures, threads=threads, size_px=size_px, rounds=rounds,
-            engine=engine,
-        )
+        report = _measure_there(board, bundles, pictures, size_px, threads, rounds, engine)
     _give(text_lines(report), report.to_json(), json_path)
+
+
+def _require_possible(
+    bundles: Sequence[str], calibrated_board: str | None, json_path: Path | None, plot_path: Path | None
+) -> None:
+    """Raises OutputError for a file in a folder that is not there, before minutes of work, and UsageError for bundles
+    that are missing or not wanted."""
+    for path, option in ((json_path, "--json"), (plot_path, "--plot")):
+        if path is not None and not path.parent.is_dir():
+            raise OutputError(f"{path.parent}: no such folder: make it, or choose another {option}")
+    if calibrated_board is not None and bundles:
+        raise click.UsageError("--calibrate takes no BUNDLE: its networks are ncnn's")
+    if calibrated_board is None and not bundles:
+        raise click.UsageError("Missing argument 'BUNDLE...'.")
+
+
+def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool) -> Board:
+    """The board of that name; raises UsageError for options of an estimate that it gets none of, or of this host that
+    it is not."""
+    from edgeface.devices import boards
+
+    board = boards.find(name)
+    if plot_path is not None and board.link != "emulated":
+        raise click.UsageError(f"--plot draws the layers of an estimate: {board.name} is measured")
+    if board.link != "local" and is_limited:
+        raise click.UsageError(
+            "--refine, --min-face, --thresholds and --candidates are for this host: for a board make a bundle with "
+            "'edgeface models combine'"
+        )
+    if core is not None and board.link != "emulated":
+        raise click.UsageError(f"--core is for estimates: {board.name} is measured")
+    return board
+
+
+def _measure_there(
+    board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int,
+    engine: str | None,
+) -> Report:
+    from edgeface.devices.links import open_link
+    from edgeface.devices.timing import time_on_board
+
+    return time_on_board(
+        open_link(board, _progress), bundles, pictures, threads=threads, size_px=size_px, rounds=rounds, engine=engine
+    )
 
 
 def _measure_here(

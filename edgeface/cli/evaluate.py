@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ import click
 from edgeface.cli.cascade import cascade_options, numbers
 
 if TYPE_CHECKING:
+    from edgeface.evaluation.evaluation import Evaluation
     from edgeface.evaluation.multi_scale import Merge
+    from edgeface.evaluation.parts import Part
 
 GPU_BATCH = 16
 WANTED_PRECISION = 0.95
@@ -113,19 +116,12 @@ def command(
     shows a face that fills half of its crop at 160 pixels, whatever the crop's own size, and a smaller --size measures
     smaller faces.
     """
-    if close_ups and precision is not None:
-        raise click.UsageError("--suggest-score needs completely annotated pictures, which close-ups are not")
-    if errors_at is not None and (errors_folder is None or errors_at < score):
-        raise click.UsageError("--errors-at goes with --errors, and is at least --score")
+    _require_goes_together(close_ups, precision, score, errors_folder, errors_at)
     # Imported here, so that --help does not wait for them.
     import edgeface
-    from edgeface.cli.progress import progress
-    from edgeface.cli.results import STDOUT, json_lines
-    from edgeface.cli.writing import say
-    from edgeface.evaluation.error_files import error_folders, judge
+    from edgeface.evaluation.error_files import error_folders
     from edgeface.evaluation.evaluation import Evaluation
     from edgeface.evaluation.parts import close_up_part, data_part
-    from edgeface.evaluation.report_text import report_lines
 
     parts = [close_up_part(sets, split, limit)] if close_ups else [data_part(data, split, limit) for data in sets]
     scales = scales or (1.0,)
@@ -136,12 +132,35 @@ def command(
         )
         for scale in scales
     ]
-    batch = 1 if device == "cpu" else GPU_BATCH
-    evaluation = Evaluation(detectors, size, score, nms, scales, flip, merge, batch)
+    evaluation = Evaluation(detectors, size, score, nms, scales, flip, merge, 1 if device == "cpu" else GPU_BATCH)
     folders = [None] * len(parts) if errors_folder is None else error_folders(errors_folder, parts)
     errors_at = evaluation.default_score if errors_at is None else errors_at
+    _report(evaluation, list(zip(parts, folders, strict=True)), errors_at, precision, json_target)
+
+
+def _require_goes_together(
+    close_ups: bool, precision: float | None, score: float, errors_folder: Path | None, errors_at: float | None
+) -> None:
+    """Raises UsageError for options that contradict one another."""
+    if close_ups and precision is not None:
+        raise click.UsageError("--suggest-score needs completely annotated pictures, which close-ups are not")
+    if errors_at is not None and (errors_folder is None or errors_at < score):
+        raise click.UsageError("--errors-at goes with --errors, and is at least --score")
+
+
+def _report(
+    evaluation: Evaluation, parts: Sequence[tuple[Part, Path | None]], errors_at: float, precision: float | None,
+    json_target: str | None,
+) -> None:
+    """Evaluate part by part, each with the folder for its errors, and write what comes of it."""
+    from edgeface.cli.progress import progress
+    from edgeface.cli.results import STDOUT, json_lines
+    from edgeface.cli.writing import say
+    from edgeface.evaluation.error_files import judge
+    from edgeface.evaluation.report_text import report_lines
+
     with json_lines(json_target) as lines:
-        for number, (part, folder) in enumerate(zip(parts, folders, strict=True)):
+        for number, (part, folder) in enumerate(parts):
             shown = progress(part.pictures, f"evaluating {part.name}", len(part.pictures))
             detections = evaluation.detect(part, shown)
             report = evaluation.report(part, detections, precision)

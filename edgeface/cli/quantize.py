@@ -71,26 +71,12 @@ def command(
     require_torch("quantisation")
     from edgeface.bundle import sha256_of
     from edgeface.cli.progress import progress
-    from edgeface.errors import CheckpointError, OptionError
-    from edgeface.models import model as models
-    from edgeface.models.checkpoint import load
-    from edgeface.models.export import require_quantisable
     from edgeface.quantize.calibrated import calibrated
     from edgeface.quantize.calibration import method as methods
     from edgeface.quantize.plots import require_plots
-    from edgeface.runtime.catalog import find
 
     methods.get(method)
-    path = find(model, "torch")
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a bundle: quantise the checkpoint that it was made from")
-    if out.exists() and path.samefile(out):
-        raise OptionError(f"--out {out}: is the checkpoint to quantise: choose another name")
-    checkpoint = load(path)
-    if checkpoint.quantisation is not None:
-        raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
-    models.get(checkpoint.model)
-    require_quantisable(checkpoint.model)
+    path, checkpoint = _float_checkpoint(model, out)
     measures = auto_keep is not None or report_directory is not None
     settings = None
     if _is_detector(checkpoint):
@@ -116,6 +102,27 @@ def command(
         _save_calibrated(checkpoint, start, made, out)
     else:
         _train(checkpoint, start, settings, made, data, out, cache, overrides)
+
+
+def _float_checkpoint(model: str, out: Path) -> tuple[Path, Checkpoint]:
+    """What is to be quantised: its file, and what it holds. Raises CheckpointError, OptionError and ConversionError."""
+    from edgeface.errors import CheckpointError, OptionError
+    from edgeface.models import model as models
+    from edgeface.models.checkpoint import load
+    from edgeface.models.export import require_quantisable
+    from edgeface.runtime.catalog import find
+
+    path = find(model, "torch")
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a bundle: quantise the checkpoint that it was made from")
+    if out.exists() and path.samefile(out):
+        raise OptionError(f"--out {out}: is the checkpoint to quantise: choose another name")
+    checkpoint = load(path)
+    if checkpoint.quantisation is not None:
+        raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
+    models.get(checkpoint.model)
+    require_quantisable(checkpoint.model)
+    return path, checkpoint
 
 
 def _is_detector(checkpoint: Checkpoint) -> bool:

@@ -16,10 +16,13 @@ from edgeface.weights import DEFAULT_MODEL
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgeface.runtime.detector import Detector
     from edgeface.stream.loop import Loop
     from edgeface.stream.results import TrackedFaces
     from edgeface.stream.shots import Shot
+    from edgeface.stream.sources import SourceSpec
     from edgeface.stream.supervision import Deadlines, Supervisor
+    from edgeface.stream.tracking import TrackerOptions
 
 __all__ = ["stream"]
 
@@ -66,10 +69,8 @@ def stream(
     MissingExtraError), and the detector's error when it fails on every frame.
     """
     from edgeface.runtime.loading import load
-    from edgeface.stream.loop import Loop, tracking_options
+    from edgeface.stream.loop import tracking_options
     from edgeface.stream.sources import make_spec
-    from edgeface.stream.supervision import Supervisor
-    from edgeface.stream.tracking import Tracker
 
     spec = make_spec(
         str(source), width_px=width, height_px=height, fps=fps, pixel_format=pixel_format, loop=loop,
@@ -82,11 +83,21 @@ def stream(
         score=score if options is None else options.low_score, refine=refine, min_face=min_face, thresholds=thresholds,
         candidates=candidates,
     )
+    return _started(spec, deadlines, detector, options, detect_every)
+
+
+def _started(
+    spec: SourceSpec, deadlines: Deadlines | None, detector: Detector, options: TrackerOptions | None,
+    detect_every: int,
+) -> Iterator[tuple[Shot, TrackedFaces]]:
+    """What is looked after from the first frame asked for."""
+    from edgeface.stream.loop import Loop
+    from edgeface.stream.supervision import Supervisor
+    from edgeface.stream.tracking import Tracker
+
     supervisor = Supervisor(spec, deadlines)
-    running = Loop(
-        supervisor, detector, tracker=None if options is None else Tracker(options), detect_every=detect_every
-    )
-    return _iterate(supervisor, running)
+    tracker = None if options is None else Tracker(options)
+    return _iterate(supervisor, Loop(supervisor, detector, tracker=tracker, detect_every=detect_every))
 
 
 def _iterate(supervisor: Supervisor, running: Loop) -> Iterator[tuple[Shot, TrackedFaces]]:
