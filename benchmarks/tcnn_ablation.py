@@ -23,7 +23,7 @@ import torch
 from edgeface.data.pixels import cache_directory
 from edgeface.errors import EdgefaceError
 from edgeface.evaluation.attributes import BinaryFigures, binary_figures
-from edgeface.models import model
+from edgeface.models import families
 from edgeface.models.patch_nets import PatchNet
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.patches.face_probe import Annotated, FaceProbe
@@ -83,7 +83,7 @@ def dev_figures(net: PatchNet, attributes: Sequence[str], faces: Annotated) -> d
 def train_row(row: Row, samples: Samples, faces: Annotated, step: Step, progress: bool) -> dict[str, BinaryFigures]:
     """One training from seeded weights, and its dev figures."""
     torch.manual_seed(step.seed)
-    net = model.get("tcnn")(attributes=row.attributes, quality=False)
+    net = families.get("tcnn").build(attributes=row.attributes, quality=False)
     assert isinstance(net, PatchNet)
     with tempfile.TemporaryDirectory(prefix="edgeface-ablation-") as folder:
         trainer = PatchTrainer(net, narrowed(samples, row.attributes), step, Path(folder))

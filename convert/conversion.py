@@ -61,10 +61,10 @@ def convert(
     path = checkpoint_path(model)
 
     from edgeface.models.checkpoint import load
-    from edgeface.models.export import exporter, thresholds_of
+    from edgeface.models.family import families, thresholds_of
 
     checkpoint = load(path)
-    family = exporter.get(checkpoint.model)
+    family = families.get(checkpoint.model)
     precision = _precision(checkpoint, path, target_name, goal, precision)
     reference = Side.open_checkpoint(path, goal.engine)
     asked, sizes = _sizes(reference, size_px)

@@ -25,7 +25,7 @@ from .parity import FP16, FP32, int8
 from .targets import Target, target
 
 if TYPE_CHECKING:
-    from edgeface.models.export import Graph
+    from edgeface.models.family import Graph
 
 PNNX_DEADLINE_S = 600
 _INT8_SQNR_DB = 35.0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from edgeface.int8.modules import Mode
     from edgeface.int8.scales import LayerScales
-    from edgeface.models.export import Graph
+    from edgeface.models.family import Graph
 
 OPSET = 17
 # Two float implementations of the same graph differ by rounding only; a wrong graph is off by its whole range.

@@ -12,7 +12,7 @@ from edgeface.errors import MissingExtraError, UnknownTargetError
 from edgeface.registry import Registry
 
 if TYPE_CHECKING:
-    from edgeface.models.export import Graph
+    from edgeface.models.family import Graph
     from edgeface.torch_engine import Points
 
     from .parity import Tolerance

@@ -27,7 +27,7 @@ from .targets import Target, target
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from edgeface.models.export import Graph
+    from edgeface.models.family import Graph
 
 _QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _INT8_SQNR_DB = 30.0

@@ -21,7 +21,7 @@ from edgeface.runtime.forks import with_openmp
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgeface.models.export import Graph
+    from edgeface.models.family import Graph
 
 # Where a quantised checkpoint rounds: at every tensor, as TFLite does, or at what its int8 layers read, as ncnn does.
 Points = Literal["inputs", "all"]
@@ -93,10 +93,10 @@ def checkpoint_bundle(path: Path, points: Points = "all") -> Bundle:
     """
     _require_torch(path)
     from edgeface.models.checkpoint import load
-    from edgeface.models.export import exporter, thresholds_of
+    from edgeface.models.family import families, thresholds_of
 
     checkpoint = load(path)
-    family = exporter.get(checkpoint.model)
+    family = families.get(checkpoint.model)
     int8 = checkpoint.quantisation is not None
     stages = family.stages(
         lambda stem: [path.name, stem, *([points] if int8 else [])], checkpoint.options,
@@ -122,9 +122,9 @@ def network_detector(
     """
     import torch
 
-    from edgeface.models.export import exporter_of
+    from edgeface.models.family import family_of
 
-    family = exporter_of(net)
+    family = family_of(net)
     options = Options(threads or torch.get_num_threads(), device=device)
     sessions = {graph.stem: TorchSession(graph, graph.stem, options) for graph in family.graphs(net)}
     stages = family.stages(lambda stem: [stem], {}, {})
@@ -170,7 +170,7 @@ def _graphs(path: Path, _version: tuple[int, int], points: Points | None, _devic
     # devices must not share a network, since a network is on one of them.
     from edgeface.int8.modules import set_mode
     from edgeface.models.checkpoint import load
-    from edgeface.models.export import graphs
+    from edgeface.models.family import graphs
 
     net = load(path).build()
     if points is not None:

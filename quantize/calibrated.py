@@ -13,7 +13,7 @@ from edgeface.errors import CheckpointError
 from edgeface.int8.modules import set_mode
 from edgeface.int8.network import Quantisation, keep_in_float
 from edgeface.models.checkpoint import Checkpoint
-from edgeface.models.export import Inputs, exporter, exporter_of
+from edgeface.models.family import Inputs, families, family_of
 from edgeface.models.quantised import quantised
 
 from .calibration import Seen, calibrate, method, observe
@@ -55,7 +55,7 @@ def calibrated(
     method.get(how)     # before minutes of work
     if checkpoint.quantisation is not None:
         raise CheckpointError("the checkpoint is quantised already: give the float one that it was made from")
-    family = exporter.get(checkpoint.model)
+    family = families.get(checkpoint.model)
     quantisation = Quantisation(how, trained=False, channel_multiple=family.channel_multiple)
     net = quantised(checkpoint.build(), quantisation)
     kept = keep_in_float(net, keep_float)
@@ -68,7 +68,7 @@ def calibrated_on(net: nn.Module, inputs: Sequence[Inputs], how: str) -> dict[st
     """Give every point of ``net``, a network from ``quantised``, a scale by the method ``how`` from what it holds on
     ``inputs``, and put the net into the mode "all"; what the points held. Errors as in ``observe`` and ``calibrate``.
     """
-    seen = observe(net.eval(), inputs, partial(exporter_of(net).run, net))
+    seen = observe(net.eval(), inputs, partial(family_of(net).run, net))
     calibrate(net, seen, how)
     set_mode(net, "all")
     return seen

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from edgeface.errors import ConversionError
-from edgeface.models.export import Inputs
+from edgeface.models.family import Inputs
 from edgeface.models.mos_folded import FoldedMOS
 from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_folded import FoldedMTCNN, FoldedPatchNet

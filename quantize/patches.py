@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeface.data.pixels import read_pixels
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError
-from edgeface.models.export import Inputs
+from edgeface.models.family import Inputs
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import R_NET
 from edgeface.runtime.crops import square_crops

@@ -26,7 +26,7 @@ from edgeface.data.targets import targets_of
 from edgeface.errors import DataError, OptionError
 from edgeface.evaluation.measure import spread
 from edgeface.int8.modules import FoldedConv, Mode, Signal, convolutions, points, set_mode
-from edgeface.models.export import exporter_of
+from edgeface.models.family import family_of
 from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.config import Config
 from edgeface.training.objective import MOSObjective
@@ -111,7 +111,7 @@ def input_points(net: nn.Module) -> dict[str, str]:
     handles = [conv.register_forward_hook(note) for conv in convs]
     try:
         with torch.no_grad():
-            family = exporter_of(net)
+            family = family_of(net)
             family.run(net, family.example())
     finally:
         for handle in handles:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.int8.network import Quantisation
-from edgeface.models import model
 from edgeface.models.checkpoint import Checkpoint, finished, save
-from edgeface.models.export import exporter
+from edgeface.models.family import families
 from edgeface.models.patch_nets import MTCNN, PatchNet
 from edgeface.models.quantised import quantised
 from lively_mos import scenes
@@ -51,7 +50,7 @@ def nets_of(net: nn.Module) -> dict[str, PatchNet]:
 def lively(name: str, activation: str = "prelu") -> nn.Module:
     """A seeded "mtcnn" or "tcnn" in eval mode: batch norms that fit their inputs, and one patch in ten a face."""
     torch.manual_seed(0)
-    whole = model.get(name)(activation=activation)
+    whole = families.get(name).build(activation=activation)
     for net in nets_of(whole).values():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -89,7 +88,7 @@ def int8_checkpoint(name: str) -> Checkpoint:
     """``lively`` with ReLU, quantised and calibrated on patches, P-Net on one larger picture."""
     quantisation = Quantisation("absmax", trained=False, channel_multiple=1)
     net = quantised(lively(name, "relu"), quantisation)
-    sides = {stem: each.shape[2] for stem, each in exporter.get(name).example().items()}
+    sides = {stem: each.shape[2] for stem, each in families.get(name).example().items()}
     inputs = {stem: as_input(patches(48, 96 if stem == "pnet" else side)) for stem, side in sides.items()}
     calibrated_on(net, [inputs], quantisation.method)
     checkpoint = Checkpoint(

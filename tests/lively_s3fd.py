@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeface.models import model
+from edgeface.models import families
 from edgeface.models.s3fd import S3FD, L2Norm
 from lively_mos import DEFAULT_SCORE_LOGIT, scenes
 
@@ -16,7 +16,7 @@ def lively_s3fd() -> S3FD:
     """A seeded net in eval mode: batch norms that fit their inputs, L2 norms whose factors differ, and on every level
     one anchor in 200 above the default score."""
     torch.manual_seed(0)
-    net = model.get("s3fd_light")()
+    net = families.get("s3fd_light").build()
     assert isinstance(net, S3FD)
     pixels = [cv2.resize(scene, (256, 128)) for scene in scenes(4)]
     x = torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1)

@@ -12,14 +12,14 @@ import torch
 
 from edgeface import weights
 from edgeface.errors import CheckpointError, OutputError, UnknownModelError
-from edgeface.models import model
+from edgeface.models import families
 from edgeface.models.checkpoint import Checkpoint, load, save, write_atomically
 
 
 @pytest.fixture
 def checkpoint() -> Checkpoint:
     options = {"width": "0.5x", "channels": 16}
-    net = model.get("mos_s")(**options)
+    net = families.get("mos_s").build(**options)
     return Checkpoint("mos_s", options, net.state_dict(), {"ap_easy": 0.5}, {"step": 3}, "research")
 
 

@@ -19,7 +19,7 @@ from edgeface.errors import OptionError
 from edgeface.images import write_image
 from edgeface.int8.modules import set_mode
 from edgeface.models.checkpoint import load
-from edgeface.models.export import Graph, exporter
+from edgeface.models.family import Graph, families
 from edgeface.runtime.engines import Options, Session, engine
 from edgeface.torch_engine import TorchSession
 from lively_mos import scenes
@@ -67,7 +67,7 @@ def test_int8_is_torch_s_to_the_last_bit(name: str, target_name: str, tmp_path: 
     """On every number of crops, and for P-Net every size of picture, from one file."""
     goal, net = target.get(target_name), int8_checkpoint(name).build()
     set_mode(net, goal.points)
-    for graph in exporter.get(name).graphs(net):
+    for graph in families.get(name).graphs(net):
         goal.write(graph, [tmp_path / file for file in goal.files(graph.stem)], "int8")
         session = engine.get(target_name)(tmp_path, goal.files(graph.stem), graph.input, Options(1, "int8"))
         reference = TorchSession(graph, graph.stem, Options())
@@ -83,7 +83,7 @@ def test_float_with_prelu_is_torch_s_but_for_rounding(
     name: str, target_name: str, precision: str, tmp_path: Path
 ) -> None:
     goal = target.get(target_name)
-    for graph in exporter.get(name).graphs(lively(name)):
+    for graph in families.get(name).graphs(lively(name)):
         goal.write(graph, [tmp_path / file for file in goal.files(graph.stem)], precision)
         session = engine.get(target_name)(tmp_path, goal.files(graph.stem), graph.input, Options(1, precision))
         reference = TorchSession(graph, graph.stem, Options())

@@ -20,7 +20,7 @@ from edgeface.convert.parity import INT8_AGAINST_FLOAT
 from edgeface.bundle import read_bundle
 from edgeface.cli import main
 from edgeface.errors import OptionError, OutputError, ParityError
-from edgeface.models.export import Graph
+from edgeface.models.family import Graph
 from int8_mos import save_int8_mos
 from lively_mos import scenes
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from edgeface.errors import OptionError, UnknownModelError
-from edgeface.models import model
+from edgeface.models import families
+from edgeface.models.backbones.shufflenetv2 import ShuffleNetV2, channel_shuffle
 from edgeface.models.mos import ANCHOR_SIZES, MOS, POSE_BINS, STRIDES, gather_patches, pose_degrees
 from edgeface.models.multitask import MultiTaskHead
-from edgeface.models.shufflenetv2 import ShuffleNetV2, channel_shuffle
 from edgeface.training.assign import anchor_grid
 
 
@@ -34,7 +34,7 @@ def test_channel_shuffle_interleaves_the_halves() -> None:
 
 
 def test_raw_maps_have_the_papers_anchors() -> None:
-    net = model.get("mos_s")(width="0.5x").eval()
+    net = families.get("mos_s").build(width="0.5x").eval()
     assert isinstance(net, MOS)
     with torch.inference_mode():
         out = net(torch.zeros(1, 3, 640, 640))
@@ -86,7 +86,7 @@ def test_patches_are_the_neighbourhood_with_zeros_outside() -> None:
 
 def test_pose_at_kept_anchors_equals_pose_on_the_whole_map() -> None:
     torch.manual_seed(1)
-    net = model.get("mos_s")(width="0.5x").eval()
+    net = families.get("mos_s").build(width="0.5x").eval()
     assert isinstance(net, MOS)
     features = torch.randn(2, 64, 6, 5)
     stitched = net.heads[1](features, "pose")
@@ -109,4 +109,4 @@ def test_a_certain_bin_gives_its_centre() -> None:
 
 def test_unknown_model_names_the_choices() -> None:
     with pytest.raises(UnknownModelError, match=r"Did you mean 'mos_s'\?"):
-        model.get("mos-s")
+        families.get("mos-s")

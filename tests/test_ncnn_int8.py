@@ -19,7 +19,7 @@ from torch import nn
 
 from edgeface.errors import ConversionError
 from edgeface.int8.scales import LayerScales
-from edgeface.models.export import Graph
+from edgeface.models.family import Graph
 from edgeface.runtime.engines import Options, Session, engine
 from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer, to_bin, to_param
 from integer_reference import Floats, Layer, Net, NumpyOps, Ops, TorchNet, calibrated, layer, to_int8

@@ -10,7 +10,7 @@ from edgeface.bundle import Binary, FaceStage, PyramidStage, Score, file_sets
 from edgeface.errors import ConversionError
 from edgeface.int8.modules import FoldedConv, Mode, Point, Signal, Sums, points, set_mode
 from edgeface.int8.network import Quantisation
-from edgeface.models.export import Graph, exporter, exporter_of, graphs
+from edgeface.models.family import Graph, families, family_of, graphs
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import ATTRIBUTES
 from edgeface.models.quantised import quantised
@@ -76,8 +76,8 @@ def test_p_net_over_a_picture_is_p_net_on_its_windows() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_stages_say_what_the_graphs_are(name: str) -> None:
     net = lively(name)
-    family = exporter_of(net)
-    assert family is exporter.get(name)
+    family = family_of(net)
+    assert family is families.get(name)
     stages = family.stages(lambda stem: [f"{stem}.net"], {}, {"rnet": 0.25, "mask": 0.75})
     exported = family.graphs(net)
     for graph, stage in zip(exported, stages, strict=True):
@@ -101,10 +101,10 @@ def test_stages_say_what_the_graphs_are(name: str) -> None:
 
 
 def test_a_t_cnn_with_fewer_attributes_names_those_that_it_has() -> None:
-    (plain,) = exporter.get("tcnn").stages(lambda stem: [stem], {"attributes": ["mask"], "quality": False}, {})
+    (plain,) = families.get("tcnn").stages(lambda stem: [stem], {"attributes": ["mask"], "quality": False}, {})
     assert isinstance(plain, FaceStage)
     assert [attribute.name for attribute in plain.all_of(Binary)] == ["mask"]
-    (stage,) = exporter.get("tcnn").stages(lambda stem: [stem], {"attributes": ["sunglasses"]}, {})
+    (stage,) = families.get("tcnn").stages(lambda stem: [stem], {"attributes": ["sunglasses"]}, {})
     assert isinstance(stage, FaceStage)
     assert [(a.name, a.output, a.channel) for a in stage.all_of(Binary)] == [
         ("sunglasses", "attributes", 0), ("quality", "quality", 0)
@@ -121,7 +121,7 @@ def test_a_quantised_net_trains_its_weights_and_scales() -> None:
     net = quantised(lively("tcnn", "relu"), Quantisation("absmax", trained=False))
     assert isinstance(net, FoldedPatchNet)
     assert list(net.quality_branch().parameters())
-    family = exporter_of(net)
+    family = family_of(net)
     with torch.no_grad():
         family.run(net.eval(), {"tcnn": as_input(patches(4, 48))})
     out = net.train()(as_input(patches(4, 48)))
@@ -140,7 +140,7 @@ def test_a_quantised_checkpoint_comes_back_as_it_was(name: str) -> None:
     assert all(scale > 0 for scale in scales.values())
     assert len({scale for place, scale in scales.items() if not place.endswith("data")}) > len(scales) / 2
     stems = [graph.stem for graph in graphs(net)]
-    assert stems == list(exporter.get(name).example())
+    assert stems == list(families.get(name).example())
     for graph in graphs(net):
         assert len(graph.scales) == sum(1 for place, _ in graph.module.named_modules() if place.endswith(".conv"))
 

@@ -19,7 +19,7 @@ from edgeface.cli import main
 from edgeface.errors import ConversionError, OptionError
 from edgeface.int8.modules import FoldedConv, Point
 from edgeface.int8.network import Quantisation
-from edgeface.models import model
+from edgeface.models import families
 from edgeface.models.backbones.pool import PoolNet, SkipConv
 from edgeface.models.checkpoint import Checkpoint, finished, load, save
 from edgeface.models.deploy import deploy
@@ -41,7 +41,7 @@ TINY = (
 
 def small_net() -> MOS:
     torch.manual_seed(0)
-    net = model.get("mos_tiny")(**SMALL)
+    net = families.get("mos_tiny").build(**SMALL)
     assert isinstance(net, MOS)
     return made_lively(net)
 
@@ -110,7 +110,7 @@ def test_a_block_without_a_deployed_form_is_named() -> None:
 @pytest.mark.parametrize("name", ["mos_tiny", "mos_fast"])
 def test_the_deployed_network_equals_the_trained_one(name: str) -> None:
     torch.manual_seed(0)
-    trained = model.get(name)()
+    trained = families.get(name).build()
     assert isinstance(trained, MOS)
     made_lively(trained)
     folded = FoldedMOS(trained).eval()
@@ -184,6 +184,6 @@ def test_its_configuration_trains_and_quantises(
 def test_the_shipped_configuration_builds_the_net_as_it_is(name: str) -> None:
     settings = load_config(default_config_path(name))
     assert settings.model == name
-    net = model.get(name)(**settings.options)
+    net = families.get(name).build(**settings.options)
     assert isinstance(net, MOS)
     assert isinstance(net.backbone, PoolNet)

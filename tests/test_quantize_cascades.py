@@ -16,7 +16,7 @@ from edgeface.errors import DataError
 from edgeface.int8.modules import points
 from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import load
-from edgeface.models.export import exporter
+from edgeface.models.family import families
 from edgeface.models.patch_folded import FoldedMTCNN, FoldedPatchNet
 from lively_patches import lively, save_lively
 from tiny_data import write_set, write_tiny_data
@@ -60,7 +60,7 @@ def test_t_cnn_is_calibrated_on_faces_and_beside_them(data: Path, tmp_path: Path
 
 def test_every_net_sees_patches_of_its_size(data: Path) -> None:
     for name in ("mtcnn", "tcnn"):
-        family, net = exporter.get(name), lively(name, "relu")
+        family, net = families.get(name), lively(name, "relu")
         deployed = family.deployed(net, 1).eval()
         seen = family.calibration(deployed, data, 4, lambda items, _label, _total: items)
         assert len(seen) == 4
@@ -92,7 +92,7 @@ def test_what_cannot_be_quantised(data: Path, tmp_path: Path, astronaut: NDArray
     write_set(tmp_path / "empty" / "wider", [
         ("one", astronaut[:100, :100], {"split": "train", "complete": 1, "faces": []})
     ])
-    family = exporter.get("mtcnn")
+    family = families.get("mtcnn")
     net = family.deployed(lively("mtcnn", "relu"), 1).eval()
     assert isinstance(net, FoldedMTCNN)
     with torch.no_grad():

@@ -19,9 +19,8 @@ import edgeface
 from edgeface.bundle import Bundle, DenseStage
 from edgeface.cli import main
 from edgeface.errors import CheckpointError, ConversionError, OptionError
-from edgeface.models import model
 from edgeface.models.checkpoint import Checkpoint, save
-from edgeface.models.export import exporter, graphs
+from edgeface.models.family import families, graphs
 from edgeface.models.s3fd import BACKGROUNDS, S3FD, STRIDES, L2Norm, S3FDOutput, load_vgg16, max_out
 from lively_s3fd import lively_s3fd
 
@@ -34,7 +33,7 @@ def light() -> S3FD:
 @pytest.fixture(scope="module")
 def full() -> S3FD:
     torch.manual_seed(0)
-    net = model.get("s3fd")()
+    net = families.get("s3fd").build()
     assert isinstance(net, S3FD)
     return net
 
@@ -175,7 +174,7 @@ def test_the_graph_owns_its_weights(light: S3FD) -> None:
 
 def test_the_stage_says_what_the_graph_is(light: S3FD) -> None:
     (graph,) = graphs(light)
-    (stage,) = exporter.get("s3fd").stages(lambda stem: [f"{stem}.net"], {}, {})
+    (stage,) = families.get("s3fd").stages(lambda stem: [f"{stem}.net"], {}, {})
     assert isinstance(stage, DenseStage)
     assert stage.files == [f"{graph.stem}.net"]
     assert graph.outputs == tuple(name for level in stage.levels for name in (level.score, level.box))
@@ -188,7 +187,7 @@ def test_the_stage_says_what_the_graph_is(light: S3FD) -> None:
 
 def test_it_stays_in_float(light: S3FD) -> None:
     with pytest.raises(ConversionError, match=r"S3FD cannot be quantised: use one of .*mos_s"):
-        exporter.get("s3fd_light").deployed(light, 1)
+        families.get("s3fd_light").deployed(light, 1)
 
 
 @pytest.fixture(scope="module")

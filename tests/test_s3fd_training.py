@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from edgeface.cli import main
 from edgeface.data.detection import Batch, Draw, collate
 from edgeface.errors import CheckpointError, OptionError, UnknownModelError
-from edgeface.models import model
 from edgeface.models.checkpoint import load
 from edgeface.models.s3fd import S3FD, S3FDOutput
 from edgeface.training.assign import BACKGROUND, IGNORED, match_compensated, pairwise_overlap
 from edgeface.training.config import Config, Loss, default_config_path, load_config
-from edgeface.training.dense import recipe
-from edgeface.training.detector import detector_trainer
+from edgeface.training.detector import detector_family, detector_trainer
 from edgeface.training.loop import Trainer
 from edgeface.training.plots import read_log
 from edgeface.training.s3fd import S3FDObjective
@@ -250,7 +248,7 @@ def test_canvases_that_the_last_level_cannot_have_are_refused(data: Path, tmp_pa
         trainer(data, tmp_path / "run", "canvases=[{size_px=192, batch=2, share=1.0}]")
 
 
-def test_a_model_without_a_recipe_is_named() -> None:
-    with pytest.raises(UnknownModelError, match="no dense detector 'tcnn'"):
-        recipe.get("tcnn")
-    assert set(recipe.names()) <= set(model.names())
+def test_a_model_that_is_no_dense_detector_is_named() -> None:
+    with pytest.raises(UnknownModelError, match=r"no dense detector 'tcnn'.*mos_s"):
+        detector_family("tcnn")
+    assert detector_family("s3fd").starts is not None

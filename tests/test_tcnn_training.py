@@ -196,9 +196,9 @@ def training(data: Path, out: Path) -> TCNNTraining:
 
 
 def net_of(config: TCNNConfig) -> PatchNet:
-    from edgeface.models import model
+    from edgeface.models import families
 
-    net = model.get("tcnn")(**config.options)
+    net = families.get("tcnn").build(**config.options)
     assert isinstance(net, PatchNet)
     return net
 

@@ -11,7 +11,7 @@ from edgeface.convert.targets import target
 from torch import Tensor, nn
 
 from edgeface.errors import ConversionError
-from edgeface.models.export import Graph
+from edgeface.models.family import Graph
 from edgeface.runtime.engines import Options
 from edgeface.runtime.engines.registry import engine
 

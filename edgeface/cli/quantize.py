@@ -107,9 +107,9 @@ def command(
 def _float_checkpoint(model: str, out: Path) -> tuple[Path, Checkpoint]:
     """What is to be quantised: its file, and what it holds. Raises CheckpointError, OptionError and ConversionError."""
     from edgeface.errors import CheckpointError, OptionError
-    from edgeface.models import model as models
+    from edgeface.models import families
     from edgeface.models.checkpoint import load
-    from edgeface.models.export import require_quantisable
+    from edgeface.models.family import require_quantisable
     from edgeface.runtime.catalog import find
 
     path = find(model, "torch")
@@ -120,17 +120,17 @@ def _float_checkpoint(model: str, out: Path) -> tuple[Path, Checkpoint]:
     checkpoint = load(path)
     if checkpoint.quantisation is not None:
         raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
-    models.get(checkpoint.model)
+    families.get(checkpoint.model)
     require_quantisable(checkpoint.model)
     return path, checkpoint
 
 
 def _is_detector(checkpoint: Checkpoint) -> bool:
     """Whether it has a loss on whole pictures, to be measured by and trained with."""
-    from edgeface.models.export import exporter
+    from edgeface.models.family import families
     from edgeface.models.mos import MOS
 
-    return MOS in exporter.get(checkpoint.model).nets
+    return MOS in families.get(checkpoint.model).nets
 
 
 def _require_calibration_alone(

@@ -47,14 +47,14 @@ def command(
     require_torch("training")
     from edgeface.cli.progress import progress
     from edgeface.cli.results import next_step
-    from edgeface.models import model as models
+    from edgeface.models import families
     from edgeface.runtime.catalog import find
     from edgeface.training.trainers import Request, trainer
 
-    models.get(model)
+    family = families.get(model)
     if start_from is not None:
         start_from = find(str(start_from), "torch")
-    training = trainer.get(model)(
+    training = trainer.get(family.trainer)(
         Request(model, overrides, data, out, progress, config, start_from, cache, licence)
     )
     run_training(training, out)

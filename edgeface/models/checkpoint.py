@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from edgeface.atomic import refused, replacing
 from edgeface.errors import CheckpointError, EdgefaceError
 from edgeface.int8.network import Quantisation
+from edgeface.models.family import families
 from edgeface.models.quantised import exact_state, quantised
-from edgeface.models.registry import model
 from edgeface.models.seal import SealError, check_seal, seal
 from edgeface.regular_files import IrregularFileError, open_regular
 
@@ -52,7 +52,7 @@ class Checkpoint:
 
         A quantised one is in the mode "all" of edgeface.int8.modules.
         """
-        builder = model.get(self.model)
+        builder = families.get(self.model).build
         try:
             self._check_size(builder)
             net = builder(**self.options)

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.models.backbones.pool import PoolNet, SkipConv
+from edgeface.models.backbones.shufflenetv2 import ShuffleNetV2
 from edgeface.models.blocks import FPN, SSH
 from edgeface.models.multitask import MultiTaskHead
-from edgeface.models.registry import model
-from edgeface.models.shufflenetv2 import ShuffleNetV2
 
 STRIDES = (8, 16, 32)
 ANCHOR_SIZES = ((16.0, 32.0), (64.0, 128.0), (256.0, 512.0))
@@ -135,7 +134,6 @@ def pose_degrees(logits: Tensor) -> Tensor:
     return (logits.float().softmax(-1) * bins).sum(-1) * POSE_BIN_DEG + (POSE_BIN_DEG / 2 - 99.0)
 
 
-@model("mos_s")
 def mos_s(width: str = "1.0x", channels: int = 64) -> MOS:
     """MOS-S (mos.txt, section 4.1); ``width`` "1.0x" or "0.5x" of ShuffleNetV2, ``channels`` of the pyramid."""
     backbone = ShuffleNetV2(width)
@@ -152,7 +150,6 @@ def _pooled(widths: Sequence[int], counts: Sequence[int], channels: int) -> MOS:
     return MOS(backbone, fpn, [SkipConv(channels, channels) for _ in STRIDES], channels)
 
 
-@model("mos_tiny")
 def mos_tiny(
     widths: Sequence[int] = (8, 16, 48, 64, 96), counts: Sequence[int] = (1, 1, 3, 4, 6), channels: int = 48
 ) -> MOS:
@@ -161,7 +158,6 @@ def mos_tiny(
     return _pooled(widths, counts, channels)
 
 
-@model("mos_fast")
 def mos_fast(
     widths: Sequence[int] = (16, 32, 64, 96, 128), counts: Sequence[int] = (1, 1, 3, 3, 4), channels: int = 64
 ) -> MOS:

@@ -15,7 +15,7 @@ from edgeface.bundle import Bins, Defaults, DenseStage, FaceStage, Level, Map, P
 from edgeface.errors import ConversionError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
-from edgeface.models.export import Exporter, Files, Graph, Inputs, exporter
+from edgeface.models.family import Family, Files, Graph, Inputs, families
 from edgeface.models.mos import (
     ANCHOR_SIZES,
     MOS,
@@ -25,6 +25,9 @@ from edgeface.models.mos import (
     POSE_BINS,
     STRIDES,
     VARIANCES,
+    mos_fast,
+    mos_s,
+    mos_tiny,
 )
 from edgeface.models.mos_folded import CHANNEL_MULTIPLE, PATCH, FoldedMOS
 
@@ -125,9 +128,11 @@ def run_everything(net: MOS | FoldedMOS, x: Tensor) -> None:
         net.pose(features, level, torch.zeros_like(best), best // width, best % width)
 
 
-class MOSExporter(Exporter):
+class MOSFamily(Family):
     """MOS; its inputs are whole pictures under "dense"."""
 
+    # A stitched canvas has crops of half its size.
+    canvas_multiple = 2 * max(STRIDES)
     nets = (MOS, FoldedMOS)
     # On every second dev picture of wider: precision .77 and recall .63 on the medium subset; at 0.5 they are .58 and
     # .68.
@@ -152,5 +157,6 @@ class MOSExporter(Exporter):
         return {"dense": torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX)}
 
 
-for name in ("mos_s", "mos_fast", "mos_tiny"):
-    exporter(name)(MOSExporter())
+families("mos_s")(MOSFamily(mos_s))
+families("mos_fast")(MOSFamily(mos_fast))
+families("mos_tiny")(MOSFamily(mos_tiny))

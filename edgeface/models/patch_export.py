@@ -13,10 +13,10 @@ from edgeface.bundle import Binary, Box, Crops, Defaults, FaceStage, Landmarks, 
 from edgeface.errors import ConversionError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
-from edgeface.models.export import Exporter, Files, Graph, Inputs, exporter
+from edgeface.models.family import Family, Files, Graph, Inputs, families
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_folded import OUTPUTS, FoldedMTCNN, FoldedPatchNet, GraphOutputs
-from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet
+from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet, mtcnn, tcnn
 
 INPUT = "data"
 # Of P-Net's pyramid: each level's faces are 1.41 times as large as those of the one before; windows that overlap more
@@ -46,7 +46,7 @@ def patch_graph(stem: str, net: FoldedPatchNet, outputs: Iterable[str], whole: n
     return Graph(stem, module, INPUT, names, shapes, free, scales)
 
 
-class PatchExporter(Exporter):
+class PatchFamily(Family):
     """What MTCNN and T-CNN have in common: a dictionary of nets by their stem, and inputs by stem as well."""
 
     def example(self) -> Inputs:
@@ -73,13 +73,14 @@ def _require_relu(net: nn.Module, activation: str) -> None:
         )
 
 
-class MTCNNExporter(PatchExporter):
+class MTCNNFamily(PatchFamily):
     """MTCNN: P-Net on a pyramid, R-Net and O-Net on crops. P-Net and R-Net give no landmarks, which nobody reads.
 
     A face's score is the mean of R-Net's and O-Net's, where the published one is O-Net's alone: on every fourth dev
     picture of wider AP easy, medium, hard was .775 .743 .460 instead of .762 .729 .449 when this was chosen.
     """
 
+    trainer = "mtcnn"
     nets = (MTCNN, FoldedMTCNN)
     # On every fourth dev picture of wider 91 % of the faces in int8 are true at this score. At 0.7 it is 95 %, and 4 %
     # fewer are found.
@@ -128,9 +129,10 @@ class MTCNNExporter(PatchExporter):
         return FoldedMTCNN(net)
 
 
-class TCNNExporter(PatchExporter):
+class TCNNFamily(PatchFamily):
     """T-CNN alone, which refines what a detector found: crops, averaged scores, attributes and quality."""
 
+    trainer = "tcnn"
     nets = (PatchNet, FoldedPatchNet)
     defaults = Defaults(size_px=O_NET.size_px, score=0.5, nms_iou=0.4)
 
@@ -172,5 +174,5 @@ class TCNNExporter(PatchExporter):
 
 _OUTPUTS_OF = {"pnet": ("score", "box"), "rnet": ("score", "box")}
 
-exporter("mtcnn")(MTCNNExporter())
-exporter("tcnn")(TCNNExporter())
+families("mtcnn")(MTCNNFamily(mtcnn))
+families("tcnn")(TCNNFamily(tcnn))

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.errors import OptionError
-from edgeface.models.registry import model
 
 Activation = Literal["prelu", "relu"]
 ACTIVATIONS: tuple[Activation, ...] = ("prelu", "relu")
@@ -187,13 +186,11 @@ class MTCNN(nn.Module):
         return {"pnet": self.pnet, "rnet": self.rnet, "onet": self.onet}
 
 
-@model("mtcnn")
 def mtcnn(activation: Activation = "prelu") -> MTCNN:
     """MTCNN with PReLU as published, or with ReLU for int8; raises OptionError for another activation."""
     return MTCNN(activation)
 
 
-@model("tcnn")
 def tcnn(
     activation: Activation = "prelu", attributes: Sequence[str] = ATTRIBUTES, quality: bool = True
 ) -> PatchNet:

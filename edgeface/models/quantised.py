@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from edgeface.int8.exact import make_exact
 from edgeface.int8.modules import set_mode
 from edgeface.int8.network import Quantisation, keep_in_float
-from edgeface.models.export import exporter_of
+from edgeface.models.family import family_of
 
 
 def quantised(net: nn.Module, quantisation: Quantisation) -> nn.Module:
-    """``Exporter.deployed`` with fake quantisation on (mode "all"), its scales still to be loaded or calibrated.
+    """``Family.deployed`` with fake quantisation on (mode "all"), its scales still to be loaded or calibrated.
 
     Raises ConversionError for a network that cannot be quantised, and OptionError for a name in ``keep_float`` that no
     convolution has.
     """
-    folded = exporter_of(net).deployed(net, quantisation.channel_multiple)
+    folded = family_of(net).deployed(net, quantisation.channel_multiple)
     keep_in_float(folded, quantisation.keep_float)
     set_mode(folded, "all")
     return folded
@@ -29,6 +29,6 @@ def exact_state(net: nn.Module) -> dict[str, Tensor]:
 
     Raises ConversionError for a layer that cannot be.
     """
-    family = exporter_of(net)
+    family = family_of(net)
     make_exact(net.eval(), partial(family.run, net, family.example()))
     return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from edgeface.errors import CheckpointError
 from edgeface.models.blocks import ConvBN
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.registry import model
 
 # conv3_3, conv4_3, conv5_3, conv_fc7, conv6_2 and conv7_2. An anchor is four strides wide, whatever its level, so that
 # faces of every size find the same density of anchors.
@@ -141,7 +140,6 @@ def _light_stages() -> list[nn.Module]:
     ]
 
 
-@model("s3fd")
 def s3fd() -> S3FD:
     """S3FD as published, 22 million parameters. ``load_vgg16`` gives its backbone trained weights.
 
@@ -151,7 +149,6 @@ def s3fd() -> S3FD:
     return S3FD(_vgg_stages(), _VGG_CHANNELS)
 
 
-@model("s3fd_light")
 def s3fd_light() -> S3FD:
     """S3FD's detection layers, norms and max-out on a narrow backbone with batch norm, to train from random weights.
 

@@ -16,9 +16,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgeface.bundle import Defaults, DenseStage, Level, Stage
 from edgeface.models.blocks import ConvBN
-from edgeface.models.export import Exporter, Files, Graph, exporter
+from edgeface.models.family import Family, Files, Graph, families
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.s3fd import ANCHOR_SIZES, LEAST_NORM, NORMS, S3FD, STRIDES, VARIANCES, L2Norm
+from edgeface.models.s3fd import (
+    ANCHOR_SIZES,
+    LEAST_NORM,
+    NORMS,
+    S3FD,
+    STRIDES,
+    VARIANCES,
+    L2Norm,
+    load_vgg16,
+    s3fd,
+    s3fd_light,
+)
 
 STEM = "dense"
 INPUT = "data"
@@ -82,9 +93,10 @@ def outputs() -> tuple[str, ...]:
     return tuple(f"{kind}{stride}" for stride in STRIDES for kind in ("score", "box"))
 
 
-class S3FDExporter(Exporter):
+class S3FDFamily(Family):
     """S3FD and its light variant. Their norms have no int8 form, so they are not quantised."""
 
+    canvas_multiple = max(STRIDES)
     nets = (S3FD, FoldedS3FD)
     # The paper suppresses at 0.7 before its refinement; alone, that leaves several boxes on a face.
     defaults = Defaults(size_px=640, score=0.5, nms_iou=0.4)
@@ -104,5 +116,5 @@ class S3FDExporter(Exporter):
         return [DenseStage(list(files(STEM)), INPUT, PIXEL_MEAN, PIXEL_SCALE, max(STRIDES), levels, VARIANCES)]
 
 
-exporter("s3fd")(S3FDExporter())
-exporter("s3fd_light")(S3FDExporter())
+families("s3fd")(S3FDFamily(s3fd, load_vgg16))
+families("s3fd_light")(S3FDFamily(s3fd_light))

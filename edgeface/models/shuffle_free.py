@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgeface.int8.modules import FoldedConv, Point, Signal, concatenated
-from edgeface.models.shufflenetv2 import ShuffleUnit
+from edgeface.models.backbones.shufflenetv2 import ShuffleUnit
 
 # A tensor's channels, by their logical number in the original network; None is a channel of zeros, there to fill up.
 Layout = Sequence[int | None]

@@ -1,17 +1,17 @@
-"""What the trainer of dense detectors knows of each: how its losses are made, and what else its recipe says."""
+"""The losses of dense detectors: what they share, and which objective trains which network."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeface.errors import UnknownModelError
-from edgeface.registry import Registry
+from edgeface.errors import TrainingError
 from edgeface.training.assign import encode
 from edgeface.training.config import Loss
 
@@ -82,16 +82,10 @@ def flat(maps: Sequence[Tensor], channels: int) -> Tensor:
     return torch.cat(parts, 1)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a dense detector is trained. ``objective`` takes the net, the configuration's loss and the side up to which a
-    face is small; canvases are multiples of ``multiple``. ``backbone`` gives a new network the weights of one that was
-    trained for something else, from its state dict and the name to call that file by; None where there is no such way.
+@singledispatch
+def objective_of(net: nn.Module, loss: Loss, small_face_px: float) -> Objective:
+    """The objective that trains ``net``, by its type; faces are small up to a side of ``small_face_px``.
+
+    Raises TrainingError for a network that is no dense detector, and OptionError for a ``loss`` that it cannot have.
     """
-
-    objective: Callable[[nn.Module, Loss, float], Objective]
-    multiple: int
-    backbone: Callable[[nn.Module, Mapping[str, object], str], None] | None = None
-
-
-recipe: Registry[Recipe] = Registry("dense detector", UnknownModelError)
+    raise TrainingError(f"a {type(net).__name__} is no dense detector, and has no losses on whole pictures")

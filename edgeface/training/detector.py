@@ -18,14 +18,16 @@ from edgeface.data.annotations import ANNOTATIONS
 from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
 from edgeface.data.pixels import ProgressBar
 from edgeface.data.sets import licence_of, open_data, remark_on_weights, settled_weights
-from edgeface.errors import OptionError, OutputError, TrainingError
+from edgeface.errors import OptionError, OutputError, TrainingError, UnknownModelError
 from edgeface.int8.network import Quantisation
-from edgeface.models import model
+from edgeface.models import families
 from edgeface.models.checkpoint import FORMAT, load, read_untrusted
+from edgeface.models.family import Family
 from edgeface.models.starting import is_archive, load_backbone
-from edgeface.training import objective, s3fd  # noqa: F401  (register their recipes)
+from edgeface.registry import unknown_name
+from edgeface.training import objective, s3fd  # noqa: F401  (register their objectives)
 from edgeface.training.config import Config
-from edgeface.training.dense import Recipe, recipe
+from edgeface.training.dense import objective_of
 from edgeface.training.devices import find_place
 from edgeface.training.loop import Trainer
 from edgeface.training.probe import DetectionProbe
@@ -41,19 +43,19 @@ def detector_trainer(
 ) -> Trainer:
     """A trainer for ``config`` on the sets below ``data``, resumed when ``out`` holds an earlier run.
 
-    A new run starts from the weights of the checkpoint ``start_from``, or of what the model's recipe takes for its
+    A new run starts from the weights of the checkpoint ``start_from``, or of what its family takes for its
     backbone, or from random ones. Reads every set with a weight above 0, decoding its pictures into ``cache`` once;
     ``settled_weights`` says which those are. ``licence`` None is what the sets say.
     Raises UnknownModelError for a model that is no dense detector, and DataError, OptionError, TrainingError,
     CheckpointError and OutputError, each naming the file.
     """
-    how = recipe.get(config.model)
+    family = detector_family(config.model)
     torch.manual_seed(config.run.seed)
     made: dict[str, Any] = {"overrides": list(overrides)}
     if start_from is None:
-        net = model.get(config.model)(**config.options)
+        net = family.build(**config.options)
     else:
-        net, made_before = _started(start_from, config, how)
+        net, made_before = _started(start_from, config, family)
         made["started_from"] = {"sha256": sha256_of(start_from), "made": made_before}
     return network_trainer(net, config, data, out, cache, licence, made, progress)
 
@@ -66,9 +68,9 @@ def network_trainer(
 
     ``made`` goes into the weights, with versions and the data's hashes; so does ``quantisation``, of a quantised net.
     """
-    how = recipe.get(config.model)
-    if any(canvas.size_px % how.multiple for canvas in config.canvases):
-        raise OptionError(f"the canvases of {config.model} need a size_px that is a multiple of {how.multiple}")
+    multiple = detector_family(config.model).canvas_multiple
+    if any(canvas.size_px % multiple for canvas in config.canvases):
+        raise OptionError(f"the canvases of {config.model} need a size_px that is a multiple of {multiple}")
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     place = find_place(config.run.precision)
@@ -96,7 +98,7 @@ def network_trainer(
     )
     hashes = {name: sha256_of(folder.directory(name) / ANNOTATIONS) for name in names}
     trainer = Trainer(
-        net, how.objective(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
+        net, objective_of(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
         DetectionProbe(config, folder, sources, place.device),
         {**made, "versions": versions(), "data_sha256": hashes},
         licence or licence_of(folder, names, DEFAULT_LICENCE), quantisation,
@@ -105,17 +107,26 @@ def network_trainer(
     return trainer
 
 
-def _started(path: Path, config: Config, how: Recipe) -> tuple[nn.Module, dict[str, Any]]:
+def detector_family(name: str) -> Family:
+    """The family of a dense detector; raises UnknownModelError for another model, with those that there are."""
+    family = families.get(name)
+    if family.trainer != "detector":
+        others = (other for other in families.names() if families.get(other).trainer == "detector")
+        raise UnknownModelError(unknown_name("dense detector", name, others))
+    return family
+
+
+def _started(path: Path, config: Config, family: Family) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a checkpoint, or one with a backbone's weights, and how those were made.
 
     Raises TrainingError when a checkpoint is not the configuration's, and CheckpointError.
     """
     if is_archive(path):
-        net = model.get(config.model)(**config.options)
+        net = family.build(**config.options)
         return net, {"backbone": load_backbone(net, path)}
-    if how.backbone is not None and (state := read_untrusted(path)).get("format") != FORMAT:
-        net = model.get(config.model)(**config.options)
-        how.backbone(net, state, str(path))
+    if family.starts is not None and (state := read_untrusted(path)).get("format") != FORMAT:
+        net = family.build(**config.options)
+        family.starts(net, state, str(path))
         return net, {"backbone": path.name}
     checkpoint = load(path)
     if (checkpoint.model, checkpoint.options) != (config.model, config.options):

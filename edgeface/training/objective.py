@@ -22,7 +22,7 @@ from edgeface.models.mos_folded import FoldedMOS
 from edgeface.training.assign import BACKGROUND, AnchorGrid, anchor_grid, assign, decode_boxes, encode
 from edgeface.training.atss import assign_atss
 from edgeface.training.config import Loss
-from edgeface.training.dense import Matches, Objective, Recipe, flat, recipe
+from edgeface.training.dense import Matches, Objective, flat, objective_of
 from edgeface.training.losses import (
     TASKS,
     UncertaintyWeights,
@@ -159,6 +159,5 @@ def _face_logit(score: Tensor) -> Tensor:
     return score[..., 1] - score[..., 0]
 
 
-for name in ("mos_s", "mos_fast", "mos_tiny"):
-    # A stitched canvas has crops of half its size.
-    recipe(name)(Recipe(MOSObjective, multiple=2 * max(STRIDES)))
+objective_of.register(MOS)(MOSObjective)
+objective_of.register(FoldedMOS)(MOSObjective)

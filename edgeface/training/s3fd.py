@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from edgeface.errors import OptionError
 from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.s3fd import ANCHOR_SIZES, STRIDES, VARIANCES, load_vgg16
+from edgeface.models.s3fd import ANCHOR_SIZES, S3FD, STRIDES, VARIANCES
 from edgeface.training.assign import BACKGROUND, anchor_grid, match_compensated
 from edgeface.training.config import Loss
-from edgeface.training.dense import Matches, Objective, Recipe, flat, recipe
+from edgeface.training.dense import Matches, Objective, flat, objective_of
 from edgeface.training.losses import mined_classification
 
 
@@ -49,5 +49,4 @@ class S3FDObjective(Objective):
         return (losses * self._weights.to(losses.device)).sum(), losses.detach(), shares
 
 
-recipe("s3fd")(Recipe(S3FDObjective, max(STRIDES), load_vgg16))
-recipe("s3fd_light")(Recipe(S3FDObjective, max(STRIDES)))
+objective_of.register(S3FD)(S3FDObjective)

@@ -22,7 +22,7 @@ from edgeface.data.pixels import ProgressBar
 from edgeface.data.sets import open_data
 from edgeface.errors import DataError, TrainingError
 from edgeface.int8.network import Quantisation
-from edgeface.models import model
+from edgeface.models import families
 from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import PatchNet
 from edgeface.runtime.logistic import logit
@@ -231,7 +231,7 @@ class TCNNTraining(PatchRun):
 
 def fitted(net: PatchNet, name: str, options: Mapping[str, Any], rows: Sequence[int]) -> PatchNet:
     """A net of ``options`` with the weights of ``net``, of whose attribute outputs it has ``rows``."""
-    smaller = model.get(name)(**options)
+    smaller = families.get(name).build(**options)
     if not isinstance(smaller, PatchNet):
         raise TrainingError(f"{name} is not T-CNN, the only network that this trainer knows")
     state = net.state_dict()

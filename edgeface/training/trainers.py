@@ -1,4 +1,4 @@
-"""Who trains which model: one registry, by the model's name, for ``edgeface train``."""
+"""Who trains which model, for ``edgeface train``: a family says the name of its trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeface.bundle import sha256_of
 from edgeface.data.pixels import ProgressBar, cache_directory
 from edgeface.errors import TrainingError, UnknownModelError
 from edgeface.int8.network import Quantisation
-from edgeface.models import model
+from edgeface.models import families
 from edgeface.models.checkpoint import load
 from edgeface.registry import Registry
 from edgeface.training.config import default_config_path, load_config, read_settings
@@ -71,7 +71,8 @@ class Training(Protocol):
         ...
 
 
-trainer: Registry[Callable[[Request], Training]] = Registry("trainable model", UnknownModelError)
+# By the name that a family gives its trainer.
+trainer: Registry[Callable[[Request], Training]] = Registry("trainer", UnknownModelError)
 
 
 class DetectorTraining:
@@ -112,6 +113,7 @@ def _line(report: StepReport) -> str:
     return f"{report.share:6.1%} step {report.step}  {losses}  {report.pictures_per_s:.0f} pictures/s  {dev}"
 
 
+@trainer("detector")
 def train_detector(request: Request) -> DetectorTraining:
     """The trainer of dense detectors on a request; raises as ``detector_trainer`` and ``load_config``."""
     settings = load_config(request.config_path, [f"model={request.model}", *request.overrides])
@@ -121,10 +123,6 @@ def train_detector(request: Request) -> DetectorTraining:
             request.licence, request.overrides, request.progress, request.start_from,
         )
     )
-
-
-for name in ("mos_s", "mos_fast", "mos_tiny", "s3fd", "s3fd_light"):
-    trainer(name)(train_detector)
 
 
 @trainer("mtcnn")
@@ -186,7 +184,7 @@ def starting_net(
                 )
             made["started_from"] = {"sha256": sha256_of(path), "made": checkpoint.made}
             return checkpoint.build(), checkpoint.quantisation
-    net = model.get(name)(**options)
+    net = families.get(name).build(**options)
     if path is not None:
         made["started_from"] = started_from(net, path)
     return net, None

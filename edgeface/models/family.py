@@ -1,7 +1,7 @@
-"""What converters, quantisation and the engine torch ask of a network's family: its graphs, its stages, its int8 form.
+"""What training, converters, quantisation and the engine torch ask of a model: one ``Family`` each, in one registry.
 
-An ``Exporter`` answers for one family. It is found by the name that a checkpoint gives its model, or by the network
-itself, so that nothing here or in those parts knows a family by its class.
+A family is found by the name that a checkpoint gives its model, or by the network itself, so that nothing in those
+parts knows a network by its class.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -41,13 +41,30 @@ class Graph:
     scales: tuple[LayerScales, ...] = ()
 
 
-class Exporter(ABC):
-    """One family of networks. ``nets``: the classes of its trained and of its deployed networks; ``channel_multiple``
-    is what a new quantised network's layout is filled up to. A family that stays in float overrides nothing of int8."""
+# Gives a network the weights of one that was trained for something else: from its state dict, and the name to call its
+# file by. Raises CheckpointError.
+Start = Callable[[nn.Module, Mapping[str, object], str], None]
 
-    nets: tuple[type[nn.Module], ...]
-    defaults: Defaults
-    channel_multiple = 1
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """One model.
+
+    ``build`` makes the network from the options that a configuration and a checkpoint hold. ``starts`` gives a new one
+    the weights of a published state dict that is no checkpoint; None where there is no such way. Of the class:
+    ``nets`` are those of its trained and of its deployed network; ``trainer`` is the name of who trains it, in
+    training/trainers.py; training canvases are multiples of ``canvas_multiple``; ``channel_multiple`` is what a new
+    quantised network's layout is filled up to. A family that stays in float overrides nothing of int8.
+    """
+
+    build: Callable[..., nn.Module]
+    starts: Start | None = None
+
+    nets: ClassVar[tuple[type[nn.Module], ...]]
+    defaults: ClassVar[Defaults]
+    trainer: ClassVar[str] = "detector"
+    canvas_multiple: ClassVar[int] = 64
+    channel_multiple: ClassVar[int] = 1
 
     @abstractmethod
     def graphs(self, net: nn.Module) -> list[Graph]:
@@ -78,25 +95,25 @@ class Exporter(ABC):
         raise ConversionError(f"a {type(self).__name__} has no int8 form: {_quantisable()}")
 
 
-exporter: Registry[Exporter] = Registry("model", UnknownModelError)
+families: Registry[Family] = Registry("model", UnknownModelError)
 
 
-def exporter_of(net: nn.Module) -> Exporter:
-    """The exporter of a network; raises ConversionError for one of no family that has one."""
-    for name in exporter.names():
-        if isinstance(net, exporter.get(name).nets):
-            return exporter.get(name)
-    raise ConversionError(f"{type(net).__name__} has no export graphs: convert one of {', '.join(exporter.names())}")
+def family_of(net: nn.Module) -> Family:
+    """The first family whose network it is; raises ConversionError where there is none."""
+    for name in families.names():
+        if isinstance(net, families.get(name).nets):
+            return families.get(name)
+    raise ConversionError(f"{type(net).__name__} has no export graphs: convert one of {', '.join(families.names())}")
 
 
 def graphs(net: nn.Module) -> list[Graph]:
-    """``Exporter.graphs`` of whatever family the network is; raises ConversionError."""
-    return exporter_of(net).graphs(net)
+    """``Family.graphs`` of whatever family the network is; raises ConversionError."""
+    return family_of(net).graphs(net)
 
 
 def require_quantisable(name: str) -> None:
     """Raises ConversionError for a model whose family stays in float, and UnknownModelError for one of no family."""
-    if type(exporter.get(name)).deployed is Exporter.deployed:
+    if type(families.get(name)).deployed is Family.deployed:
         raise ConversionError(f"{name} cannot be quantised: {_quantisable()}")
 
 
@@ -107,5 +124,5 @@ def thresholds_of(metrics: Mapping[str, Any]) -> Mapping[str, float]:
 
 
 def _quantisable() -> str:
-    able = [name for name in exporter.names() if type(exporter.get(name)).deployed is not Exporter.deployed]
+    able = [name for name in families.names() if type(families.get(name)).deployed is not Family.deployed]
     return f"use one of {', '.join(able)}"
