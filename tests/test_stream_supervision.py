@@ -21,7 +21,7 @@ from edgeface.stream.sources import SourceSpec
 from edgeface.stream.supervision import Deadlines, Supervisor
 from edgeface.stream.wire import Ended, FromProcess, Next, decode, encode, received
 
-LONG_S = 60.0
+LONG_S = 240.0
 QUICK = Deadlines(stall_s=0.4, read_s=1.2, first_retry_s=0.1, last_retry_s=0.4)
 
 

@@ -12,7 +12,7 @@ import click
 
 from edgeface.addresses import redacted_text
 from edgeface.cli.verbosity import add_to, logged
-from edgeface.cli.writing import complain, open_standard_streams, printable
+from edgeface.cli.writing import complain, open_standard_streams, printable, say_lines
 from edgeface.errors import EdgefaceError, UnverifiedBundleWarning
 from edgeface.registry import unknown_name
 
@@ -124,7 +124,7 @@ def _version(context: click.Context, _option: click.Parameter, value: bool) -> N
     if value and not context.resilient_parsing:
         from edgeface.cli.installed import version_line
 
-        click.echo(version_line())
+        say_lines(version_line())
         context.exit()
 
 
