@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from edgeface.data.annotations import read_annotations
 from edgeface.evaluation.fit import fit
 from edgeface.evaluation.pose import ANGLES
-from edgeface.head_pose import five_of_68, pose_from_points, rotation
 from edgeface.mean_face import MIRRORED_68
+from edgeface.runtime.head_pose import five_of_68, pose_from_points, rotation
 
 Floats = NDArray[np.float64]
 

@@ -49,8 +49,8 @@ from edgeface.registry import bring
 if TYPE_CHECKING:
     from edgeface.faces import Faces
     from edgeface.frames import Frame
-    from edgeface.head_pose import pose_from_points
     from edgeface.runtime.detector import Detector
+    from edgeface.runtime.head_pose import pose_from_points
     from edgeface.runtime.loading import load
 
     __version__: str
@@ -112,7 +112,7 @@ _HOMES = {
     "Detector": "edgeface.runtime.detector",
     "Faces": "edgeface.faces",
     "Frame": "edgeface.frames",
-    "pose_from_points": "edgeface.head_pose",
+    "pose_from_points": "edgeface.runtime.head_pose",
     "load": "edgeface.runtime.loading",
 }
 

@@ -27,13 +27,27 @@ from bright_nets import (
     picture,
     tcnn_stage,
 )
-from edgeface.bundle import Binary, Bins, Classes, DenseStage, FaceStage, Landmarks, Level, Map, Points, Score
+from edgeface.bundle import (
+    Binary,
+    Bins,
+    Classes,
+    DenseStage,
+    FaceStage,
+    Landmarks,
+    Level,
+    Map,
+    Points,
+    PoseFromPoints,
+    Score,
+)
 from edgeface.errors import BundleError, EngineError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
+from edgeface.mean_face import MEAN_FACE_68
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines.registry import Takes
 from edgeface.runtime.gather.crops import STRIPS
+from edgeface.runtime.head_pose import five_of_68, rotation
 from edgeface.runtime.nms import iou
 
 Floats = NDArray[np.float32]
@@ -392,6 +406,28 @@ def test_classes_and_68_points_of_a_net_on_crops() -> None:
     np.testing.assert_allclose(expected, [32, 32], rtol=1e-6)
     assert found.classes["gender"].likeliest() == ["f", "f"]
     assert found.classes["gender"].expectation() is None
+
+
+def test_pose_from_the_points_of_a_net_on_crops() -> None:
+    turned = rotation(np.float64([[10, -20, 15]]))[0, :2] @ five_of_68(np.array(MEAN_FACE_68)).T     # (2, 5)
+    points = tuple((turned * 0.2).T.ravel())
+    stage = on_crops("tcnn", 48, Score("score", 0.3, nms_iou=0.4), 20, Landmarks("points"), PoseFromPoints("points"))
+    found = detector(bundle(DENSE, stage), [Dense(3.0, 3.0), tcnn(points=points)], size_px=128)(picture([], 128, 128))
+    assert found.pose is not None
+    np.testing.assert_allclose(found.pose, [[10, -20, 15]] * 2, atol=0.1)
+
+
+@pytest.mark.parametrize(("value", "pose"), [(0.1, [[0.0] * 3]), (math.nan, None)], ids=["all one", "no number"])
+def test_points_without_a_pose(value: float, pose: list[list[float]] | None) -> None:
+    stage = on_crops("tcnn", 48, Score("score", 0.3, nms_iou=0.4), 20, PoseFromPoints("points"))
+    nets = [Dense(3.0, NO), tcnn(points=(value,) * 10)]
+    if pose is None:
+        with pytest.raises(EngineError, match="a landmark is not finite: use an fp32 bundle"):
+            detector(bundle(DENSE, stage), nets, size_px=128)(picture([], 128, 128))
+        return
+    found = detector(bundle(DENSE, stage), nets, size_px=128)(picture([], 128, 128))
+    assert found.pose is not None
+    assert found.pose.tolist() == pose
 
 
 def test_classes_of_another_number_are_refused() -> None:

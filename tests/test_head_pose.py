@@ -11,8 +11,8 @@ import edgeface
 from edgeface.data.annotations import read_annotations
 from edgeface.drawing import head_axes
 from edgeface.evaluation.pose import angle_errors
-from edgeface.head_pose import five_of_68, rotation, rotation_degrees
 from edgeface.mean_face import MEAN_FACE_68
+from edgeface.runtime.head_pose import five_of_68, rotation, rotation_degrees
 
 POSES = np.float64([[0, 0, 0], [20, 0, 0], [-25, 10, 5], [5, 60, -30], [-10, -75, 80], [0, 0, 170]])
 LANDMARKS68 = Path(__file__).parents[2] / "shared" / "data" / "landmarks68"

@@ -24,6 +24,7 @@ from edgeface.bundle import (
     Level,
     Map,
     Points,
+    PoseFromPoints,
     Score,
     describe_file,
     file_sets,
@@ -31,7 +32,7 @@ from edgeface.bundle import (
     sha256_of,
     write_manifest,
 )
-from edgeface.bundle.combining import combine, combined
+from edgeface.bundle.combining import combine, combined, remaining
 from edgeface.cli import main
 from edgeface.errors import BundleError, OptionError, OutputError
 from edgeface.faces import Faces
@@ -108,6 +109,19 @@ def test_limits_are_put_into_the_stages() -> None:
 def test_limits_that_cannot_work_are_named(what: Bundle, limits: Limits, reason: str) -> None:
     with pytest.raises(OptionError, match=reason):
         limited(what, limits)
+
+
+def test_a_refinement_that_tells_pose_takes_the_place_of_the_detector_s_pose_nets(tmp_path: Path) -> None:
+    tells = replace(TCNN, outputs=[*TCNN.outputs, PoseFromPoints("landmarks")])
+    mos = written(tmp_path / "mos", bundle(DENSE, POSE, name="mos"))
+    tcnn = written(tmp_path / "tcnn", bundle(tells, name="tcnn"))
+    made = combine(mos, tcnn, "mhcnn", tmp_path / "mhcnn")
+    assert made.stages == [DENSE, tells]
+    assert made.gives_pose
+    assert {path.name for path in (tmp_path / "mhcnn").iterdir()} == {"bundle.json", "dense", "tcnn"}
+    named = combine(mos, tcnn, "mhcnn", tmp_path / "named", by_reference=True)
+    assert [(file.name, file.part) for file in named.files] == [("dense", "mos"), ("tcnn", "tcnn")]
+    assert remaining(bundle(DENSE, POSE, name="mos"), REFINEMENT).stages == [DENSE, POSE]
 
 
 def test_two_bundles_become_one_that_knows_where_it_came_from(tmp_path: Path) -> None:

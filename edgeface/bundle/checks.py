@@ -16,6 +16,7 @@ from edgeface.bundle.schema import (
     FaceStage,
     Landmarks,
     Points,
+    PoseFromPoints,
     PyramidStage,
     Score,
     Stage,
@@ -26,7 +27,7 @@ _LETTERS: dict[type, str] = {DenseStage: "d", PyramidStage: "y", Points: "p", Cr
 _PIPELINE = re.compile("dp?c*|yc+|c+")
 # What a net on each kind of input must give, and what it may give besides.
 _MUST: dict[type, tuple[type, ...]] = {Points: (Bins,), Crops: (Score, Box)}
-_MAY: dict[type, tuple[type, ...]] = {Points: (), Crops: (Landmarks, Binary, Classes)}
+_MAY: dict[type, tuple[type, ...]] = {Points: (), Crops: (Landmarks, PoseFromPoints, Binary, Classes)}
 _SEVERAL = (Landmarks, Binary, Classes)
 
 

@@ -9,12 +9,26 @@ from msgspec.structs import replace
 
 from edgeface.bundle.checks import inconsistency
 from edgeface.bundle.files import MANIFEST, read_bundle, sha256_of, write_manifest, writing
-from edgeface.bundle.schema import Bundle, Score
+from edgeface.bundle.schema import Bundle, Score, file_sets
 from edgeface.errors import OptionError
 
 
+def remaining(detector: Bundle, refinement: Bundle) -> Bundle:
+    """What of ``detector`` is left in front of ``refinement``: all, but for the nets that tell head pose and nothing
+    else where the refinement tells it too."""
+    if not refinement.gives_pose:
+        return detector
+    left_out = [stage for stage in detector.face_stages if stage.tells_pose and len(stage.outputs) == 1]
+    names = {name for stage in left_out for files in file_sets(stage) for name in files}
+    return replace(
+        detector, stages=[stage for stage in detector.stages if stage not in left_out],
+        files=[file for file in detector.files if file.name not in names],
+    )
+
+
 def combined(detector: Bundle, refinement: Bundle) -> Bundle:
-    """The bundle whose faces are found by one and refined by the other; its names and files are those of both.
+    """The bundle whose faces are found by one and refined by the other; its names and files are those of both
+    (``remaining``).
 
     Raises OptionError when ``refinement`` is none, when ``detector`` is one or has one already, or when they are for
     two engines.
@@ -32,6 +46,7 @@ def combined(detector: Bundle, refinement: Bundle) -> Bundle:
             f"{refinement.name} is for the engine {refinement.engine}, {detector.name} for {detector.engine}: choose "
             "two bundles for one engine"
         )
+    detector = remaining(detector, refinement)
     made = replace(
         detector,
         name=f"{detector.name}+{refinement.name}",
@@ -73,7 +88,8 @@ def combine(detector: Path, refinement: Path, model: str, out: Path, *, by_refer
                 raise OptionError(f"{directory}: does not lie beside {out}, so its files cannot be named: copy them")
         made = replace(made, files=[
             replace(file, part=file.part or directory.resolve().name)
-            for bundle, directory in zip(bundles, (detector, refinement), strict=True) for file in bundle.files
+            for bundle, directory in zip(bundles, (detector, refinement), strict=True)
+            for file in bundle.files if file in made.files
         ])
     else:
         made = replace(made, files=[replace(file, part=None) for file in made.files])
@@ -88,6 +104,8 @@ def combine(detector: Path, refinement: Path, model: str, out: Path, *, by_refer
     with writing(out) as work:
         for bundle, directory in zip(bundles, (detector, refinement), strict=True):
             for file in [] if by_reference else bundle.files:
+                if all(file.name != wanted.name for wanted in made.files):
+                    continue
                 shutil.copyfile(bundle.folder(directory, [file.name]) / file.name, work / file.name)
         write_manifest(work, made)
         # What was copied is what was read, even if somebody wrote there meanwhile.

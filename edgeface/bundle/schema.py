@@ -165,6 +165,14 @@ class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins", 
     first_centre_deg: Number
 
 
+class PoseFromPoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pose_from_points", tag_field="kind"):
+    """Head pose without a net of its own: ``output`` holds 5 or 68 ``points``, as those of ``Landmarks``, and the pose
+    is the one in which a mean face's lie nearest to them (``edgeface.pose_from_points``)."""
+
+    output: str
+    points: Literal[5, 68] = 5
+
+
 class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="binary", tag_field="kind"):
     """A yes or no: ``name``, channel ``channel`` of ``output`` as a logit, and the probability ``threshold`` from which
     it is a yes."""
@@ -191,7 +199,7 @@ class Classes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="clas
 
 
 Gather = Crops | Points
-Output = Score | Box | Landmarks | Bins | Binary | Classes
+Output = Score | Box | Landmarks | Bins | PoseFromPoints | Binary | Classes
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
@@ -215,6 +223,11 @@ class FaceStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fa
     def one_of(self, kind: type[Kind]) -> Kind | None:
         """Its first output of a kind, of which ``inconsistency`` allows one; None where it has none."""
         return next(iter(self.all_of(kind)), None)
+
+    @property
+    def tells_pose(self) -> bool:
+        """Whether one of its outputs is a head pose."""
+        return self.one_of(Bins) is not None or self.one_of(PoseFromPoints) is not None
 
     @property
     def output_names(self) -> list[str]:
@@ -292,7 +305,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def gives_pose(self) -> bool:
         """Whether its faces have a head pose."""
-        return any(stage.one_of(Bins) is not None for stage in self.face_stages)
+        return any(stage.tells_pose for stage in self.face_stages)
 
     @property
     def attributes(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ from edgeface.evaluation.pose import evaluate_pose
 from edgeface.evaluation.report import FalseAlarmReport, Measures
 from edgeface.evaluation.wider import evaluate_detection
 from edgeface.faces import Faces
-from edgeface.head_pose import pose_from_points
+from edgeface.runtime.head_pose import pose_from_points
 
 FALSE_ALARM_SCORE = 0.5
 

@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeface.bundle import Binary, Box, Crops, Defaults, FaceStage, Landmarks, PyramidStage, Score, Stage
+from edgeface.bundle import (
+    Binary,
+    Box,
+    Crops,
+    Defaults,
+    FaceStage,
+    Landmarks,
+    PoseFromPoints,
+    PyramidStage,
+    Score,
+    Stage,
+)
 from edgeface.errors import ConversionError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
@@ -117,7 +128,7 @@ class MTCNNFamily(PatchFamily):
                 [list(files("onet"))], INPUT, Crops(PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, margin=1.0),
                 [
                     Score("score", thresholds.get("onet", 0.0), nms_iou=0.7, combine="mean"), Box("box"),
-                    Landmarks("landmarks"),
+                    Landmarks("landmarks"), PoseFromPoints("landmarks"),
                 ],
                 limit=200,
             ),
@@ -159,7 +170,7 @@ class TCNNFamily(PatchFamily):
                 [list(files("tcnn"))], INPUT, Crops(PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, TCNN_MARGIN),
                 [
                     Score("score", thresholds.get("tcnn", 0.05), nms_iou=0.4, combine="mean"), Box("box"),
-                    Landmarks("landmarks"),
+                    Landmarks("landmarks"), PoseFromPoints("landmarks"),
                     *(Binary(name, output, i, thresholds.get(name, _EVEN)) for name, output, i in places),
                 ],
                 limit=200,

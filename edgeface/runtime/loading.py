@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeface.bundle import Bundle, file_sets, read_bundle
-from edgeface.bundle.combining import combined
+from edgeface.bundle.combining import combined, remaining
 from edgeface.errors import OptionError, UnverifiedBundleWarning
 from edgeface.runtime import catalog, engines
 from edgeface.runtime.detector import Detector
@@ -84,8 +84,8 @@ def load(
         raise OptionError(f"{directory}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
     parts, whole = [(directory, bundle)], bundle
     if refine is not None:
-        parts.append(_found(refine, bundle.engine))
-        whole = combined(bundle, parts[1][1])
+        second = _found(refine, bundle.engine)
+        parts, whole = [(directory, remaining(bundle, second[1])), second], combined(bundle, second[1])
     whole = limited(whole, Limits(min_face, None if thresholds is None else tuple(thresholds), candidates))
     sessions = [opened for part in parts for opened in open_sessions(*part, chosen, device=device)]
     defaults = whole.defaults

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Binary, Bins, Classes, Landmarks, Output
+from edgeface.bundle import Binary, Bins, Classes, Landmarks, Output, PoseFromPoints
 from edgeface.runtime.decode.bins import pose_degrees
 from edgeface.runtime.decode.classes import softmax
 from edgeface.runtime.decode.points import points_in_crops
 from edgeface.runtime.gather.gathered import Gathered
+from edgeface.runtime.head_pose import pose_from_points
 from edgeface.runtime.logistic import sigmoid
 
 Floats = NDArray[np.float32]
@@ -34,6 +35,15 @@ def _bins(output: Bins, gathered: Gathered) -> Floats:
     return pose_degrees(np.ascontiguousarray(gathered.values(output.output, 3 * output.bins).T), output)
 
 
+def _pose_from_points(output: PoseFromPoints, gathered: Gathered) -> Floats:
+    # Where a crop lies and how large it is turns no head, so the offsets do.
+    points = gathered.values(output.output, 2 * output.points).reshape(len(gathered), output.points, 2)
+    if not np.isfinite(points).all():
+        raise FloatingPointError("a landmark is not finite")
+    # Points that are all one have no pose: as good as any is a head that looks ahead.
+    return np.nan_to_num(pose_from_points(points))
+
+
 def _binary(output: Binary, gathered: Gathered) -> Floats:
     return sigmoid(gathered.channel(output.output, output.channel))
 
@@ -46,6 +56,7 @@ def _classes(output: Classes, gathered: Gathered) -> Floats:
 _DECODERS: dict[type, _Decoder] = {
     Landmarks: _Decoder(lambda output: "landmarks" if output.points == 5 else "landmarks68", _landmarks),
     Bins: _Decoder(lambda output: "pose", _bins),
+    PoseFromPoints: _Decoder(lambda output: "pose", _pose_from_points),
     Binary: _Decoder(lambda output: f"attribute.{output.name}", _binary),
     Classes: _Decoder(lambda output: f"class.{output.name}", _classes),
 }

@@ -1,4 +1,4 @@
-"""Calls into ef_anchors.c and ef_boxes.c: what ``decode`` and ``nms`` do where the library is there."""
+"""Calls into ef_anchors.c, ef_boxes.c and ef_pose.c: what ``decode``, ``pose_fit``, ``nms`` do where they are there."""
 
 from __future__ import annotations
 
@@ -76,6 +76,16 @@ def pose_degrees(library: Any, logits: Floats, bins: int, bin_deg: float, first_
         "ef_pose_degrees",
     )
     return degrees
+
+
+def fit_pose(
+    library: Any, points: Floats, model: NDArray[np.float64], inverse: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """As ``pose_fit.fit``: rotations (N, 3, 3) of points (N, P, 2), from arrays (P, 3) without gaps."""
+    rotations = np.empty((len(points), 3, 3))
+    arrays = address(points), address(model), address(inverse), address(rotations)
+    done(library.ef_fit_pose(*points.shape[:2], *arrays), "ef_fit_pose")
+    return rotations
 
 
 def nms(library: Any, boxes: Floats, scores: Floats, iou_threshold: float) -> Indices:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeface.errors import InstallError, UnknownNameError
 from edgeface.frames import FORMATS, Frame
 from edgeface.registry import Registry
-from edgeface.runtime import align, anchors, crops, exponential, logistic, nms, preprocess, pyramid, roi
+from edgeface.runtime import align, anchors, crops, exponential, logistic, nms, pose_fit, preprocess, pyramid, roi
 from edgeface.runtime.anchors import Anchors, Pyramid
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.kernels.library import library, status
@@ -151,6 +151,25 @@ def _pose_degrees(use_c: bool) -> Arrays:
     output = Bins("logits", 66, 3.0, -97.5)
     rng = np.random.default_rng(7)
     return {f"{n}": degrees(_reals(rng, (198, 1, n), -20, 20), output) for n in (0, 1, 2, 17)}
+
+
+@case("fit_pose")
+def _fit_pose(use_c: bool) -> Arrays:
+    turn = pose_fit.fit if use_c else pose_fit.fit_reference
+    rng = np.random.default_rng(15)
+    found: Arrays = {}
+    for count in (3, 5, 33, 68):
+        # Of whole numbers about their centre, and a matrix that is nobody's inverse, since LAPACK's differ.
+        half = rng.integers(-64, 64, (count - 1, 3))
+        corners = np.concatenate((half, -half.sum(axis=0, keepdims=True))) / 64
+        model = pose_fit.Model(corners, np.ascontiguousarray(corners[:, ::-1]) / count + corners)
+        for n in (0, 1, 40):
+            found[f"{count} points of {n}"] = turn(_reals(rng, (n, count, 2), -300, 900), model)
+        odd = _reals(rng, (5, count, 2), 0, 100)
+        odd[0], odd[1, 0, 1], odd[2, :, 1] = 7, np.inf, 3       # all one, not finite, all on a line
+        odd[3] = corners[:, :2] * 20
+        found[f"{count} odd points"] = turn(odd, model)
+    return found
 
 
 @case("gather_patches")
