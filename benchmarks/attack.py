@@ -4,7 +4,7 @@
     python benchmarks/attack.py --bundles 50 --pictures 100 --checkpoints 20 --streams 10 --seed 7
 
 Right is that a thing works or is refused by an EdgefaceError. Wrong is a signal, a process that is not done within 10
-seconds of a processor (or 60 in all, so that a busy machine is not blamed on the item), more than 1 GB of memory, and
+seconds of a processor (or 300 in all, so that a busy machine is not blamed on the item), more than 1 GB of memory, and
 any other exception. Prints a count of each a kind, and exits with 1 when something was wrong; ``--keep DIR`` keeps what
 was. An item is repeated by its kind, number and seed.
 """
@@ -40,7 +40,7 @@ from edgeface.images import read_image
 from edgeface.videos import Video
 
 LIMIT_S = 10.0
-WAIT_LIMIT_S = 60.0
+WAIT_LIMIT_S = 300.0
 LIMIT_BYTES = 1 << 30
 WRONG = ("signal", "hang", "memory", "traceback")
 _REFUSED, _TRACEBACK = 3, 4

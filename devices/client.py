@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 import edgeface
 from edgeface import errors
 from edgeface.board_health import Health
-from edgeface.bundle import Bundle
 from edgeface.errors import (
     DeviceError,
     DeviceLostError,
@@ -34,6 +31,19 @@ from .channel import Channel, EndedError, LateError
 from .links.registry import Link
 from .machine import Machine
 from .protocol import PROTOCOL, Arrays, FrameError, Hello, Reply, Request, describe, pack, unpack
+from .replies import (
+    Counted,
+    LoadedBundle,
+    ReplyError,
+    Room,
+    Timed,
+    converted,
+    faces_counted,
+    faces_of,
+    loaded_bundle,
+    maps_of,
+    samples_of,
+)
 
 WORKER = ("-m", "edgeface.devices.worker")
 START_TIMEOUT_S = 60.0
@@ -46,27 +56,6 @@ _NO_MODULE = "No module named"
 _SHOWN_LINES = 4
 
 Wanted = TypeVar("Wanted")
-
-
-@dataclass(frozen=True)
-class LoadedBundle:
-    """A bundle that a worker holds, by its number there."""
-
-    number: int
-    threads: int
-    bundle: Bundle
-
-
-@dataclass(frozen=True)
-class Timed:
-    """``samples`` (bundles, rounds, 4) float64: ms of preprocessing, network, decoding and all, every round in order;
-    ``faces`` that each bundle found in all pictures; the board's load before, and its health before and after."""
-
-    samples: NDArray[np.float64]
-    faces: list[int]
-    load_1min: float
-    before: Health
-    after: Health
 
 
 class Client:
@@ -123,7 +112,7 @@ class Client:
         """
         options = {"bundle": bundle, "threads": threads, "size_px": size_px, "score": score, "nms_iou": nms_iou}
         result, _ = self.request("load", options, timeout_s=timeout_s)
-        return self._converted(result, LoadedBundle)
+        return self._checked(lambda: loaded_bundle(result))
 
     def unload(self, loaded: LoadedBundle, *, timeout_s: float = TIMEOUT_S) -> None:
         """Let go of it."""
@@ -134,16 +123,14 @@ class Client:
     ) -> Faces:
         """The faces in a Frame, or in uint8 (H, W, 3) BGR."""
         _, found = self._with_picture("detect", loaded, picture, timeout_s)
-        try:
-            return Faces.of_arrays(found, loaded.bundle.attributes, loaded.bundle.classes)
-        except (KeyError, ValueError) as error:
-            raise self._garbled(f"faces that are none ({error})") from None
+        return self._checked(lambda: faces_of(found, loaded.bundle))
 
     def raw(
         self, loaded: LoadedBundle, picture: Frame | NDArray[np.uint8], *, timeout_s: float = TIMEOUT_S
     ) -> dict[str, NDArray[Any]]:
         """Every map of the dense stage by name, float32 (C, H, W); the picture as for ``detect``."""
-        return self._with_picture("raw", loaded, picture, timeout_s)[1]
+        maps = self._with_picture("raw", loaded, picture, timeout_s)[1]
+        return self._checked(lambda: maps_of(maps))
 
     def infer(
         self,
@@ -160,7 +147,8 @@ class Client:
             "number": loaded.number, "stage": stage, "net": net,
             "outputs": None if outputs is None else list(outputs),
         }
-        return self.request("infer", options, {"x": x}, timeout_s=timeout_s)[1]
+        maps = self.request("infer", options, {"x": x}, timeout_s=timeout_s)[1]
+        return self._checked(lambda: maps_of(maps, outputs))
 
     def kernels(self, name: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, NDArray[Any]]:
         """What the kernels there compute in the self-test ``name``."""
@@ -186,19 +174,33 @@ class Client:
         arrays = {f"picture{i}": picture for i, picture in enumerate(pictures)}
         result, out = self.request("time", options, arrays, timeout_s=timeout_s)
         after = self.health()
-        try:
-            return Timed(out["samples"], result["faces"], result["load_1min"], before, after)
-        except (KeyError, TypeError):
-            raise self._garbled("times that are none") from None
+
+        def timed() -> Timed:
+            counted = converted(result, Counted)
+            faces = faces_counted(counted, len(bundles))
+            return Timed(samples_of(out, len(bundles), rounds), faces, counted.load_1min, before, after)
+
+        return self._checked(timed)
+
+    def receive(self, name: str, directory: str | None = None) -> Room:
+        """Make room there for a bundle of that name, which will lie in ``directory``, by default among the others."""
+        result, _ = self.request("receive", {"name": name, "directory": directory})
+        return self._checked(lambda: converted(result, Room))
+
+    def keep(self, room: Room) -> None:
+        """Put a bundle, whose files have been copied, into its place."""
+        self.request("keep", {"directory": room.directory})
 
     def health(self, *, timeout_s: float = TIMEOUT_S) -> Health:
         """The board's temperatures, clocks and throttling now. An emulated board has those of this machine."""
         options = {"zones": self.board.thermal_zones, "sources": self.board.throttling}
-        return self._converted(self.request("health", options, timeout_s=timeout_s)[0], Health)
+        result, _ = self.request("health", options, timeout_s=timeout_s)
+        return self._checked(lambda: converted(result, Health))
 
     def machine(self, *, timeout_s: float = TIMEOUT_S) -> Machine:
         """What the board says that it is."""
-        return self._converted(self.request("machine", timeout_s=timeout_s)[0], Machine)
+        result, _ = self.request("machine", timeout_s=timeout_s)
+        return self._checked(lambda: converted(result, Machine))
 
     def request(
         self,
@@ -261,11 +263,12 @@ class Client:
         options = {"number": loaded.number, "format": frame.format}
         return self.request(operation, options, {"pixels": frame.pixels}, timeout_s=timeout_s)
 
-    def _converted(self, result: Any, kind: type[Wanted]) -> Wanted:
+    def _checked(self, read: Callable[[], Wanted]) -> Wanted:
+        """What ``read`` makes of a reply; one that is not what was asked for ends the worker."""
         try:
-            return msgspec.convert(result, kind)
-        except msgspec.ValidationError as error:
-            raise self._garbled(f"a {kind.__name__} that is none ({error})") from None
+            return read()
+        except ReplyError as error:
+            raise self._garbled(str(error)) from None
 
     def _greet(self, timeout_s: float) -> Hello:
         assert self._channel is not None

@@ -64,23 +64,23 @@ def deploy(
         manifest = read_bundle(complete)
         where = f"{link.board.name} ({link.describe()})"
         progress(f"copying {manifest.name} to {where}")
-        room = client.request("receive", {"name": complete.resolve().name, "directory": directory})[0]
+        room = client.receive(complete.resolve().name, directory)
         size_bytes = sum(entry.size_bytes for entry in manifest.files)
-        link.put(complete, room["incoming"], timeout_s=_LEAST_S + size_bytes / _BYTES_PER_S)
+        link.put(complete, room.incoming, timeout_s=_LEAST_S + size_bytes / _BYTES_PER_S)
         progress("looking at a picture here and there")
-        agreement = _agreement(client, complete, manifest, room["incoming"], picture)
+        agreement = _agreement(client, complete, manifest, room.incoming, picture)
         if not agreement.is_same:
             raise DeviceError(
                 f"{where}: {manifest.name} finds other faces there ({agreement.text}); nothing was changed there: "
                 "make sure with edgeface parity that it is as its checkpoint, and compare the versions of its engine"
             )
-        client.request("keep", {"directory": room["directory"]})
+        client.keep(room)
     return Deployment(
         device=link.board.name,
         where=link.describe(),
         bundle=manifest.name,
-        directory=room["directory"],
-        replaced=room["replaces"],
+        directory=room.directory,
+        replaced=room.replaces,
         files=len(manifest.files),
         size_bytes=size_bytes,
         agreement=agreement,

@@ -7,9 +7,10 @@ import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from edgeface.board_health import read_number, read_text, thermal_zones
 
@@ -37,7 +38,7 @@ class Machine(msgspec.Struct, frozen=True):
     architecture: str
     kernel: str
     memory_mb: int
-    clusters: list[Cluster]
+    clusters: Annotated[list[Cluster], Meta(min_length=1)]
     usable: list[int]
     thermal_zones: list[str]
 

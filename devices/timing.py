@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeface.devices.client import Client, LoadedBundle, Timed
+from edgeface.devices.client import Client
 from edgeface.devices.links.registry import Link
+from edgeface.devices.replies import LoadedBundle, Timed
 
 from edgeface.bundle import read_bundle, whole
 from edgeface.errors import OptionError
@@ -73,10 +74,10 @@ def _take(
     client: Client, link: Link, directory: Path, threads: int, size_px: int | tuple[int, int]
 ) -> LoadedBundle:
     """Load a bundle from where the worker receives it, which it forgets when it ends."""
-    place, _ = client.request("receive", {"name": _PLACE_NAME})
+    room = client.receive(_PLACE_NAME)
     with whole(directory) as complete:
-        link.put(complete, place["incoming"], timeout_s=_COPY_TIMEOUT_S)
-    return client.load(place["incoming"], threads=threads, size_px=size_px)
+        link.put(complete, room.incoming, timeout_s=_COPY_TIMEOUT_S)
+    return client.load(room.incoming, threads=threads, size_px=size_px)
 
 
 def _conditions(timed: Timed) -> list[Condition]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from edgeface.devices.client import Client, LoadedBundle
+from edgeface.devices.client import Client
+from edgeface.devices.replies import LoadedBundle
 from numpy.typing import NDArray
 
 from device_option import Devices, Job

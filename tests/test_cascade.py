@@ -327,7 +327,10 @@ def test_outputs_of_another_shape_are_named(maps: dict[str, Floats], reason: str
 
 @pytest.mark.parametrize(("changed", "reason"), [
     ({"score": np.zeros((2, 123, 189), np.float32)}, "output score has 2 channels, a pyramid needs 1"),
-    ({"score": np.zeros((1, 3, 3), np.float32)}, "output score is not one of windows of 12 pixels every 2"),
+    (
+        {"score": np.zeros((1, 3, 3), np.float32)},
+        "output score has 3 rows and 3 columns, of the strides in its bundle.json come 91 and 59",
+    ),
     ({"box": np.zeros((5, 3, 3), np.float32)}, "output box has 5 channels, a pyramid needs 4"),
 ])
 def test_maps_that_are_not_the_canvas_s_are_named(changed: dict[str, Floats], reason: str) -> None:

@@ -17,10 +17,11 @@ import pytest
 from click.testing import CliRunner, Result
 from edgeface.devices import boards, receiving
 from edgeface.devices.agreement import compare
-from edgeface.devices.client import Client, LoadedBundle
+from edgeface.devices.client import Client
 from edgeface.devices.deploy import Deployment, deploy
 from edgeface.devices.links import Link, open_link
 from edgeface.devices.links.ssh import SshLink
+from edgeface.devices.replies import LoadedBundle
 from numpy.typing import NDArray
 
 import edgeface

@@ -249,6 +249,19 @@ def test_nets_that_do_not_fit_the_bundle_are_refused() -> None:
         detector(FakeNet(m))(picture())
 
 
+@pytest.mark.parametrize("name", ["score8", "box8", "landmarks32"])
+@pytest.mark.parametrize("shape", [(1, 1), (8, 7), (9, 8), (0, 8)])
+def test_maps_of_another_size_than_the_strides_give_are_named(name: str, shape: tuple[int, int]) -> None:
+    changed = maps()
+    for level in DENSE.levels:
+        changed[level.score][0, 0, 0] = 9.0
+    changed[name] = np.zeros((changed[name].shape[0], *shape), np.float32)
+    sides = "8 and 8" if name.endswith("8") else "2 and 2"
+    reason = f"output {name} has {shape[0]} rows and {shape[1]} columns, of the strides in its bundle.json come {sides}"
+    with pytest.raises(BundleError, match=reason):
+        detector(FakeNet(changed))(np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

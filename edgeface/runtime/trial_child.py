@@ -26,8 +26,9 @@ from edgeface.runtime.stages.kinds import kind_of
 MEMORY_BYTES = 800 << 20
 PROCESSOR_S = 5
 _STARTS = 10
-# A net is run at its bundle's own size as well, where that is foreseen to take no longer.
-_ALWAYS, _MOST_S = 2, 1.5
+# A net is run at half its bundle's own size and at that as well, where that is foreseen to take no longer: the whole
+# trial has to stay under a second of a desktop's processor, of which Python and the engine take most.
+_ALWAYS, _MOST_S = 2, 0.15
 
 
 def main(directory: str) -> None:

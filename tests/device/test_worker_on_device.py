@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeface.devices.client import Client, Timed
+from edgeface.devices.client import Client
+from edgeface.devices.replies import Timed
 from numpy.typing import NDArray
 
 import edgeface

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, DenseStage
+from edgeface.bundle import Bundle, DenseStage, Level
 from edgeface.frames import Picture
 from edgeface.runtime.anchors import Anchors, Pyramid, best_boxes, decode_landmarks, keep_anchors
 from edgeface.runtime.clock import TimedRun
@@ -45,7 +45,7 @@ class DenseFinder:
 
     def found(self, scene: Scene, least: float, boxed: NetInput, start: Callable[[], Run]) -> Found:
         """The faces of a run that ``start`` starts on ``boxed``; raises as ``find``."""
-        looked = _Looked(self, TimedRun(scene.clock, start), (boxed.scale_x, boxed.scale_y))
+        looked = _Looked(self, TimedRun(scene.clock, start), (boxed.scale_x, boxed.scale_y), sides_px(boxed.x))
         kept, boxes = looked.best(least, scene.nms_iou)
         told: dict[str, Floats | Late] = {}
         if self.stage.levels[0].landmarks is not None:
@@ -82,14 +82,17 @@ class DenseFinder:
 class _Looked:
     """One run of the net, and its ``Maps``."""
 
-    def __init__(self, finder: DenseFinder, run: TimedRun, scale: tuple[float, float]) -> None:
-        self._finder, self._run, self._scale = finder, run, scale
+    def __init__(
+        self, finder: DenseFinder, run: TimedRun, scale: tuple[float, float], input_px: tuple[int, int]
+    ) -> None:
+        """``input_px``: height and width of what the net was given."""
+        self._finder, self._run, self._scale, self._input_px = finder, run, scale, input_px
 
     def best(self, least: float, nms_iou: float) -> tuple[Anchors, Floats]:
         """The kept anchors of at least the probability ``least``, best first, and their boxes."""
         levels = self._finder.stage.levels
         kept = keep_anchors(
-            [self._map(level.score, len(level.anchors_px)) for level in levels], logit(least), MAX_CANDIDATES
+            [self._map(level.score, level, 1) for level in levels], logit(least), MAX_CANDIDATES
         )
         maps = self._maps(kept, [level.box for level in levels], 4)
         best, boxes = best_boxes(maps, kept, self._finder.pyramid, nms_iou, self._scale)
@@ -106,12 +109,16 @@ class _Looked:
         """The map of each level that has kept anchors; the others are not asked for, and so not computed by ncnn."""
         wanted = set(kept.level.tolist())
         return [
-            self._map(name, per_anchor * len(level.anchors_px)) if i in wanted else None
+            self._map(name, level, per_anchor) if i in wanted else None
             for i, (name, level) in enumerate(zip(names, self._finder.stage.levels, strict=True))
         ]
 
-    def _map(self, name: str, channels: int) -> RawMap:
-        return checked(self._finder.bundle_name, self._run, name, channels, "its level's anchors need")
+    def _map(self, name: str, level: Level, per_anchor: int) -> RawMap:
+        rows, columns = (-(-side_px // level.stride) for side_px in self._input_px)
+        channels = per_anchor * len(level.anchors_px)
+        return checked(
+            self._finder.bundle_name, self._run, name, channels, "its level's anchors need", (rows, columns)
+        )
 
 
 class DenseKind(StageKind):
@@ -128,8 +135,9 @@ class DenseKind(StageKind):
         yield Trial(0, "the dense net", {name: name for name in map_names(stage)}, x, z)
 
     def input_shapes(self, stage: DenseStage, net: int, size_px: int, channels: Mapping[str, int]) -> list[Shape]:
-        m, side = stage.multiple, -(-size_px // stage.multiple) * stage.multiple
-        return [(3, m, m), (3, 2 * m, 3 * m), (3, side, side)]
+        m = stage.multiple
+        half, whole = (-(-side // m) * m for side in (size_px // 2, size_px))
+        return [(3, m, m), (3, 2 * m, 3 * m), (3, half, half), (3, whole, whole)]
 
     def describe(self, stage: DenseStage) -> Iterator[tuple[str, str]]:
         yield "dense", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, sides multiples of {stage.multiple}"
@@ -152,6 +160,12 @@ def net_input(
     if session.takes == "pixels":
         return letterbox_signed(image, size_px, stage.multiple, out=out)
     return letterbox_planes(image, size_px, stage.multiple, mean=stage.mean, scale=stage.scale, out=out)
+
+
+def sides_px(x: NDArray[Any]) -> tuple[int, int]:
+    """Height and width of what a net is given of a picture, planes or pixels as in ``NetInput``."""
+    height_px, width_px = x.shape[:2] if x.dtype == np.int8 else x.shape[1:]
+    return height_px, width_px
 
 
 def map_names(stage: DenseStage) -> list[str]:

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, PyramidStage
-from edgeface.errors import BundleError
 from edgeface.frames import Frame, as_frame
 from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.engines import RawMap, Session
@@ -48,16 +47,10 @@ class PyramidFinder:
         return {f"0.{name}": run.output(name) for name in (self.stage.score, self.stage.box)}
 
     def _map(self, run: TimedRun, name: str, channels: int, canvas: Canvas) -> RawMap:
-        raw = checked(self.bundle_name, run, name, channels, "a pyramid needs")
         rows, columns = (
             (side - canvas.cell_px) // canvas.stride + 1 for side in (canvas.height, canvas.width)
         )
-        if raw.values.shape[1:] != (rows, columns):
-            raise BundleError(
-                f"{self.bundle_name}: output {name} is not one of windows of {canvas.cell_px} pixels every "
-                f"{canvas.stride}: convert the checkpoint again"
-            )
-        return raw
+        return checked(self.bundle_name, run, name, channels, "a pyramid needs", (rows, columns))
 
 
 class PyramidKind(StageKind):
@@ -78,7 +71,8 @@ class PyramidKind(StageKind):
 
     def input_shapes(self, stage: PyramidStage, net: int, size_px: int, channels: Mapping[str, int]) -> list[Shape]:
         cell = stage.cell_px
-        return [(3, cell, cell), (3, 4 * cell + 7, 9 * cell), (3, size_px, size_px)]
+        half = max(cell, size_px // 2)
+        return [(3, cell, cell), (3, 4 * cell + 7, 9 * cell), (3, half, half), (3, size_px, size_px)]
 
     def describe(self, stage: PyramidStage) -> Iterator[tuple[str, str]]:
         yield "pyramid", (

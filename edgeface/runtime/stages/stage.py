@@ -145,12 +145,20 @@ def require(bundle_name: str, session: Session, names: Sequence[str]) -> None:
         )
 
 
-def checked(bundle_name: str, run: TimedRun, name: str, channels: int, needed_by: str) -> RawMap:
-    """An output that must have ``channels`` channels, and has them; raises BundleError with who needs them."""
+def checked(
+    bundle_name: str, run: TimedRun, name: str, channels: int, needed_by: str, rows_columns: tuple[int, int]
+) -> RawMap:
+    """An output that must have ``channels`` channels and so many rows and columns, and has them; raises BundleError
+    with who needs them."""
     raw = run.raw(name)
-    found = raw.values.shape[0]
+    found, *size = raw.values.shape
     if found != channels:
         raise BundleError(
             f"{bundle_name}: output {name} has {found} channels, {needed_by} {channels}: convert the checkpoint again"
+        )
+    if tuple(size) != rows_columns:
+        raise BundleError(
+            f"{bundle_name}: output {name} has {size[0]} rows and {size[1]} columns, of the strides in its bundle.json "
+            f"come {rows_columns[0]} and {rows_columns[1]}: convert the checkpoint again"
         )
     return raw
