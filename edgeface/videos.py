@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,11 +25,14 @@ from edgeface.image_headers import MAX_MEGAPIXELS
 from edgeface.mjpeg import JPEG_START
 from edgeface.motion_jpeg import jpeg_frames
 from edgeface.opencv_files import folder_name, open_name
+from edgeface.video_sizes import SizeChanges
 
 _FALLBACK_FPS = 25.0
 # FFmpeg writes by pieces of 32 KiB, and the index at the end.
 _LEAST_FREE_BYTES = 128 * 1024
 _FRAMES_A_LOOK = 8
+# How OpenCV turns the frames of a container that says by how many degrees.
+_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _CONVERT = "convert it to MP4 with H.264 (ffmpeg -i IN -c:v libx264 OUT.mp4)"
 _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
 # Codecs, by their four letters in lower case, that every FFmpeg decodes: where it gives no frame, the file is damaged.
@@ -74,42 +78,83 @@ class Video:
             if not self._capture.isOpened():
                 why = _why_not(stream) or "no picture, and cannot be read as a video: damaged, or of an unknown kind"
                 raise InputError(f"{path}: {why}: {_CONVERT}")
-        width_px, height_px = (
-            int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        if width_px * height_px > max_megapixels * 1e6:
-            raise ImageTooLargeError(
-                f"{path}: frames of {width_px} x {height_px} are more than {max_megapixels:.4g} megapixels: "
-                "shrink it, or raise --max-megapixels"
-            )
+            self._turned = int(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+            self._changes = SizeChanges(stream, self._coded_px())
+        self._check_pixels(self._capture)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and fps > 0 else _FALLBACK_FPS
         self.frames_claimed = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame in order, once; raises InputError when there is none, saying whether it is damaged."""
-        index = 0
+        """Every frame in order, once, each of its own size; raises InputError when there is none, saying whether it is
+        damaged."""
+        has_any = False
         try:
-            # OpenCV would bring all of a recording's pictures to the size of the first.
-            for jpeg in jpeg_frames(self.path, self._max_megapixels) if self._is_jpegs else ():
-                if jpeg is None:
-                    self.damaged += 1
-                    continue
-                yield Frame(index, index / self.fps, jpeg)
-                index += 1
-            while not self._is_jpegs:
-                done, image = self._capture.read()
-                if not done:
-                    break
-                time_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-                yield Frame(index, time_ms / 1e3 if time_ms > 0 else index / self.fps, _as_pixels(image))
-                index += 1
+            for frame in self._jpegs() if self._is_jpegs else self._decoded():
+                has_any = True
+                yield frame
         finally:
             self._capture.release()
-        if not index:
+            self._changes.close()
+        if not has_any:
             with open_regular(self.path) as stream:
                 why = _why_not(stream)
             raise InputError(f"{self.path}: {why or 'not one frame can be read: the video is damaged'}: {_CONVERT}")
+
+    def _jpegs(self) -> Iterator[Frame]:
+        # OpenCV would bring all of a recording's pictures to the size of the first.
+        index = 0
+        for jpeg in jpeg_frames(self.path, self._max_megapixels):
+            if jpeg is None:
+                self.damaged += 1
+                continue
+            yield Frame(index, index / self.fps, jpeg)
+            index += 1
+
+    def _decoded(self) -> Iterator[Frame]:
+        index = 0
+        while not self._changes.reached(index):
+            done, image = self._capture.read()
+            if not done:
+                return
+            time_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+            yield Frame(index, time_ms / 1e3 if time_ms > 0 else index / self.fps, _as_pixels(image))
+            index += 1
+        turn = _TURNS.get(self._turned)
+        for part in self._parts():
+            capture = _opened(part)
+            try:
+                self._check_pixels(capture)
+                while True:
+                    done, image = capture.read()
+                    if not done:
+                        break
+                    upright = image if turn is None else cv2.rotate(image, turn)
+                    yield Frame(index, index / self.fps, _as_pixels(upright))
+                    index += 1
+            finally:
+                capture.release()
+
+    def _parts(self) -> Iterator[BinaryIO]:
+        try:
+            yield from self._changes.parts()
+        except OSError as error:
+            raise refused(Path(tempfile.gettempdir()), error) from None
+
+    def _coded_px(self) -> tuple[int, int]:
+        """Width and height before the frames are turned."""
+        width_px, height_px = (
+            int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        return (height_px, width_px) if self._turned in (90, 270) else (width_px, height_px)
+
+    def _check_pixels(self, capture: cv2.VideoCapture) -> None:
+        width_px, height_px = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width_px * height_px > self._max_megapixels * 1e6:
+            raise ImageTooLargeError(
+                f"{self.path}: frames of {width_px} x {height_px} are more than {self._max_megapixels:.4g} megapixels: "
+                "shrink it, or raise --max-megapixels"
+            )
 
 
 class VideoSink:

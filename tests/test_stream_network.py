@@ -161,6 +161,29 @@ def test_a_stream_of_h264_that_changes_its_size_is_opened_anew(monkeypatch: pyte
         stream.read()
 
 
+def test_a_stream_of_h265_whose_decoder_is_set_up_anew_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg says that of every codec, and of no other than H.264 which size it has."""
+    said = bytearray()
+
+    class Capture:
+        def get(self, _property: int) -> float:
+            return 25.0
+
+        def read(self) -> tuple[bool, NDArray[np.uint8]]:
+            return True, np.zeros((360, 640, 3), np.uint8)
+
+    monkeypatch.setattr(network, "_stderr_length", lambda: len(said))
+    monkeypatch.setattr(network, "_stderr_since", lambda start: bytes(said[start:]))
+    stream = network.Stream("camera", Capture(), 0)  # type: ignore[arg-type]  # as much of it as is used
+    said += b"[OPENCV:FFMPEG:48] Format yuv420p chosen by get_format().\n" * 2
+    assert stream.read() is not None
+    said += b"[OPENCV:FFMPEG:48] Decoded frame with POC 0/1.\n"
+    assert stream.read() is not None
+    said += b"[OPENCV:FFMPEG:48] Format yuv420p chosen by get_format().\n"
+    with pytest.raises(SourceError, match="camera: its pictures are coded in another way now: it is opened anew"):
+        stream.read()
+
+
 def test_an_unknown_refusal_still_says_what_to_do() -> None:
     assert reason(b"something new") == "the stream cannot be opened: check the address, and that the camera is on"
 

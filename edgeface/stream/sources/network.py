@@ -23,9 +23,10 @@ READ_TIMEOUT_MS = 120_000
 _OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 # TCP, since a lost packet is a grey picture otherwise; no buffer of FFmpeg's own, since only the newest frame counts.
 _FFMPEG_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
-# FFmpeg tells of a new size of H.264 in no other way: as "verbose".
-_AV_LOG_VERBOSE = "40"
+# FFmpeg tells of a new size in no other way: of H.264 which one, of H.265 and others that a decoder was set up anew.
+_AV_LOG_DEBUG = "48"
 _CODED_SIZE = re.compile(rb"Reinit context to (\d+)x(\d+)")
+_SET_UP = re.compile(rb"Format \w+ chosen by get_format")
 _STDERR = 2
 
 # What FFmpeg writes of a refusal, and what to say of it.
@@ -52,6 +53,7 @@ class Stream:
         self._capture = capture
         self._read_to = said_before
         self._coded_size: tuple[bytes, ...] | None = None
+        self._has_frame = False
         fps = capture.get(cv2.CAP_PROP_FPS)
         # FFmpeg makes up 25 for MJPEG, and anything for a broken header.
         self.fps: float | None = fps if 0 < fps <= 240 else None
@@ -63,6 +65,7 @@ class Stream:
         if not done:
             raise SourceError(f"{self._shown}: the stream stopped")
         self._check_size()
+        self._has_frame = True
         return Grab(live_frame(np.asarray(image, np.uint8), "bgr", self._shown), time.monotonic_ns())
 
     def close(self) -> None:
@@ -80,6 +83,8 @@ class Stream:
             before, self._coded_size = self._coded_size or size, size
             if size != before:
                 raise SourceError(f"{self._shown}: its pictures have another size now: it is opened anew")
+        if self._has_frame and self._coded_size is None and _SET_UP.search(said):
+            raise SourceError(f"{self._shown}: its pictures are coded in another way now: it is opened anew")
 
 
 @source("rtsp")
@@ -88,7 +93,7 @@ def open_stream(spec: SourceSpec) -> Stream:
     check_options(spec)
     os.environ.setdefault(_OPTIONS_VARIABLE, _FFMPEG_OPTIONS)
     # Whatever the parent asked for: why a stream fails is read from what FFmpeg says.
-    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_VERBOSE
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_DEBUG
     import cv2
 
     said_before = _stderr_length()
@@ -109,7 +114,7 @@ def open_body(spec: SourceSpec, body: io.BufferedIOBase, ffmpeg_options: str) ->
 
     # OpenCV's stubs name a class of its own, which files of Python need not be.
     stream: Any = body
-    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_VERBOSE
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_DEBUG
     said_before = _stderr_length()
     own = os.environ.get(_OPTIONS_VARIABLE)
     os.environ[_OPTIONS_VARIABLE] = "|".join(filter(None, (own, ffmpeg_options)))
