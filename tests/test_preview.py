@@ -254,7 +254,7 @@ def test_viewers_that_leave_are_forgotten(picture: NDArray[np.uint8]) -> None:
         assert threads < 12
 
 
-@pytest.mark.parametrize("path", ["/", "/page.js", "/overlay.js", "/page.css", "/faces.json"])
+@pytest.mark.parametrize("path", ["/", "/start.js", "/page.js", "/overlay.js", "/page.css", "/faces.json"])
 def test_a_wrong_or_missing_token_gets_in_nowhere(path: str) -> None:
     with serving(TOKEN) as (_, server, _):
         assert get(server, path)[0] == 401
@@ -304,7 +304,7 @@ def test_another_sites_name_and_another_sites_page_are_refused() -> None:
 
 def test_the_page_asks_for_nothing_from_elsewhere() -> None:
     with serving() as (_, server, _):
-        for path in ("/", "/page.js", "/overlay.js", "/page.css"):
+        for path in ("/", "/start.js", "/page.js", "/overlay.js", "/page.css"):
             code, headers, body = get(server, path)
             assert code == 200
             assert "default-src 'self'" in headers["content-security-policy"]

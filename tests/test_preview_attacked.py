@@ -184,6 +184,22 @@ def test_every_answer_is_for_nobody_else_and_what_it_says_it_is() -> None:
         assert b"x-content-type-options: nosniff" in said
 
 
+def test_a_refused_websocket_has_the_headers_of_every_answer_and_no_line_in_the_log(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = (
+        b"GET /live HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with serving(token=TOKEN) as (_, server, _):
+        for host, code in ((b"evil.example", b"403"), (b"127.0.0.1", b"401")):
+            said = answer(connected(stack, server, head % host)).lower()
+            assert said.startswith(b"http/1.1 " + code)
+            assert b"cache-control: no-store" in said
+            assert b"x-content-type-options: nosniff" in said
+    assert not caplog.records
+
+
 def test_guessing_a_token_takes_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "REFUSAL_S", 0.3)
     with serving(TOKEN) as (_, server, _):

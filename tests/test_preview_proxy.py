@@ -71,6 +71,18 @@ def test_a_page_under_an_allowed_name_may_reach_it_where_the_proxy_asks_under_an
             viewer.recv(DEADLINE_S)
 
 
+def test_a_page_that_says_its_own_name_is_told_why_it_gets_no_picture() -> None:
+    with serving(allow_hosts=HOSTS) as (_, server, _):
+        said = {"Host": "127.0.0.1", "X_Page_Origin": "http://evil.example:81"}
+        code, _, body = get(server, "/faces.json", **said)
+        assert (code, b"the name evil.example: use" in body, b"--allow-host evil.example" in body) == (403, True, True)
+        assert get(server, "/faces.json", Host="127.0.0.1", X_Page_Origin="https://a.fritz.box")[0] == 200
+        # A browser's own word counts for more.
+        assert get(server, "/faces.json", Origin="http://evil.example", **said)[0] == 403
+        code, _, body = get(server, "/faces.json", Host="127.0.0.1", X_Page_Origin="http://*<b>")
+        assert (code, b"<b>" in body, b"--allow-host." in body) == (403, False, True)
+
+
 def test_figures_answer_under_the_same_rule() -> None:
     context = SinkContext("demo")
     for shows_page in (True, False):
@@ -141,7 +153,11 @@ def test_in_a_browser_a_name_that_only_the_proxy_knows_shows_no_picture(
     try:
         # The browser's name is not the one that the proxy asks under: without a word on it, that is another site.
         page.goto(f"http://localhost:{proxy.port}/cam/?token={TOKEN}")
-        page.wait_for_timeout(1000)
+        wait_until(page, "document.getElementById('state').textContent === 'refused'")
+        assert page.inner_text("#notice") == (
+            "Not served under the name localhost: use the address that 'edgeface camera' printed, or allow the name "
+            "with --allow-host localhost."
+        )
         assert page.evaluate("document.body.dataset.frame") is None
     finally:
         proxy.close()

@@ -172,6 +172,19 @@ def test_a_disk_that_is_full_for_a_while_loses_lines_and_never_halves_one(
     ] * 2
 
 
+def test_a_reader_that_waits_holds_up_nobody() -> None:
+    reading, writing = os.pipe()
+    try:
+        lines = open_json(f"/proc/self/fd/{writing}", CONTEXT)
+        for number in range(2000):
+            lines.put(shot(number), result())
+        lines.close()
+        assert lines.dropped > 1000
+    finally:
+        os.close(reading)       # which lets go of the thread that writes
+        os.close(writing)
+
+
 def test_a_file_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -> None:
     for target, words in ((tmp_path, "is a folder"), (tmp_path / "no" / "faces.jsonl", "No such file or directory")):
         with pytest.raises(OutputError, match=words):

@@ -23,17 +23,18 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeface.errors import OptionError
-from edgeface.stream.preview.connections import LET_IN
+from edgeface.stream.preview.connections import HEADERS, LET_IN
 
 COOKIE = "edgeface_token"
 SHORTEST_TOKEN = 16
 _UNAUTHORISED = "The address lacks the right token: use the one that 'edgeface camera' printed.\n"
-_FORBIDDEN = (
-    "Not served under this name: use the address that 'edgeface camera' printed, or allow the name with --allow-host.\n"
-)
+# Browsers do not say which page a refused WebSocket was for, and leave Origin out where a page asks its own server: so
+# the page says it, to be told why.
+PAGE_ORIGIN = "x-page-origin"
 # Nobody who may see the page waits for it; whoever guesses, or asks again and again, does.
 REFUSAL_S = 0.5
 _PATTERN = re.compile(r"[A-Za-z0-9._*?:-]+")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
@@ -100,6 +101,8 @@ class Guard:
             scope.setdefault("state", {})[LET_IN] = True
         else:
             answer.headers["Connection"] = "close"
+            if scope["type"] == "websocket":        # which the server gives no headers
+                answer.headers.update(dict(HEADERS))
             await asyncio.sleep(REFUSAL_S)
         await (answer or self._app)(scope, receive, send)
 
@@ -107,12 +110,12 @@ class Guard:
         """What is said instead of passing the request on."""
         host = headers.get("host", "")
         if not self._is_allowed(host):
-            return PlainTextResponse(_FORBIDDEN, 403)
-        origin = headers.get("origin")
+            return _forbidden(host)
+        origin = headers.get("origin", headers.get(PAGE_ORIGIN))
         if origin is not None:
             of_page = origin.partition("://")[2]
             if of_page.lower() != host.lower() and not self._is_named(_name_of(of_page)):
-                return PlainTextResponse(_FORBIDDEN, 403)
+                return _forbidden(of_page)
         # By port: browsers do not keep the cookies of two cameras on one machine apart.
         cookie = f"{COOKIE}_{scope['server'][1]}"
         if self._token is None or self._matches(cookie_parser(headers.get("cookie", "")).get(cookie, "")):
@@ -151,6 +154,16 @@ class Guard:
 
     def _matches(self, given: str) -> bool:
         return self._token is not None and secrets.compare_digest(given.encode(), self._token.encode())
+
+
+def _forbidden(host: str) -> Response:
+    name = _name_of(host)
+    is_plain = _NAME.fullmatch(name) is not None
+    named, option = (f"the name {name}", f"--allow-host {name}") if is_plain else ("this name", "--allow-host")
+    return PlainTextResponse(
+        f"Not served under {named}: use the address that 'edgeface camera' printed, or allow the name with {option}.\n",
+        403,
+    )
 
 
 def _name_of(host: str) -> str:

@@ -37,6 +37,8 @@ VIEWER_BYTES_A_S = 4096
 VIEWER_BURST = 16 * 1024
 # What is read at a time: from a connection that sends megabytes no more is kept than this.
 _READ_BYTES = 8 * 1024
+# Uvicorn's error for each, though it has been answered.
+_REFUSED_WEBSOCKET = "ASGI callable returned without completing handshake."
 
 _log = logging.getLogger("edgeface.stream")
 
@@ -184,9 +186,12 @@ class ViewerConnection(WebSocketsSansIOProtocol):
 
 
 class OneLine(logging.Filter):
-    """Makes a line of what uvicorn logs with a traceback: what a stranger sends must not fill a disk."""
+    """Makes a line of what uvicorn logs with a traceback, and none of a refused WebSocket: what a stranger sends must
+    not fill a disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg == _REFUSED_WEBSOCKET:
+            return False
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             message = f"{record.getMessage().strip()}: {type(error).__name__}: {error}"

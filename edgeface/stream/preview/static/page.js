@@ -25,9 +25,11 @@ function connect() {
   const live = new URL("live", location.href);
   live.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   live.search = live.hash = "";
+  let wasOpen = false;
   socket = new WebSocket(live);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
+    wasOpen = true;
     failures = 0;
     clockOffsetS = null;
     notice("");
@@ -40,9 +42,14 @@ function connect() {
       turn = turn.then(() => arrived(event.data)).catch(console.error);
     }
   };
-  socket.onclose = (event) => {
+  socket.onclose = async (event) => {
     badge("disconnected", "disconnected");
     notice(event.code === 1013 ? `Not shown: ${event.reason}.` : "No connection to edgeface. Trying again …");
+    const reason = wasOpen ? "" : await globalThis.refusal();
+    if (reason) {
+      badge("disconnected", "refused");
+      notice(reason);
+    }
     setTimeout(connect, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]);
   };
 }
@@ -164,6 +171,7 @@ function badge(name, text) {
 }
 
 function notice(text) {
+  at("notice").classList.remove("early");
   at("notice").hidden = !text;
   at("notice").textContent = text;
 }
@@ -212,4 +220,5 @@ at("snapshot").addEventListener("click", () => {
   });
 });
 
+notice(""); // it says at first that this script was not loaded
 connect();
