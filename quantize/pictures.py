@@ -13,7 +13,8 @@ from edgeface.data.annotations import Picture
 from edgeface.data.pixels import read_pixels
 from edgeface.data.sets import SetDescription, open_data
 from edgeface.errors import DataError
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE, STRIDES
+from edgeface.models.mos import STRIDES
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.runtime.preprocess import letterbox
 
 # The longest side of scenes as they come, and of crops, whose one face then fills the anchors of the large levels.

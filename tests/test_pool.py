@@ -107,7 +107,7 @@ def test_a_block_without_a_deployed_form_is_named() -> None:
         deploy(nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("name", ["mos_tiny", "mos_fast"])
+@pytest.mark.parametrize("name", ["mos_tiny", "mos_fast", "mos_m"])
 def test_the_deployed_network_equals_the_trained_one(name: str) -> None:
     torch.manual_seed(0)
     trained = families.get(name).build()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class ConvBN(nn.Sequential):
@@ -21,6 +22,17 @@ class ConvBN(nn.Sequential):
         if relu:
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
+
+
+def folded(block: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution and the batch norm behind it, the first two of ``block``, as one convolution."""
+    assert isinstance(block, nn.Sequential)
+    conv, norm = block[0], block[1]
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    fused = fuse_conv_bn_eval(conv.eval(), norm.eval())
+    assert fused.bias is not None
+    return fused.weight.detach(), fused.bias.detach()
 
 
 class FPN(nn.Module):

@@ -1,6 +1,7 @@
 """MOS (mos.txt): a trunk, FPN on strides 8, 16, 32, context modules, multi-task head, and a pose head at kept anchors.
 
-``mos_s`` is the paper's; ``mos_fast`` and ``mos_tiny`` have a trunk that is made for a Cortex-A72.
+``mos_s``, ``mos_m`` and ``mos_l`` are the paper's; ``mos_fast`` and ``mos_tiny`` have a trunk that is made for a
+Cortex-A72.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgeface.models.backbones.mobilenetv2 import MobileNetV2
 from edgeface.models.backbones.pool import PoolNet, SkipConv
+from edgeface.models.backbones.resnet import RESNET_152, ResNet
 from edgeface.models.backbones.shufflenetv2 import ShuffleNetV2
 from edgeface.models.blocks import FPN, SSH
 from edgeface.models.multitask import MultiTaskHead
@@ -22,8 +25,7 @@ ANCHOR_SIZES = ((16.0, 32.0), (64.0, 128.0), (256.0, 512.0))
 POSE_BINS = 66
 POSE_BIN_DEG = 3.0
 FACE_PRIOR = 0.01
-# What the network is given, and the units of its regressions: see edgeface.bundle.DenseStage.
-PIXEL_MEAN, PIXEL_SCALE = 128.0, 1 / 128
+# The units of its regressions: see edgeface.bundle.DenseStage.
 VARIANCES = (0.1, 0.2)
 
 
@@ -136,11 +138,23 @@ def pose_degrees(logits: Tensor) -> Tensor:
 
 def mos_s(width: str = "1.0x", channels: int = 64) -> MOS:
     """MOS-S (mos.txt, section 4.1); ``width`` "1.0x" or "0.5x" of ShuffleNetV2, ``channels`` of the pyramid."""
-    backbone = ShuffleNetV2(width)
-    fpn = FPN(backbone.channels, channels)
+    return _with_ssh(ShuffleNetV2(width), channels)
+
+
+def mos_m(width: float = 1.0, channels: int = 64) -> MOS:
+    """The paper's MOS-Mobilenetv2 (mos.txt, section 4.2); ``width`` of MobileNetV2, ``channels`` of the pyramid."""
+    return _with_ssh(MobileNetV2(width), channels)
+
+
+def mos_l(counts: Sequence[int] = RESNET_152, channels: int = 256) -> MOS:
+    """MOS-L (mos.txt, section 4.2), for a GPU; ``counts`` of ResNet, ``channels`` of the pyramid."""
+    return _with_ssh(ResNet(counts), channels)
+
+
+def _with_ssh(backbone: ShuffleNetV2 | MobileNetV2 | ResNet, channels: int) -> MOS:
     # The paper's "+DCN" row would put deformable convolutions into these context modules. They are left out: they
     # gain .5 AP there, and neither ncnn's int8 nor TFLite has one.
-    return MOS(backbone, fpn, [SSH(channels) for _ in STRIDES], channels)
+    return MOS(backbone, FPN(backbone.channels, channels), [SSH(channels) for _ in STRIDES], channels)
 
 
 def _pooled(widths: Sequence[int], counts: Sequence[int], channels: int) -> MOS:

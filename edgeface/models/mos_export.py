@@ -19,17 +19,19 @@ from edgeface.models.family import Family, Files, Graph, Inputs, families
 from edgeface.models.mos import (
     ANCHOR_SIZES,
     MOS,
-    PIXEL_MEAN,
-    PIXEL_SCALE,
     POSE_BIN_DEG,
     POSE_BINS,
     STRIDES,
     VARIANCES,
     mos_fast,
+    mos_l,
+    mos_m,
     mos_s,
     mos_tiny,
 )
 from edgeface.models.mos_folded import CHANNEL_MULTIPLE, PATCH, FoldedMOS
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.starting import load_published
 
 INPUT = "data"
 POSE_INPUT = "patches"
@@ -158,5 +160,7 @@ class MOSFamily(Family):
 
 
 families("mos_s")(MOSFamily(mos_s))
+families("mos_m")(MOSFamily(mos_m, load_published))
+families("mos_l")(MOSFamily(mos_l, load_published))
 families("mos_fast")(MOSFamily(mos_fast))
 families("mos_tiny")(MOSFamily(mos_tiny))

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from edgeface.int8.modules import FoldedConv, Point, Signal, concatenated
 from edgeface.models.backbones.shufflenetv2 import ShuffleNetV2
-from edgeface.models.blocks import FPN, SSH
+from edgeface.models.blocks import FPN, SSH, folded
 from edgeface.models.deploy import deploy
-from edgeface.models.mos import MOS, PIXEL_SCALE, POSE_BINS, DenseOutput, PoseHead, gather_patches
+from edgeface.models.mos import MOS, POSE_BINS, DenseOutput, PoseHead, gather_patches
 from edgeface.models.multitask import MultiTaskHead
-from edgeface.models.shuffle_free import Layout, ShuffleFreeStage, folded, read_through
+from edgeface.models.pixels import PIXEL_SCALE
+from edgeface.models.shuffle_free import Layout, ShuffleFreeStage, read_through
 
 PATCH = 3
 # Filling the slices up to 8 channels, as int8 kernels take them, was estimated at 3 % more time in ncnn int8 on one

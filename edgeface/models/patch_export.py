@@ -25,9 +25,9 @@ from edgeface.errors import ConversionError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
 from edgeface.models.family import Family, Files, Graph, Inputs, families
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_folded import OUTPUTS, FoldedMTCNN, FoldedPatchNet, GraphOutputs
 from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet, mtcnn, tcnn
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 
 INPUT = "data"
 # Of P-Net's pyramid: each level's faces are 1.41 times as large as those of the one before; windows that overlap more

@@ -17,10 +17,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from edgeface.int8.modules import FoldedConv, Point, Signal
-from edgeface.models.mos import PIXEL_SCALE
+from edgeface.models.blocks import folded
 from edgeface.models.mos_folded import SCORE_LIMIT
 from edgeface.models.patch_nets import MTCNN, Architecture, ConvUnit, PatchNet, PatchOutput
-from edgeface.models.shuffle_free import folded
+from edgeface.models.pixels import PIXEL_SCALE
 
 # Outputs by name, in the order of a graph's; those with a probability behind them are clipped as MOS's score is.
 OUTPUTS = ("score", "box", "landmarks", "attributes", "quality")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.errors import CheckpointError
+from edgeface.models.backbones import vgg
 from edgeface.models.blocks import ConvBN
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.starting import for_bgr
 
 # conv3_3, conv4_3, conv5_3, conv_fc7, conv6_2 and conv7_2. An anchor is four strides wide, whatever its level, so that
 # faces of every size find the same density of anchors.
@@ -25,7 +26,6 @@ VARIANCES = (0.1, 0.2)
 # Below this a norm counts as this: TFLite's operator has it built in, so that all engines agree on a dark map.
 LEAST_NORM = 1e-6
 
-_VGG = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 _VGG_CHANNELS = (256, 512, 512, 1024, 512, 256)
 _LIGHT_CHANNELS = (48, 96, 128, 192, 128, 128)
 
@@ -93,16 +93,8 @@ def max_out(logits: Tensor) -> Tensor:
     return torch.cat((logits[:, :-1].amax(1, keepdim=True), logits[:, -1:]), 1)
 
 
-def _block(cin: int, cout: int, convolutions: int) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for i in range(convolutions):
-        layers += [nn.Conv2d(cout if i else cin, cout, 3, padding=1), nn.ReLU(inplace=True)]
-    return layers
-
-
 def _vgg_stages() -> list[nn.Module]:
-    blocks = [_block(cin, cout, n) for cin, (cout, n) in zip((3, *(c for c, _ in _VGG)), _VGG, strict=False)]
-    pool = nn.MaxPool2d(2, 2)
+    blocks, pool = vgg.blocks(), nn.MaxPool2d(2, 2)
     # fc6 is 7x7 on this map; every third of its weights, as far apart as they were, are a 3x3 with dilation 3.
     fc6, fc7 = nn.Conv2d(512, 1024, 3, padding=3, dilation=3), nn.Conv2d(1024, 1024, 1)
     return [
@@ -158,8 +150,6 @@ def s3fd_light() -> S3FD:
     return S3FD(_light_stages(), _LIGHT_CHANNELS)
 
 
-# What torchvision's weights were trained on: RGB from 0 to 1, less the mean and over the deviation of ImageNet.
-_IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG_LAYERS = tuple(f"features.{i}" for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
 _VGG_FC = ("classifier.0", "classifier.3")
 _VGG_FC_SHAPES = ((4096, 512, 7, 7), (4096, 4096, 1, 1))
@@ -181,7 +171,9 @@ def load_vgg16(net: nn.Module, state: Mapping[str, object], where: str) -> None:
     weights = []
     for name, conv in zip(_VGG_LAYERS, convs, strict=False):
         weights.append(_weights(state, name, tuple(conv.weight.shape), where))
-    weights[0] = _for_bgr(*weights[0])
+    first, bias = weights[0]
+    weight, shift = for_bgr(first)
+    weights[0] = weight, bias + shift
     for name, shape in zip(_VGG_FC, _VGG_FC_SHAPES, strict=True):
         weight, bias = _weights(state, name, shape, where)
         if name == _VGG_FC[0]:
@@ -206,10 +198,3 @@ def _weights(
             f"{where}: {layer}.weight is {tuple(weight.shape)}, not VGG16's: give torchvision's vgg16 weights"
         )
     return weight.float().reshape(shape), bias.float()
-
-
-def _for_bgr(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """A first layer for ImageNet's normalised RGB as one for x = (bgr - PIXEL_MEAN) * PIXEL_SCALE."""
-    mean, deviation = (torch.tensor(v)[None, :, None, None] for v in (_IMAGENET_MEAN, _IMAGENET_DEVIATION))
-    shift = (PIXEL_MEAN / 255 - mean) / deviation
-    return (weight / (255 * PIXEL_SCALE * deviation)).flip(1), bias + (weight * shift).sum((1, 2, 3))

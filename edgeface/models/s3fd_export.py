@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from edgeface.bundle import Defaults, DenseStage, Level, Stage
 from edgeface.models.blocks import ConvBN
 from edgeface.models.family import Family, Files, Graph, families
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.s3fd import (
     ANCHOR_SIZES,
     LEAST_NORM,

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgeface.int8.modules import FoldedConv, Point, Signal, concatenated
 from edgeface.models.backbones.shufflenetv2 import ShuffleUnit
+from edgeface.models.blocks import folded
 
 # A tensor's channels, by their logical number in the original network; None is a channel of zeros, there to fill up.
 Layout = Sequence[int | None]
@@ -51,17 +51,6 @@ def _fates(units: int, half: int) -> _Fates:
         state = [origin for i in range(half) for origin in (kept[i], _Origin(unit, False, i))]
     reader = {origin: unit for unit, read in enumerate(reads) for origin in read}
     return _Fates(reads, state, reader | dict.fromkeys(state, units))
-
-
-def folded(block: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a ConvBN with its batch norm folded into the convolution."""
-    assert isinstance(block, nn.Sequential)
-    conv, norm = block[0], block[1]
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    fused = fuse_conv_bn_eval(conv.eval(), norm.eval())
-    assert fused.bias is not None
-    return fused.weight.detach(), fused.bias.detach()
 
 
 def read_through(weight: Tensor, layout: Layout) -> Tensor:

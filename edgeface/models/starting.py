@@ -1,25 +1,30 @@
 """Published trunks that a new network starts from, as all five papers do: read by name, with source and licence.
 
-A file is a NumPy archive (``.npz``) of a backbone's state dict, its names beginning with ``backbone.``. Those that are
-known are listed, by the hash of the file, in starting_weights.toml beside this file.
+A file is a NumPy archive (``.npz``) of a backbone's state dict, with or without ``backbone.`` before its names. Those
+that are known are listed, by the hash of the file, in starting_weights.toml beside this file.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeface.bundle import sha256_of
 from edgeface.errors import CheckpointError
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 
 PREFIX = "backbone."
 # A trunk of this project has tens of MB; more than this is another kind of file.
 LARGEST_BYTES = 512 * 2**20
+# What torchvision's weights were trained on: RGB from 0 to 1, less the mean and over the deviation of ImageNet.
+_IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -59,6 +64,8 @@ def load_backbone(net: nn.Module, path: Path) -> dict[str, str]:
             given = {name: torch.from_numpy(archive[name]) for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         raise CheckpointError(f"{path}: damaged, or not a NumPy archive of weights: copy it again") from None
+    if not any(name.startswith(PREFIX) for name in given):
+        given = {PREFIX + name: tensor for name, tensor in given.items()}
     for name, tensor in own.items():
         if name not in given:
             raise CheckpointError(f"{path}: has no {name}: another trunk's weights: choose those of the model's trunk")
@@ -73,6 +80,42 @@ def load_backbone(net: nn.Module, path: Path) -> dict[str, str]:
     digest = sha256_of(path)
     known = _known().get(digest)
     return {"sha256": digest} | ({"source": "unknown"} if known is None else msgspec.to_builtins(known))
+
+
+@torch.no_grad()
+def load_published(net: nn.Module, state: Mapping[str, object], where: str) -> None:
+    """Give the backbone of ``net`` the weights of a trunk that was trained to classify, in torchvision's state dict.
+
+    The first layer is changed to read pictures as edgeface's networks get them (``for_bgr``). Raises CheckpointError,
+    which begins with ``where``, for weights that are missing or of another shape; the network is unchanged then.
+    """
+    backbone = net.backbone
+    assert isinstance(backbone, nn.Module)
+    kind = type(backbone).__name__
+    new: dict[str, Tensor] = {}
+    for name, tensor in backbone.state_dict().items():
+        given = state.get(name)
+        if not isinstance(given, Tensor):
+            raise CheckpointError(f"{where}: has no {name}: give weights of {kind} in torchvision's names")
+        if given.shape != tensor.shape:
+            raise CheckpointError(
+                f"{where}: {name} is {tuple(given.shape)}, the model's is {tuple(tensor.shape)}: give weights of {kind}"
+            )
+        new[name] = given
+    first: Any = backbone.first     # torch types a module's attributes as tensors and modules
+    conv, norm = first
+    weight, shift = for_bgr(new[f"{conv}.weight"])
+    name = f"{conv}.bias" if norm is None else f"{norm}.running_mean"
+    offset = new[name] + shift if norm is None else new[name] - shift
+    backbone.load_state_dict({**new, f"{conv}.weight": weight, name: offset})
+
+
+def for_bgr(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A first layer's weight (O, 3, k, k) for torchvision's RGB as one for x = (bgr - PIXEL_MEAN) * PIXEL_SCALE, and
+    what is to be added to its outputs (O,): the same but for what lies outside the picture."""
+    mean, deviation = (torch.tensor(v)[None, :, None, None] for v in (_IMAGENET_MEAN, _IMAGENET_DEVIATION))
+    shift = (PIXEL_MEAN / 255 - mean) / deviation
+    return (weight / (255 * PIXEL_SCALE * deviation)).flip(1), (weight * shift).sum((1, 2, 3))
 
 
 def _known() -> dict[str, Source]:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from edgeface.models.mos import (
     ANCHOR_SIZES,
     MOS,
-    PIXEL_MEAN,
-    PIXEL_SCALE,
     POSE_BIN_DEG,
     POSE_BINS,
     STRIDES,
@@ -19,6 +17,7 @@ from edgeface.models.mos import (
     DenseOutput,
 )
 from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.training.assign import BACKGROUND, AnchorGrid, anchor_grid, assign, decode_boxes, encode
 from edgeface.training.atss import assign_atss
 from edgeface.training.config import Loss

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.errors import OptionError
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.s3fd import ANCHOR_SIZES, S3FD, STRIDES, VARIANCES
 from edgeface.training.assign import BACKGROUND, anchor_grid, match_compensated
 from edgeface.training.config import Loss

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeface.models.mos import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.patch_export import LEVEL_NMS_IOU, MERGE_NMS_IOU, PYRAMID_FACTOR
 from edgeface.models.patch_nets import P_NET, Architecture, PatchOutput, normalised
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.runtime.crops import Squares, crops, offset_boxes
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.logistic import logit
