@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeface.models import checkpoint
-from edgeface.models.mos import MOS, mos_s
+from edgeface.models.mos import MOS
 from edgeface.models.multitask import MultiTaskHead
+from edgeface.models.zoo.mos import mos_s
 
 DEFAULT_SCORE_LOGIT = 0.85      # of 0.7
 

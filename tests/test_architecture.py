@@ -13,12 +13,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from edgeface.devices.agreement import compare
+from numpy.typing import NDArray
 
 import edgeface
 from bright_nets import PYRAMID, RNET, TCNN, BrightCrops, BrightWindows, bundle, detector, picture
 from edgeface.bundle import schema
 from edgeface.bundle.schema import FaceStage
+from edgeface.cli import main
 from edgeface.faces import face_records
 from edgeface.stream.tracking import Tracker
 
@@ -198,6 +201,44 @@ def test_the_example_of_an_attribute_is_all_that_it_takes() -> None:
     assert tracker.update(found, 0.1).faces.has("hat").tolist() == [True]
     away = replace(found, attributes=found.attributes | {"hat": np.zeros(1, np.float32)})
     assert not compare(found, away, {}, {}).is_same
+
+
+def test_the_example_of_a_model_is_all_that_it_takes(tmp_path: Path, astronaut: NDArray[np.uint8]) -> None:
+    """The code in docs/architecture.md, run: the model is trained a step, deployed, calibrated and described."""
+    torch = pytest.importorskip("torch")
+    from edgeface.quantize.inputs import calibration_inputs
+
+    from edgeface.models.checkpoint import load
+    from edgeface.models.family import families, graphs
+    from edgeface.training.config import default_config_path
+    from tiny_data import write_tiny_data
+
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    code = text.split("<!-- model -->\n```python\n")[1].split("```")[0]
+    config = default_config_path("mos_m").read_text().replace("mos_m", "mos_half")
+    (tmp_path / "mos_half.toml").write_text(config.replace("width = 1.0", "channels = 16"))
+    data, out = write_tiny_data(tmp_path / "data", astronaut), tmp_path / "run"
+    try:
+        exec(compile(code, "docs/architecture.md", "exec"), {})
+        result = CliRunner().invoke(main, [
+            "train", "mos_half", "--config", str(tmp_path / "mos_half.toml"), "--data", str(data), "--out", str(out),
+            "--cache", str(tmp_path / "cache"), "--licence", "public domain", "run.steps=1", "run.dev_pictures=1",
+            "run.dev_size_px=128", "canvases=[{size_px=128, batch=2, share=1.0}]", "data.workers=0",
+            "data.weights={wider=0.6, landmarks68=0.3, backgrounds=0.1}", "feedback.every_epochs=0",
+        ])
+        assert result.exit_code == 0, result.output
+        family, net = families.get("mos_half"), load(out / "mos_half.last.pt").build()
+        deployed = family.deployed(net, 1).eval()
+        with torch.no_grad():
+            x = torch.rand(1, 3, 64, 96)
+            for found, expected in zip(deployed(x).box, net(x).box, strict=True):
+                assert torch.allclose(found, expected, atol=1e-4)
+        assert calibration_inputs(deployed, data, 1, lambda items, _label, _total: items)
+        assert [graph.stem for graph in graphs(net)] == ["dense", "pose8", "pose16", "pose32"]
+        stages = family.stages(lambda stem: [stem], {}, {})
+        assert [type(stage) for stage in stages] == [schema.DenseStage, FaceStage]
+    finally:
+        families._entries.pop("mos_half", None)
 
 
 def test_the_files_that_the_guide_names_exist() -> None:

@@ -1,7 +1,6 @@
 """MOS (mos.txt): a trunk, FPN on strides 8, 16, 32, context modules, multi-task head, and a pose head at kept anchors.
 
-``mos_s``, ``mos_m`` and ``mos_l`` are the paper's; ``mos_fast`` and ``mos_tiny`` have a trunk that is made for a
-Cortex-A72.
+Trunk, pyramid and context modules are given; zoo/ has the models that are made so.
 """
 
 from __future__ import annotations
@@ -13,11 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeface.models.backbones.mobilenetv2 import MobileNetV2
-from edgeface.models.backbones.pool import PoolNet, SkipConv
-from edgeface.models.backbones.resnet import RESNET_152, ResNet
-from edgeface.models.backbones.shufflenetv2 import ShuffleNetV2
-from edgeface.models.blocks import FPN, SSH
+from edgeface.models.blocks import FPN
 from edgeface.models.multitask import MultiTaskHead
 
 STRIDES = (8, 16, 32)
@@ -134,46 +129,3 @@ def pose_degrees(logits: Tensor) -> Tensor:
     """Expected angle over the bins' centres, (..., 66) logits -> (...) degrees in -97.5 to 97.5."""
     bins = torch.arange(POSE_BINS, device=logits.device, dtype=torch.float32)
     return (logits.float().softmax(-1) * bins).sum(-1) * POSE_BIN_DEG + (POSE_BIN_DEG / 2 - 99.0)
-
-
-def mos_s(width: str = "1.0x", channels: int = 64) -> MOS:
-    """MOS-S (mos.txt, section 4.1); ``width`` "1.0x" or "0.5x" of ShuffleNetV2, ``channels`` of the pyramid."""
-    return _with_ssh(ShuffleNetV2(width), channels)
-
-
-def mos_m(width: float = 1.0, channels: int = 64) -> MOS:
-    """The paper's MOS-Mobilenetv2 (mos.txt, section 4.2); ``width`` of MobileNetV2, ``channels`` of the pyramid."""
-    return _with_ssh(MobileNetV2(width), channels)
-
-
-def mos_l(counts: Sequence[int] = RESNET_152, channels: int = 256) -> MOS:
-    """MOS-L (mos.txt, section 4.2), for a GPU; ``counts`` of ResNet, ``channels`` of the pyramid."""
-    return _with_ssh(ResNet(counts), channels)
-
-
-def _with_ssh(backbone: ShuffleNetV2 | MobileNetV2 | ResNet, channels: int) -> MOS:
-    # The paper's "+DCN" row would put deformable convolutions into these context modules. They are left out: they
-    # gain .5 AP there, and neither ncnn's int8 nor TFLite has one.
-    return MOS(backbone, FPN(backbone.channels, channels), [SSH(channels) for _ in STRIDES], channels)
-
-
-def _pooled(widths: Sequence[int], counts: Sequence[int], channels: int) -> MOS:
-    """MOS on ``PoolNet``, with a pyramid that only adds and one 3x3 a level for context."""
-    backbone = PoolNet(widths, counts)
-    fpn = FPN(backbone.channels, channels, smooth=False)
-    return MOS(backbone, fpn, [SkipConv(channels, channels) for _ in STRIDES], channels)
-
-
-def mos_tiny(
-    widths: Sequence[int] = (8, 16, 48, 64, 96), counts: Sequence[int] = (1, 1, 3, 4, 6), channels: int = 48
-) -> MOS:
-    """MOS for one Cortex-A72 at 20 ms a picture of 320x256; ``widths`` and ``counts`` of ``PoolNet``, ``channels`` of
-    the pyramid. The layers at stride 32 are cheap, and let an anchor see a face that fills the frame."""
-    return _pooled(widths, counts, channels)
-
-
-def mos_fast(
-    widths: Sequence[int] = (16, 32, 64, 96, 128), counts: Sequence[int] = (1, 1, 3, 3, 4), channels: int = 64
-) -> MOS:
-    """MOS for one Cortex-A72 at 31 ms a picture of 320x256; else as ``mos_tiny``."""
-    return _pooled(widths, counts, channels)

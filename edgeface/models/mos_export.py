@@ -15,7 +15,7 @@ from edgeface.bundle import Bins, Defaults, DenseStage, FaceStage, Level, Map, P
 from edgeface.errors import ConversionError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
-from edgeface.models.family import Family, Files, Graph, Inputs, families
+from edgeface.models.family import Family, Files, Graph, Inputs
 from edgeface.models.mos import (
     ANCHOR_SIZES,
     MOS,
@@ -23,15 +23,9 @@ from edgeface.models.mos import (
     POSE_BINS,
     STRIDES,
     VARIANCES,
-    mos_fast,
-    mos_l,
-    mos_m,
-    mos_s,
-    mos_tiny,
 )
 from edgeface.models.mos_folded import CHANNEL_MULTIPLE, PATCH, FoldedMOS
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.starting import load_published
 
 INPUT = "data"
 POSE_INPUT = "patches"
@@ -157,10 +151,3 @@ class MOSFamily(Family):
 
     def example(self) -> Inputs:
         return {"dense": torch.zeros(1, 3, SMALLEST_PX, SMALLEST_PX)}
-
-
-families("mos_s")(MOSFamily(mos_s))
-families("mos_m")(MOSFamily(mos_m, load_published))
-families("mos_l")(MOSFamily(mos_l, load_published))
-families("mos_fast")(MOSFamily(mos_fast))
-families("mos_tiny")(MOSFamily(mos_tiny))

@@ -24,9 +24,9 @@ from edgeface.bundle import (
 from edgeface.errors import ConversionError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
-from edgeface.models.family import Family, Files, Graph, Inputs, families
+from edgeface.models.family import Family, Files, Graph, Inputs
 from edgeface.models.patch_folded import OUTPUTS, FoldedMTCNN, FoldedPatchNet, GraphOutputs
-from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet, mtcnn, tcnn
+from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 
 INPUT = "data"
@@ -184,6 +184,3 @@ class TCNNFamily(PatchFamily):
 
 
 _OUTPUTS_OF = {"pnet": ("score", "box"), "rnet": ("score", "box")}
-
-families("mtcnn")(MTCNNFamily(mtcnn))
-families("tcnn")(TCNNFamily(tcnn))

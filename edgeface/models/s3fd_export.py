@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgeface.bundle import Defaults, DenseStage, Level, Stage
 from edgeface.models.blocks import ConvBN
-from edgeface.models.family import Family, Files, Graph, families
+from edgeface.models.family import Family, Files, Graph
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.s3fd import (
     ANCHOR_SIZES,
@@ -26,9 +26,6 @@ from edgeface.models.s3fd import (
     STRIDES,
     VARIANCES,
     L2Norm,
-    load_vgg16,
-    s3fd,
-    s3fd_light,
 )
 
 STEM = "dense"
@@ -114,7 +111,3 @@ class S3FDFamily(Family):
             for stride, sizes in zip(STRIDES, ANCHOR_SIZES, strict=True)
         ]
         return [DenseStage(list(files(STEM)), INPUT, PIXEL_MEAN, PIXEL_SCALE, max(STRIDES), levels, VARIANCES)]
-
-
-families("s3fd")(S3FDFamily(s3fd, load_vgg16))
-families("s3fd_light")(S3FDFamily(s3fd_light))
