@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -38,32 +39,82 @@ def spoil(bundle: Path) -> Path:
     return path
 
 
-def test_list(shelf: Path) -> None:
+def keep_figures(shelf: Path, *, is_old: bool = False) -> None:
+    """Figures of the bundle mos_s-fp16-ncnn, as docs/make_figures.py keeps them."""
+    manifest = (shelf / "mos_s-fp16-ncnn" / "bundle.json").read_bytes()
+    sha256 = "0" if is_old else hashlib.sha256(manifest).hexdigest()
+    measured = {
+        "ap": {"easy": 0.9, "medium": 0.8, "hard": 0.75}, "size_px": 640, "pictures": "9 pictures",
+        "mask_recall": {"share": 0.5, "faces": 4, "score": 0.7}, "bundle_sha256": sha256,
+    }
+    estimate = {"a72_ms": 41.7, "a72_ms_a_face": None, "size_px": [320, 256], "bundle_sha256": sha256}
+    content = {"bundles": {"mos_s-fp16-ncnn": {"measured": measured, "estimate": estimate}}}
+    (shelf / weights.FIGURES).write_text(json.dumps(content))
+
+
+def test_list(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "DEFAULT_MODEL", "shipped:mos_s")
+    keep_figures(shelf)
     result = models("list")
     assert result.exit_code == 0
-    lines = result.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["NAME", "mos_s-fp16-ncnn", "mos_s-fp32-ncnn", "mos_s.pt"]
-    assert lines[1].endswith("default")
-    assert "default" not in lines[2]
+    of_models, why, of_bundles, rest = result.stdout.split("\n\n")
+    head, model = of_models.splitlines()
+    assert head.split() == ["MODEL", "FINDS", "AP", "MASKED", "A72", "ms", "SIZE"]
+    assert "boxes, five landmarks, head pose" in model
+    assert model.split()[6:11] == [".900", ".800", ".750", "50%", "42"]
+    assert "mos_s  for crowds: " in why
+    assert result.stdout.count("The default is mos_s: ") == 1
+    names = [line.split() for line in of_bundles.splitlines()[1:]]
+    assert [words[0] for words in names] == ["mos_s-fp16-ncnn", "mos_s-fp32-ncnn"]
+    assert "mos_s" in names[0]      # what the model's name alone means
+    assert "mos_s" not in names[1]
+    assert "mos_s.pt (0.00 MB)" in rest
+    assert "*" not in result.stdout
 
 
-def test_list_as_json(shelf: Path) -> None:
+def test_list_marks_figures_of_a_bundle_that_was_replaced(shelf: Path) -> None:
+    keep_figures(shelf, is_old=True)
+    shown = models("list").stdout
+    assert ".900 .800 .750*" in shown
+    assert " 42*" in shown
+    assert "* of a bundle of that name that was replaced since." in shown
+    row = json.loads(models("list", "--json").stdout)[0]
+    assert not row["measured"]["of_this_bundle"]
+
+
+def test_list_as_json(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "DEFAULT_MODEL", "shipped:mos_s")
+    keep_figures(shelf)
     rows = json.loads(models("list", "--json").stdout)
     bundle = read_bundle(shelf / "mos_s-fp16-ncnn")
+    estimate = rows[0].pop("estimate")
+    assert estimate == {"a72_ms": 41.7, "a72_ms_a_face": None, "size_px": [320, 256], "of_this_bundle": True}
+    assert rows[0].pop("measured")["mask_recall"]["share"] == 0.5
     assert rows[0] == {
         "name": "mos_s-fp16-ncnn",
         "model": "mos_s",
+        "purpose": weights.PURPOSES["mos_s"],
         "precision": "fp32",
         "engine": "ncnn",
         "size_bytes": sum(f.size_bytes for f in bundle.files),
         "default": True,
+        "default_of_model": True,
         "verified": True,
         "finds": ["boxes", "five landmarks", "head pose"],
+        "refines": False,
         "licence": "tests only",
         "parity_ap": None,
     }
-    assert rows[2]["name"] == "mos_s.pt"
-    assert rows[2]["size_bytes"] == 5
+    assert not rows[1]["default_of_model"]
+    assert (rows[2]["name"], rows[2]["size_bytes"], rows[2]["finds"]) == ("mos_s.pt", 5, None)
+    assert [set(row) for row in rows[1:]] == [set(rows[1])] * 2
+
+
+def test_what_ships_has_one_default_and_each_model_a_purpose() -> None:
+    rows = json.loads(models("list", "--json").stdout)
+    assert [row["name"] for row in rows if row["default"]] == ["mhcnn-int8-ncnn"]
+    bundles = [row for row in rows if row["engine"] != "torch"]
+    assert all(row["purpose"] and row["estimate"] for row in bundles)
 
 
 def test_list_shows_the_rest_when_one_is_broken(shelf: Path) -> None:

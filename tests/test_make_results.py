@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -127,3 +128,10 @@ def test_measuring_runs_the_commands_of_the_plan_in_the_data_folder(
     assert failed.exit_code == 1
     assert "ended with exit code 4" in failed.output
     assert (script.RESULTS / "mtcnn-int8-ncnn.json").read_bytes() == before
+
+
+def test_the_figures_that_ship_are_those_of_the_kept_reports() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "make_figures.py"), "--check"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from edgeface.bundle import Bundle, read_bundle
-from edgeface.cli.verification import parity_ap, verification
+from edgeface.cli.model_lines import predicts, size_bytes
+from edgeface.cli.verification import verification
 from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError, OptionError
 
@@ -30,46 +31,17 @@ def command() -> None:
 @_JSON
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:
-    """List the models that come with edgeface."""
-    from edgeface.runtime import catalog
+    """List the models that come with edgeface: what for, how good, how fast, how large, and which is the default.
 
-    rows: list[dict[str, Any]] = []
-    failures: list[EdgefaceError] = []
-    for entry in catalog.shipped():
-        try:
-            bundle = entry.read()
-        except EdgefaceError as error:
-            failures.append(error)
-            continue
-        rows.append({
-            "name": entry.name,
-            "model": bundle.model,
-            "precision": bundle.precision,
-            "engine": bundle.engine,
-            "size_bytes": _size_bytes(bundle),
-            "default": entry.default,
-            "verified": bundle.verified,
-            "finds": list(_predicts(bundle)),
-            "licence": bundle.licence,
-            "parity_ap": parity_ap(bundle),
-        })
-    for model, path in catalog.shipped_checkpoints().items():
-        rows.append({
-            "name": path.name,
-            "model": model,
-            "precision": None,      # a checkpoint says it inside, and reading one takes torch
-            "engine": "torch",
-            "size_bytes": path.stat().st_size,
-            "default": False,
-            "verified": None,
-            "finds": None,
-            "licence": None,
-            "parity_ap": None,
-        })
+    A figure with * is of a bundle of that name that was replaced since it was measured.
+    """
+    from edgeface.cli.models_list import list_lines, listed
+
+    rows, failures = listed()
     if as_json:
         print_json(rows)
     elif rows:
-        for line in _table(rows):
+        for line in list_lines(rows):
             say(line)
     else:
         say("No model comes with this copy of edgeface: give --model the folder of a bundle of your own.")
@@ -129,10 +101,10 @@ def verify(context: click.Context, models: tuple[str, ...], as_json: bool) -> No
             failures.append(error)
             results.append({"name": name, "ok": False, "files": None, "size_bytes": None, "error": str(error)})
             continue
-        files, size_bytes = len(bundle.files), _size_bytes(bundle)
-        results.append({"name": name, "ok": True, "files": files, "size_bytes": size_bytes, "error": None})
+        files, total_bytes = len(bundle.files), size_bytes(bundle)
+        results.append({"name": name, "ok": True, "files": files, "size_bytes": total_bytes, "error": None})
         if not as_json:
-            say(f"{name}: whole: {files} files, {size_bytes / 1e6:.2f} MB, every sha256 is bundle.json's")
+            say(f"{name}: whole: {files} files, {total_bytes / 1e6:.2f} MB, every sha256 is bundle.json's")
     if as_json:
         print_json(results)
     for failure in failures:
@@ -163,7 +135,7 @@ def combine(detector: str, refinement: str, model: str, out: Path, by_reference:
         raise OptionError("--name is empty: give the new model a name, as in mhcnn")
     directories = _bundle_directory(detector), _bundle_directory(refinement)
     made = combine_bundles(*directories, model, out, by_reference=by_reference)
-    say(f"{out}: {made.name}, {len(made.files)} files, {_size_bytes(made) / 1e6:.2f} MB: {', '.join(_predicts(made))}")
+    say(f"{out}: {made.name}, {len(made.files)} files, {size_bytes(made) / 1e6:.2f} MB: {', '.join(predicts(made))}")
 
 
 @command.command()
@@ -191,22 +163,6 @@ def _bundle_directory(model: str) -> Path:
     return path
 
 
-def _size_bytes(bundle: Bundle) -> int:
-    return sum(entry.size_bytes for entry in bundle.files)
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    cells = [("NAME", "MODEL", "PRECISION", "ENGINE", "SIZE", "FINDS", "")]
-    for row in rows:
-        finds = "-" if row["finds"] is None else ", ".join(found.partition(" from ")[0] for found in row["finds"])
-        note = "default" if row["default"] else "" if row["verified"] in (None, True) else "not verified"
-        size = f"{row['size_bytes'] / 1e6:.2f} MB"
-        cells.append((row["name"], row["model"], row["precision"] or "-", row["engine"], size, finds, note))
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for line in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-
-
 def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
     from edgeface.runtime.stages.kinds import kind_of
 
@@ -214,14 +170,14 @@ def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "name", bundle.name
     yield "model", f"{bundle.model}, {bundle.precision}, for the engine {bundle.engine}"
     yield "folder", str(directory)
-    yield "refines" if bundle.is_refinement else "finds", ", ".join(_predicts(bundle))
+    yield "refines" if bundle.is_refinement else "finds", ", ".join(predicts(bundle))
     for stage in bundle.stages:
         yield from kind_of(stage).describe(stage)
     yield "defaults", f"size {defaults.size_px} px, score {defaults.score:g}, NMS {defaults.nms_iou:g}"
     yield from verification(bundle)
     yield "licence", bundle.licence
     beside = f", those of {' and '.join(bundle.parts)} beside it" if bundle.parts else ""
-    yield "files", f"{len(bundle.files)}, {_size_bytes(bundle) / 1e6:.2f} MB{beside}"
+    yield "files", f"{len(bundle.files)}, {size_bytes(bundle) / 1e6:.2f} MB{beside}"
     for entry in bundle.files:
         yield "", f"{entry.sha256[:16]}  {entry.size_bytes:>9}  {entry.name}"
 
@@ -236,16 +192,6 @@ def _provenance(record: Mapping[str, Any], figures: str = "metrics") -> Iterator
         for key, value in _flat(content):
             yield label, f"{key}: {value}"
             label = ""
-
-
-def _predicts(bundle: Bundle) -> Iterator[str]:
-    yield "boxes"
-    if bundle.gives_landmarks:
-        yield "five landmarks"
-    if bundle.gives_pose:
-        yield "head pose"
-    yield from (f"{name} from {threshold:g}" for name, threshold in bundle.attributes.items())
-    yield from (f"{name}: {' or '.join(each.names)}" for name, each in bundle.classes.items())
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

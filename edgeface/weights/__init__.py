@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# What was measured of the bundles and estimated, made by docs/make_figures.py.
+FIGURES = "figures.json"
 # Before a name: the one that comes with edgeface, whatever lies in the current folder.
 SHIPPED = "shipped:"
 # What is taken where no model is given, which a folder that happens to lie here does not change.
@@ -15,6 +17,14 @@ DEFAULTS = {
     "tcnn": "tcnn-int8-ncnn",
     "mhcnn": "mhcnn-int8-ncnn",
 }
+# What each model is to be taken for, in one line.
+PURPOSES = {
+    "mhcnn": "nearly everything: MOS-S, and T-CNN's second look at every face",
+    "mos_s": "crowds: one net in one pass, so that faces cost next to no time",
+    "mtcnn": "comparison: the published cascade on an image pyramid",
+    "tcnn": "a second look at the faces of another detector (--refine tcnn)",
+}
+WHY_DEFAULT = "it finds the most faces and invents the fewest, for 3 ms a face on a Cortex-A72"
 
 
 def directory() -> Path:

@@ -1,0 +1,23 @@
+"""What every line of ``edgeface models`` says of a bundle: what it gives, and how large it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgeface.bundle import Bundle
+
+
+def size_bytes(bundle: Bundle) -> int:
+    """Of all its files, those of its parts included."""
+    return sum(entry.size_bytes for entry in bundle.files)
+
+
+def predicts(bundle: Bundle) -> Iterator[str]:
+    """What it finds of a face; attributes with their thresholds."""
+    yield "boxes"
+    if bundle.gives_landmarks:
+        yield "five landmarks"
+    if bundle.gives_pose:
+        yield "head pose"
+    yield from (f"{name} from {threshold:g}" for name, threshold in bundle.attributes.items())
+    yield from (f"{name}: {' or '.join(each.names)}" for name, each in bundle.classes.items())
