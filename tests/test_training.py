@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from torch import nn
 
 from edgeface.cli import main
+from edgeface.data.annotations import Picture
 from edgeface.data.detection import DetectionSet, Draw, FeedbackState, collate, read_sources
 from edgeface.data.targets import TEACHER_PITCH_OFFSET_DEG
 from edgeface.errors import DataError, OptionError, TrainingError
@@ -21,7 +24,7 @@ from edgeface.training.config import Config, default_config_path, load_config
 from edgeface.training.detector import detector_trainer
 from edgeface.training.loop import StepBatches, Trainer
 from edgeface.training.plots import read_log
-from edgeface.training.probe import is_hard
+from edgeface.training.probe import DetectionProbe, is_hard
 from edgeface.training.schedule import done_share, learning_rate
 from tiny_data import write_tiny_data
 
@@ -85,6 +88,32 @@ def test_a_request_to_stop_saves_after_the_step_at_hand(data: Path, tmp_path: Pa
     run.run(stop)
     assert run.progress.step == 1
     assert trainer(data, tmp_path / "run", "run.steps=9").progress.step == 1
+
+
+def test_a_run_ends_at_its_time_with_all_that_belongs_to_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: reading took 20 s, a step takes 10 s, and a dev picture 2 s."""
+    clock_s = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock_s[0])
+    run = trainer(data, tmp_path / "run", "run.steps=1000", "run.epoch_steps=2", "run.budget_minutes=2")
+    clock_s[0] += 20
+    step, detect = run._step, DetectionProbe._detect
+
+    def slow_step(*arguments: Any) -> Any:
+        clock_s[0] += 10
+        return step(*arguments)
+
+    def slow_detect(probe: DetectionProbe, net: nn.Module, pictures: Sequence[Picture], size_px: int) -> list[Faces]:
+        clock_s[0] += 2 * len(pictures)
+        return detect(probe, net, pictures, size_px)
+
+    monkeypatch.setattr(run, "_step", slow_step)
+    monkeypatch.setattr(DetectionProbe, "_detect", slow_detect)
+    run.run()
+    assert 105 <= clock_s[0] <= 130
+    assert run.progress.step >= 2
+    assert "choose" in run.dev
 
 
 def test_two_runs_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:

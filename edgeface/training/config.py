@@ -76,7 +76,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Length, checkpoints, precision and seed."""
 
     steps: int = 60000
-    budget_minutes: float = 0.0         # > 0: the schedule ends when so many minutes were spent, whatever the steps
+    # > 0: the run ends after so many minutes, whatever the steps; reading the data and dev figures count.
+    budget_minutes: float = 0.0
     epoch_steps: int = 500
     checkpoint_minutes: float = 5.0
     dev_pictures: int = 100             # of the dev part, for choosing the best weights; 0 all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -68,6 +69,7 @@ def network_trainer(
 
     ``made`` goes into the weights, with versions and the data's hashes; so does ``quantisation``, of a quantised net.
     """
+    began_s = time.monotonic()
     multiple = detector_family(config.model).canvas_multiple
     if any(canvas.size_px % multiple for canvas in config.canvases):
         raise OptionError(f"the canvases of {config.model} need a size_px that is a multiple of {multiple}")
@@ -101,7 +103,7 @@ def network_trainer(
         net, objective_of(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
         DetectionProbe(config, folder, sources, place.device),
         {**made, "versions": versions(), "data_sha256": hashes},
-        licence or licence_of(folder, names, DEFAULT_LICENCE), quantisation,
+        licence or licence_of(folder, names, DEFAULT_LICENCE), quantisation, began_s,
     )
     trainer.resume()
     return trainer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -28,10 +31,24 @@ from edgeface.training.schedule import build_optimiser, done_share, learning_rat
 from edgeface.training.state import AveragedWeights, Progress, RunDirectory, to_cpu
 
 LOG_EVERY_STEPS = 50
+# Of a run's minutes dev figures may take no more each time.
+_MOST_OF_BUDGET = 0.25
+
+
+@dataclass(frozen=True)
+class LookCost:
+    """How long a ``Probe`` is foreseen to take, in seconds: for dev figures, and for the set S."""
+
+    dev_s: float = 0.0
+    hard_s: float = 0.0
 
 
 class Probe(Protocol):
     """What looks at the network between epochs, on the leading process."""
+
+    def foreseen(self, net: nn.Module, most_dev_s: float) -> LookCost:
+        """How long it takes; from then on dev figures are of so few pictures that they take no more than that."""
+        ...
 
     def dev(self, net: nn.Module) -> dict[str, float]:
         """Figures on the dev parts; ``choose`` among them decides which weights are best."""
@@ -77,7 +94,9 @@ class Trainer:
     def __init__(
         self, net: nn.Module, objective: Objective, config: Config, dataset: DetectionSet, out: Path, place: Place,
         probe: Probe | None, made: Mapping[str, Any], licence: str, quantisation: Quantisation | None = None,
+        began_s: float | None = None,
     ) -> None:
+        """``began_s``: ``time.monotonic()`` when the run began to read its data, which counts as its time."""
         self.config, self.place, self.probe = config, place, probe
         self.dataset, self.directory = dataset, RunDirectory(out)
         self.made, self.licence, self.quantisation = dict(made), licence, quantisation
@@ -91,7 +110,8 @@ class Trainer:
         self.progress = Progress()
         self.dev: dict[str, float] = {}
         self.stop_requested = False
-        self._clock = 0.0
+        self._clock = time.monotonic() if began_s is None else began_s
+        self._cost = LookCost()
 
     def resume(self) -> bool:
         """Take up the state of an earlier run in the directory; False when there is none.
@@ -143,7 +163,8 @@ class Trainer:
         save(self.directory.path / f"{self.config.model}.{name}.pt", checkpoint)
 
     def run(self, on_step: Callable[[StepReport], None] = lambda _report: None) -> None:
-        """Train until the steps or the minutes are spent, or until ``stop_requested`` is set (state is saved then).
+        """Train until the steps are done or, the last dev figures included, the minutes are spent, or until
+        ``stop_requested`` is set (state is saved then).
 
         Raises TrainingError when the loss is no longer a number, and OutputError when the disk refuses.
         """
@@ -165,10 +186,11 @@ class Trainer:
             prefetch_factor=4 if workers else None, worker_init_fn=_start_worker,
         )
         window = _Window(self.objective.tasks)
-        self._clock = saved_at = time.monotonic()
+        saved_at = time.monotonic()
         try:
+            self._foresee()
             for batch in loader:
-                share = done_share(self.progress.step, self.progress.spent_s, self.config.run)
+                share = self._share()
                 if share >= 1 or self.stop_requested:
                     break
                 window.add(*self._step(module, batch, share), len(batch.faces) * self.place.world)
@@ -189,6 +211,25 @@ class Trainer:
                 self._save()
         finally:
             self.directory.release()
+
+    def _foresee(self) -> None:
+        """What the looks will cost, where the run has a time to end at."""
+        minutes = self.config.run.budget_minutes
+        if minutes > 0 and self.probe is not None and self.place.leads:
+            self._cost = self.probe.foreseen(self.average.net, _MOST_OF_BUDGET * 60 * minutes)
+        self._follow_leader()
+
+    def _left_s(self) -> float:
+        """Seconds until the run has to end; endless without a budget."""
+        minutes = self.config.run.budget_minutes
+        return 60 * minutes - self.progress.spent_s if minutes > 0 else math.inf
+
+    def _share(self) -> float:
+        """How much of the run is done: the last look belongs to its time."""
+        run = self.config.run
+        if run.budget_minutes > 0:
+            run = replace(run, budget_minutes=max(1e-3, run.budget_minutes - self._cost.dev_s / 60))
+        return done_share(self.progress.step, self.progress.spent_s, run)
 
     def _step(self, module: nn.Module, batch: Batch, share: float) -> tuple[float, Tensor]:
         device = self.place.device
@@ -229,11 +270,11 @@ class Trainer:
         now = time.monotonic()
         spent_s, self._clock = self.progress.spent_s + now - self._clock, now
         if self.place.world > 1:
-            shared = torch.tensor(
-                [spent_s, float(self.stop_requested)], dtype=torch.float64, device=self.place.device
-            )
+            own = [spent_s, float(self.stop_requested), self._cost.dev_s, self._cost.hard_s]
+            shared = torch.tensor(own, dtype=torch.float64, device=self.place.device)
             distributed.broadcast(shared, 0)
             spent_s, self.stop_requested = float(shared[0]), bool(shared[1])
+            self._cost = LookCost(float(shared[2]), float(shared[3]))
         self.progress.spent_s = spent_s
 
     def _entry(self, window: _Window, share: float) -> dict[str, Any]:
@@ -249,12 +290,17 @@ class Trainer:
     def _between_epochs(self) -> None:
         epoch = self.progress.step // self.config.run.epoch_steps
         every = self.config.feedback.every_epochs
-        self._look(renew_hard=bool(every) and epoch % every == 0)
+        # The last look comes soon, or is all that there is time for.
+        spare_s = self._left_s() - 2 * self._cost.dev_s
+        if spare_s > 0:
+            self._look(renew_hard=bool(every) and epoch % every == 0 and spare_s > self._cost.hard_s)
 
     def _look(self, renew_hard: bool) -> None:
         """Dev figures and the set S, on the leader."""
         if self.probe is not None and self.place.leads:
+            began_s = time.monotonic()
             self.dev = self.probe.dev(self.average.net)
+            self._cost = dataclasses.replace(self._cost, dev_s=time.monotonic() - began_s)
             entry = {"kind": "dev", "step": self.progress.step, "minutes": round(self.progress.spent_s / 60, 2)}
             self.directory.log({**entry, **self.dev})
             if self.dev["choose"] > self.progress.best:

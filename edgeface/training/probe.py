@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,6 +23,7 @@ from edgeface.runtime.detector import Detector
 from edgeface.runtime.nms import iou
 from edgeface.torch_engine import network_detector
 from edgeface.training.config import Config
+from edgeface.training.loop import LookCost
 
 AP_SCORE, NMS_IOU = 0.02, 0.4
 # A face or a detection at the default threshold decides what counts as hard, not the tail of the score.
@@ -29,6 +32,9 @@ HARD_SCORE, HARD_IOU = 0.5, 0.5
 HARD_FACE_PX = 10.0
 # The face crops are about 290 px with a face of half that; twice their size would only cost time.
 CROP_SIZE_PX = 256
+_TRIED = 4
+
+_LOG = logging.getLogger(__name__)
 
 
 class DetectionProbe:
@@ -46,6 +52,26 @@ class DetectionProbe:
         self.parts = {name: parts[name] for name in ordered}
         self.rng = np.random.default_rng(config.run.seed)
 
+    def foreseen(self, net: nn.Module, most_dev_s: float) -> LookCost:
+        """As ``Probe``: from a few pictures of each part, the first of which is not counted."""
+        a_picture_s: dict[str, float] = {}
+        for name, pictures in self.parts.items():
+            size_px, tried = self._size_px(pictures), _some(pictures, _TRIED)
+            self._detect(net, tried[:1], size_px)
+            began_s = time.monotonic()
+            self._detect(net, tried[1:] or tried, size_px)
+            a_picture_s[name] = (time.monotonic() - began_s) / max(1, len(tried) - 1)
+        dev_s = sum(a_picture_s[name] * len(pictures) for name, pictures in self.parts.items())
+        if dev_s > most_dev_s:
+            share, counts = most_dev_s / dev_s, {name: len(pictures) for name, pictures in self.parts.items()}
+            self.parts = {name: _some(parts, max(1, int(share * len(parts)))) for name, parts in self.parts.items()}
+            told = ", ".join(f"{len(self.parts[name])} of {count} of {name}" for name, count in counts.items())
+            _LOG.warning("run.budget_minutes is short: dev figures are of fewer pictures (%s)", told)
+            dev_s = sum(a_picture_s[name] * len(pictures) for name, pictures in self.parts.items())
+        scenes = sum(len(s.pictures) for s in self.sources.values() if s.complete)
+        slowest_s = max(a_picture_s.values(), default=0.0)
+        return LookCost(dev_s, slowest_s * min(self.config.feedback.pictures or scenes, scenes))
+
     def dev(self, net: nn.Module) -> dict[str, float]:
         """Figures of each set's dev part: ``ap_`` by subset or ``ap_all``, ``nme_percent``, ``pose_mae_deg``.
 
@@ -55,8 +81,7 @@ class DetectionProbe:
         figures: dict[str, float] = {}
         aps: list[float] = []
         for name, pictures in self.parts.items():
-            size_px = self.config.run.dev_size_px if _are_scenes(pictures) else CROP_SIZE_PX
-            own = _figures(measure(pictures, self._detect(net, pictures, size_px)))
+            own = _figures(measure(pictures, self._detect(net, pictures, self._size_px(pictures))))
             found = [value for figure, value in own.items() if figure.startswith("ap_")]
             aps += [float(np.mean(found))] if found else []
             figures |= {figure if figure not in figures else f"{name}_{figure}": v for figure, v in own.items()}
@@ -78,6 +103,9 @@ class DetectionProbe:
             source = self.sources[name]
             marks[name][i] = is_hard(detector(np.ascontiguousarray(source.pixels[i])), source.targets[i])
         return marks
+
+    def _size_px(self, pictures: Sequence[Picture]) -> int:
+        return self.config.run.dev_size_px if _are_scenes(pictures) else CROP_SIZE_PX
 
     def _detector(self, net: nn.Module, size_px: int, score: float) -> Detector:
         return network_detector(net, size_px=size_px, score=score, nms_iou=NMS_IOU, device=str(self.device))

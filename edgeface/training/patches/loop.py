@@ -157,8 +157,8 @@ class PatchTrainer:
                 self.directory.log({"kind": "train", "minutes": round(self.progress.spent_s / 60, 2), **asdict(report)})
                 sums, seen, began = {}, 0, now
             if self.progress.step % config.dev_every_steps == 0:
-                self._look()
-                clock = began = time.monotonic()
+                self._look()        # which counts as time of the run
+                began = time.monotonic()
             if now - saved_at > 60 * config.checkpoint_minutes:
                 self._save()
                 saved_at = now
