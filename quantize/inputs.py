@@ -9,7 +9,7 @@ from torch import nn
 
 from edgeface.errors import ConversionError
 from edgeface.models.family import Inputs
-from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.mos import MOS
 from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_folded import FoldedMTCNN, FoldedPatchNet
 
@@ -27,7 +27,7 @@ def calibration_inputs(net: nn.Module, data: Path, pictures: int, progress: Prog
 
 
 @calibration_inputs.register
-def _whole_pictures(net: FoldedMOS, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+def _whole_pictures(net: MOS, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     return [{"dense": batch} for batch in calibration_batches(data, pictures, progress)]
 
 

@@ -27,7 +27,7 @@ from edgeface.errors import DataError, OptionError
 from edgeface.evaluation.measure import spread
 from edgeface.int8.modules import FoldedConv, Mode, Signal, convolutions, points, set_mode
 from edgeface.models.family import family_of
-from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.mos import MOS
 from edgeface.training.config import Config
 from edgeface.training.objective import MOSObjective
 
@@ -67,7 +67,7 @@ def _dev_source(folder: DataFolder, name: str, count: int, cache: Path) -> Sourc
     return SourceSet(name, pictures, open_pixels(pictures, cache), targets, all(p.complete for p in pictures))
 
 
-def task_loss(net: FoldedMOS, config: Config, batches: Sequence[Batch]) -> Callable[[], float]:
+def task_loss(net: MOS, config: Config, batches: Sequence[Batch]) -> Callable[[], float]:
     """A function that measures the objective's loss of ``net`` as it is now: mean over the batches, weights fixed."""
     objective = MOSObjective(net, replace(config.loss, learn_weights=False), config.feedback.small_face_px).eval()
 

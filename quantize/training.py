@@ -10,7 +10,7 @@ import msgspec
 
 from edgeface.data.pixels import ProgressBar
 from edgeface.models.checkpoint import Checkpoint
-from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.mos import MOS
 from edgeface.training.config import Config
 from edgeface.training.detector import network_trainer
 from edgeface.training.loop import Trainer
@@ -36,10 +36,9 @@ def qat_trainer(
     ``edgeface.training.detector.detector_trainer``.
     """
     made = {"overrides": list(overrides), "quantised_from": {"sha256": source_sha256, "made": checkpoint.made}}
-    assert isinstance(start.net, FoldedMOS)      # the caller asked for a detector's trainer
+    assert isinstance(start.net, MOS)      # the caller asked for a detector's trainer
     settings = msgspec.structs.replace(config, model=checkpoint.model, options=checkpoint.options)
     return network_trainer(
         start.net.train(), settings, data, out, cache, checkpoint.licence, made, progress,
         replace(start.quantisation, trained=True),
     )
-

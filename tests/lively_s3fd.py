@@ -29,7 +29,8 @@ def lively_s3fd() -> S3FD:
                 module.scale.mul_(torch.rand_like(module.scale) + 0.5)
         net.train()(x)
         out = net.eval()(x)
-        for score, box, pairs, offsets in zip(net.score, net.box, out.score, out.box, strict=True):
+        for head, pairs, offsets in zip(net.heads, out.score, out.box, strict=True):
+            score, box = head.score, head.box
             assert isinstance(score, nn.Conv2d)
             assert isinstance(box, nn.Conv2d)
             assert score.bias is not None

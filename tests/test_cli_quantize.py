@@ -23,7 +23,7 @@ from edgeface.bundle import sha256_of
 from edgeface.cli import main
 from edgeface.int8.modules import points
 from edgeface.models.checkpoint import Checkpoint, load, save
-from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.mos import MOS
 from edgeface.training.loop import Trainer
 from edgeface.training.plots import read_log
 from tiny_data import write_tiny_data
@@ -73,7 +73,7 @@ def test_a_calibrated_checkpoint_runs_and_evaluates(
     ptq: Path, tiny_checkpoint: Path, data: Path, astronaut: NDArray[np.uint8]
 ) -> None:
     net = load(ptq).build()
-    assert isinstance(net, FoldedMOS)
+    assert net.is_deployed
     assert {point.mode for _, point in points(net)} == {"all"}
     found, expected = (edgeface.load(path, size=160, score=0.5)(astronaut) for path in (ptq, tiny_checkpoint))
     assert abs(len(found) - len(expected)) <= 0.3 * len(expected)
@@ -95,7 +95,7 @@ def test_report_and_automatic_choice(
 ) -> None:
     """With a loss that two layers make 5 % worse each, whatever the crops."""
 
-    def task_loss(net: FoldedMOS, _config: object, _batches: object) -> Callable[[], float]:
+    def task_loss(net: MOS, _config: object, _batches: object) -> Callable[[], float]:
         worse = [net.fpn.smooth[0], net.context[1].direct]
         return lambda: 100 + 5 * sum(conv.int8 and conv.mode != "float" for conv in worse)
 
@@ -133,7 +133,7 @@ def test_training_writes_the_best_weights_and_keeps_its_run(tiny_checkpoint: Pat
     assert checkpoint.made["quantised_from"]["file"] == "tiny.pt"
     assert checkpoint.made["command"].startswith("edgeface quantize tiny.pt --method mse")
     assert set(checkpoint.made["data_sha256"]) == {"wider", "landmarks68", "backgrounds"}
-    assert isinstance(checkpoint.build(), FoldedMOS)
+    assert checkpoint.build().is_deployed
     assert {"state.pt", "log.jsonl", "mos_s.last.pt"} <= {p.name for p in (tmp_path / "qat.run").iterdir()}
 
 

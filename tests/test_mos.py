@@ -59,7 +59,7 @@ def test_multitask_head_folds_into_one_convolution_a_task() -> None:
             parameter.copy_(torch.randn_like(parameter))
     x = torch.randn(2, 16, 5, 7)
     for task in head.tasks:
-        drawn, folded = head.unfolded(x, task), head(x, task)
+        drawn, folded = head.unfolded(x, task), head.task(x, task)
         assert drawn.shape == folded.shape
         scale = drawn.abs().max()
         assert (drawn - folded).abs().max() / scale < 1e-5
@@ -69,10 +69,10 @@ def test_cross_stitch_has_a_weight_a_task_pair_and_channel() -> None:
     head = MultiTaskHead(8, {"score": 4, "box": 8})
     assert head.stitch.shape == (2, 2, 8)
     x = torch.randn(1, 8, 3, 3)
-    before = head(x, "score")
+    before = head.task(x, "score")
     with torch.no_grad():
         head.stitch[0, 1, 5] += 1.0
-    assert not torch.allclose(before, head(x, "score"))
+    assert not torch.allclose(before, head.task(x, "score"))
 
 
 def test_patches_are_the_neighbourhood_with_zeros_outside() -> None:
@@ -89,7 +89,7 @@ def test_pose_at_kept_anchors_equals_pose_on_the_whole_map() -> None:
     net = families.get("mos_s").build(width="0.5x").eval()
     assert isinstance(net, MOS)
     features = torch.randn(2, 64, 6, 5)
-    stitched = net.heads[1](features, "pose")
+    stitched = net.heads[1].task(features, "pose")
     first = net.pose_head.patch
     hidden = torch.relu(torch.nn.functional.conv2d(stitched, first.weight, first.bias, padding=1))
     dense = net.pose_head.bins(torch.relu(net.pose_head.mix(hidden)))

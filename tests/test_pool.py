@@ -25,7 +25,6 @@ from edgeface.models.checkpoint import Checkpoint, finished, load, save
 from edgeface.models.deploy import deploy
 from edgeface.models.mos import MOS
 from edgeface.models.mos_export import run_everything
-from edgeface.models.mos_folded import FoldedMOS
 from edgeface.models.quantised import quantised
 from edgeface.training.config import default_config_path, load_config
 from lively_mos import made_lively, scenes
@@ -113,7 +112,7 @@ def test_the_deployed_network_equals_the_trained_one(name: str) -> None:
     trained = families.get(name).build()
     assert isinstance(trained, MOS)
     made_lively(trained)
-    folded = FoldedMOS(trained).eval()
+    folded = deploy(trained).eval()
     ran: set[nn.Module] = set()
     parts = {m for m in folded.modules() if isinstance(m, (Point, FoldedConv))}
     for module in parts:
@@ -177,7 +176,7 @@ def test_its_configuration_trains_and_quantises(
         main, ["quantize", str(weights), "--calibrate-only", "--pictures", "2", *common, "--out", str(int8)]
     )
     assert result.exit_code == 0, result.output
-    assert isinstance(load(int8).build(), FoldedMOS)
+    assert load(int8).build().is_deployed
 
 
 @pytest.mark.parametrize("name", ["mos_tiny", "mos_fast"])

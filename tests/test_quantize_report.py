@@ -28,7 +28,7 @@ from edgeface.int8.fake import fake_quantise_weight
 from edgeface.int8.modules import convolutions, layer_scales, points, set_mode
 from edgeface.int8.network import keep_in_float
 from edgeface.models.checkpoint import load
-from edgeface.models.mos_folded import FoldedMOS
+from edgeface.models.mos import MOS
 from edgeface.training.config import Config, default_config_path, load_config
 from tiny_data import write_tiny_data
 
@@ -219,7 +219,7 @@ def test_a_report_that_cannot_be_written(report: Report, tmp_path: Path, monkeyp
 class Costs(Losses):
     """The losses of a real network's layers, made up: 100, and for each layer in int8 its cost."""
 
-    def __init__(self, net: FoldedMOS, costs: dict[str, float], joint: float = 0.0) -> None:
+    def __init__(self, net: MOS, costs: dict[str, float], joint: float = 0.0) -> None:
         def measure() -> float:
             mode = net.data.mode
             on = {name for name, conv in convolutions(net) if conv.int8 and name in costs and mode != "float"}

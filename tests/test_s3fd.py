@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from edgeface.bundle import Bundle, DenseStage
 from edgeface.cli import main
 from edgeface.errors import CheckpointError, ConversionError, OptionError
 from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.models.dense import DenseOutput
 from edgeface.models.family import families, graphs
-from edgeface.models.s3fd import BACKGROUNDS, S3FD, STRIDES, L2Norm, S3FDOutput, load_vgg16, max_out
+from edgeface.models.s3fd import BACKGROUNDS, S3FD, STRIDES, L2Norm, load_vgg16, max_out
 from lively_s3fd import lively_s3fd
 
 
@@ -42,7 +44,7 @@ def full() -> S3FD:
 def test_every_level_has_a_map_of_its_stride(name: str, request: pytest.FixtureRequest) -> None:
     net = request.getfixturevalue(name)
     with torch.inference_mode():
-        out: S3FDOutput = net(torch.zeros(2, 3, 128, 256))
+        out: DenseOutput = net(torch.zeros(2, 3, 128, 256))
     assert [tuple(s.shape) for s in out.score] == [(2, 2, 128 // s, 256 // s) for s in STRIDES]
     assert [tuple(b.shape) for b in out.box] == [(2, 4, 128 // s, 256 // s) for s in STRIDES]
 
@@ -50,11 +52,11 @@ def test_every_level_has_a_map_of_its_stride(name: str, request: pytest.FixtureR
 def test_the_light_variant_is_light_and_has_the_same_heads(light: S3FD, full: S3FD) -> None:
     assert sum(p.numel() for p in light.parameters()) < 1_000_000
     for net in (light, full):
-        assert [conv.out_channels for conv in net.score] == [4, 2, 2, 2, 2, 2]
+        assert [head.score.out_channels for head in net.heads] == [4, 2, 2, 2, 2, 2]
 
 
 def test_the_layers_are_vgg16_s(full: S3FD) -> None:
-    convs = [m for stage in full.stages for m in stage.modules() if isinstance(m, nn.Conv2d)]
+    convs = [m for stage in full.backbone for m in stage.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convs] == [
         64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024, 256, 512, 128, 256,
     ]  # fmt: skip
@@ -62,7 +64,7 @@ def test_the_layers_are_vgg16_s(full: S3FD) -> None:
 
 
 def test_a_position_s_channels_get_the_length_of_their_level(full: S3FD) -> None:
-    for norm, (channels, length) in zip(full.norms, ((256, 10.0), (512, 8.0), (512, 5.0)), strict=True):
+    for norm, (channels, length) in zip(full.neck, ((256, 10.0), (512, 8.0), (512, 5.0)), strict=True):
         lengths = norm(torch.randn(2, channels, 3, 4) * 7).norm(dim=1)
         assert torch.allclose(lengths, torch.full((2, 3, 4), length), rtol=1e-5)
 
@@ -104,7 +106,7 @@ def test_vgg16_s_first_layer_sees_what_it_was_trained_on(full: S3FD) -> None:
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     rgb = (bgr.flip(1) / 255 - mean) / deviation
     expected = nn.functional.conv2d(rgb, state["features.0.weight"], state["features.0.bias"])
-    first = full.stages[0].get_submodule("0")
+    first = full.backbone[0].get_submodule("0")
     assert isinstance(first, nn.Conv2d)
     actual = first((bgr - 128) / 128)[:, :, 1:-1, 1:-1].detach()
     assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-5
@@ -112,7 +114,7 @@ def test_vgg16_s_first_layer_sees_what_it_was_trained_on(full: S3FD) -> None:
 
 def test_vgg16_s_fully_connected_layers_are_thinned_out(full: S3FD) -> None:
     load_vgg16(full, vgg16(), "vgg16.pth")
-    fc6, fc7 = (full.stages[3].get_submodule(i) for i in ("1", "3"))
+    fc6, fc7 = (full.backbone[3].get_submodule(i) for i in ("1", "3"))
     assert isinstance(fc6, nn.Conv2d)
     assert isinstance(fc7, nn.Conv2d)
     assert fc6.weight[:, 0, 0, 0].tolist() == fc7.bias.tolist() == list(range(0, 4096, 4))
@@ -124,7 +126,7 @@ def test_fc6_takes_the_corners_and_the_middle_of_its_field(full: S3FD) -> None:
     field = torch.arange(49.0).repeat(512)
     state["classifier.0.weight"] = field[None].expand(4096, -1)
     load_vgg16(full, state, "vgg16.pth")
-    fc6 = full.stages[3].get_submodule("1")
+    fc6 = full.backbone[3].get_submodule("1")
     assert isinstance(fc6, nn.Conv2d)
     assert fc6.weight[5, 3].flatten().tolist() == [0, 3, 6, 21, 24, 27, 42, 45, 48]
 
@@ -153,7 +155,7 @@ def test_the_graph_equals_the_network(light: S3FD) -> None:
     (graph,) = graphs(light)
     x = torch.rand(1, 3, 256, 384) * 2 - 1
     with torch.inference_mode():
-        out: S3FDOutput = light(x)
+        out: DenseOutput = light(x)
         actual = dict(zip(graph.outputs, graph.module(x), strict=True))
     for stride, pair, box in zip(STRIDES, out.score, out.box, strict=True):
         for name, expected in ((f"score{stride}", pair[:, 1:] - pair[:, :1]), (f"box{stride}", box)):
@@ -161,8 +163,18 @@ def test_the_graph_equals_the_network(light: S3FD) -> None:
             assert float((actual[name] - expected).abs().max() / expected.abs().max()) < 1e-4, name
     # More than one background is the largest somewhere, or the minimum over them was not looked at.
     with torch.inference_mode():
-        logits = light.score[0](light.norms[0](light.stages[0](x)))
+        logits = light.heads[0].score(light.neck[0](light.backbone[0](x)))
     assert set(logits[:, :-1].argmax(1).unique().tolist()) == set(range(BACKGROUNDS[0]))
+
+
+def test_weights_under_the_names_of_before_load(light: S3FD) -> None:
+    old = {}
+    for name, tensor in light.state_dict().items():
+        name = name.replace("backbone.", "stages.", 1).replace("neck.", "norms.", 1)
+        old[re.sub(r"^heads\.(\d)\.(score|box)\.", r"\2.\1.", name)] = tensor
+    assert {"stages.0.0.0.weight", "norms.2.scale", "score.0.bias", "box.5.weight"} <= set(old)
+    net = Checkpoint("s3fd_light", {}, old).build()
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in light.state_dict().items())
 
 
 def test_the_graph_owns_its_weights(light: S3FD) -> None:

@@ -18,7 +18,8 @@ from edgeface.cli import main
 from edgeface.data.detection import Batch, Draw, collate
 from edgeface.errors import CheckpointError, OptionError, UnknownModelError
 from edgeface.models.checkpoint import load
-from edgeface.models.s3fd import S3FD, S3FDOutput
+from edgeface.models.dense import DenseOutput
+from edgeface.models.s3fd import S3FD
 from edgeface.training.assign import BACKGROUND, IGNORED, match_compensated, pairwise_overlap
 from edgeface.training.config import Config, Loss, default_config_path, load_config
 from edgeface.training.detector import detector_family, detector_trainer
@@ -122,8 +123,8 @@ class Fixed(nn.Module):
         self.score = nn.ParameterList(torch.zeros(1, 2, side, side) for side in sides)
         self.box = nn.ParameterList(torch.zeros(1, 4, side, side) for side in sides)
 
-    def forward(self, _x: Tensor) -> S3FDOutput:
-        return S3FDOutput(list(self.score), list(self.box))
+    def forward(self, _x: Tensor) -> DenseOutput:
+        return DenseOutput(list(self.score), list(self.box), [], [])
 
 
 def test_the_losses_are_what_the_paper_s_formulas_give() -> None:
@@ -225,7 +226,7 @@ def test_s3fd_starts_from_vgg16_s_weights(data: Path, tmp_path: Path) -> None:
     torch.save(vgg16(), tmp_path / "vgg16.pth")
     run = trainer(data, tmp_path / "run", name="s3fd", start_from=tmp_path / "vgg16.pth")
     assert isinstance(run.net, S3FD)
-    fc6 = run.net.stages[3].get_submodule("1")
+    fc6 = run.net.backbone[3].get_submodule("1")
     assert isinstance(fc6, nn.Conv2d)
     assert fc6.bias is not None
     assert fc6.bias.tolist() == list(range(0, 4096, 4))

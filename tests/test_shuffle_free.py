@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgeface.int8.modules import FoldedConv, Point, Signal
+from edgeface.models.backbones.shuffle_free import ShuffleFreeStage
 from edgeface.models.backbones.shufflenetv2 import ShuffleUnit
-from edgeface.models.shuffle_free import Layout, ShuffleFreeStage, filled, read_through, written_to
+from edgeface.models.layout import Layout, filled, read_through, written_to
 
 
 def random_stage(units: int, cin: int, cout: int, seed: int) -> list[ShuffleUnit]:

@@ -270,14 +270,14 @@ def test_the_target_writes_the_scales_of_a_quantised_net(tiny_checkpoint: Path, 
 
     from edgeface.int8.modules import points, set_mode
     from edgeface.models.checkpoint import load
+    from edgeface.models.deploy import deploy
     from edgeface.models.mos import MOS
     from edgeface.models.mos_export import graphs
-    from edgeface.models.mos_folded import FoldedMOS
     from edgeface.torch_engine import TorchSession
 
     trained = load(tiny_checkpoint).build()
     assert isinstance(trained, MOS)
-    net = FoldedMOS(trained).eval()
+    net = deploy(trained).eval()
     for _, point in points(net):
         if point.log_scale.requires_grad:
             point.set_scale(0.02)

@@ -201,13 +201,13 @@ def _measured(
 ) -> Calibrated:
     """Layer by layer: choose what stays in float, and write the report."""
     from edgeface.cli.progress import progress
-    from edgeface.models.mos_folded import FoldedMOS
+    from edgeface.models.mos import MOS
     from edgeface.quantize.report import make_report
     from edgeface.quantize.report_files import write_report
     from edgeface.quantize.sensitivity import Losses, dev_batches, task_loss
     from edgeface.quantize.sensitivity import auto_keep as choose
 
-    assert isinstance(start.net, FoldedMOS)     # _is_detector has seen to that
+    assert isinstance(start.net, MOS)     # _is_detector has seen to that
     losses = Losses(start.net, task_loss(start.net, settings, dev_batches(data, settings)), progress)
     if auto_keep is not None:
         fixed = start.quantisation.keep_float

@@ -1,4 +1,7 @@
-"""Blocks that more than one network uses: convolution with batch norm, feature pyramid, SSH context module."""
+"""Blocks that more than one network uses: convolution with batch norm, feature pyramid, SSH context module.
+
+Beside each stands how it is deployed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from edgeface.int8.modules import FoldedConv, Point, Signal, concatenated
+from edgeface.models.deploy import deploy
+from edgeface.models.layout import Layout, read_through
 
 
 class ConvBN(nn.Sequential):
@@ -35,6 +42,12 @@ def folded(block: nn.Module) -> tuple[Tensor, Tensor]:
     return fused.weight.detach(), fused.bias.detach()
 
 
+def conv_of(block: nn.Module, stride: int = 1, relu: bool = True) -> FoldedConv:
+    """The deployed form of a ConvBN with padding."""
+    weight, bias = folded(block)
+    return FoldedConv(weight, bias, stride, weight.shape[2] // 2, relu=relu)
+
+
 class FPN(nn.Module):
     """Feature pyramid over neighbouring strides (mos.txt, fig. 1): 1x1 laterals, top-down addition, 3x3 smoothing.
 
@@ -56,6 +69,40 @@ class FPN(nn.Module):
         return levels
 
 
+class FoldedFPN(nn.Module):
+    """``FPN``; an upsampled map and what it is added to are points of TFLite alone, the sum is one of both."""
+
+    def __init__(self, fpn: FPN, layouts: Sequence[Layout]) -> None:
+        super().__init__()
+        self.lateral, self.lateral_out = nn.ModuleList(), nn.ModuleList()
+        for block, layout in zip(fpn.lateral, layouts, strict=True):
+            weight, bias = folded(block)
+            self.lateral.append(FoldedConv(read_through(weight, layout), bias))
+            self.lateral_out.append(Point())
+        self.sum_out = nn.ModuleList(Point() for _ in fpn.smooth)
+        smooth = [block for block in fpn.smooth if not isinstance(block, nn.Identity)]
+        self.smooth = nn.ModuleList(conv_of(block) for block in smooth)
+        self.smooth_out = nn.ModuleList(Point() for _ in smooth)
+
+    def forward(self, maps: Sequence[Signal]) -> list[Signal]:
+        levels = [
+            point(conv(x)) for conv, point, x in zip(self.lateral, self.lateral_out, maps, strict=True)
+        ]
+        for i in range(len(levels) - 2, -1, -1):
+            up = levels[i + 1].mapped(lambda x: nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+            point = self.sum_out[i]
+            assert isinstance(point, Point)
+            levels[i] = point.sum(levels[i], up)
+            if len(self.smooth):
+                levels[i] = self.smooth_out[i](self.smooth[i](levels[i]))
+        return levels
+
+
+@deploy.register
+def _fpn(block: FPN, multiple: int = 1, layouts: Sequence[Layout] = ()) -> nn.Module:
+    return FoldedFPN(block, layouts)
+
+
 class SSH(nn.Module):
     """Context module (mos.txt, section 3): 3x3, 5x5 and 7x7 fields from stacked 3x3 convolutions, concatenated.
 
@@ -73,3 +120,25 @@ class SSH(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         narrow = self.reduce(x)
         return torch.relu(torch.cat((self.direct(x), self.field5(narrow), self.field7(narrow)), 1))
+
+
+class FoldedSSH(nn.Module):
+    """``SSH`` with its three outputs as one point, the features."""
+
+    def __init__(self, ssh: SSH) -> None:
+        super().__init__()
+        self.direct, self.reduce, self.field5 = conv_of(ssh.direct), conv_of(ssh.reduce), conv_of(ssh.field5)
+        self.field7a, self.field7b = conv_of(ssh.field7[0]), conv_of(ssh.field7[1])
+        self.reduce_out, self.field7a_out, self.features = Point(), Point(), Point()
+
+    def forward(self, signal: Signal) -> Signal:
+        narrow = self.reduce_out(self.reduce(signal))
+        wide = self.field7a_out(self.field7a(narrow))
+        return concatenated([
+            self.features(self.direct(signal)), self.features(self.field5(narrow)), self.features(self.field7b(wide))
+        ])
+
+
+@deploy.register
+def _ssh(block: SSH, multiple: int = 1) -> nn.Module:
+    return FoldedSSH(block)

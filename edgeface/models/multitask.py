@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from edgeface.int8.modules import FoldedConv, Point, Signal
+from edgeface.models.deploy import SCORE_LIMIT, deploy
+
 
 class MultiTaskHead(nn.Module):
     """One 1x1 convolution a task, a cross-stitch of all of them per channel, and one 1x1 convolution a task.
@@ -40,7 +43,15 @@ class MultiTaskHead(nn.Module):
         assert isinstance(final, nn.Conv2d)
         return (_weight(final) @ mixed)[:, :, None, None], final.bias
 
-    def forward(self, x: Tensor, task: str) -> Tensor:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) -> (N, out, H, W) for every task with a final convolution."""
+        return {task: self.task(x, task) for task in self.final}
+
+    def score_pairs(self, score: Tensor) -> Tensor:
+        """The score as background and face logits, as it is."""
+        return score
+
+    def task(self, x: Tensor, task: str) -> Tensor:
         """(N, C, H, W) -> (N, out, H, W) for ``task``; computed through the fold, which is equal and cheaper."""
         weight, bias = self.folded(task)
         return nn.functional.conv2d(x, weight, bias)
@@ -52,6 +63,40 @@ class MultiTaskHead(nn.Module):
         for j, conv in enumerate(self.trunk):
             mixed = mixed + self.stitch[k, j][None, :, None, None] * conv(x)
         return self.final[task](mixed) if task in self.final else mixed
+
+
+def plain_conv(weight: Tensor, bias: Tensor | None, stride: int = 1, relu: bool = False) -> FoldedConv:
+    """A deployed convolution without padding; no bias is one of zeros."""
+    return FoldedConv(weight, weight.new_zeros(len(weight)) if bias is None else bias, stride, relu=relu)
+
+
+class FoldedHead(nn.Module):
+    """One 1x1 convolution a task; ``score`` gives one logit an anchor, face minus background."""
+
+    def __init__(self, head: MultiTaskHead) -> None:
+        super().__init__()
+        weight, bias = head.folded("score")
+        assert bias is not None
+        self.score = plain_conv(weight[1::2] - weight[0::2], bias[1::2] - bias[0::2])
+        self.box, self.landmarks = plain_conv(*head.folded("box")), plain_conv(*head.folded("landmarks"))
+        self.score_out, self.box_out, self.landmarks_out = Point(limit=SCORE_LIMIT), Point(), Point()
+
+    def forward(self, features: Signal) -> dict[str, Tensor]:
+        """The maps of every task: score (N, A, H, W), box (N, 4A, H, W), landmarks (N, 10A, H, W)."""
+        return {
+            "score": self.score_out(self.score(features)).value,
+            "box": self.box_out(self.box(features)).value,
+            "landmarks": self.landmarks_out(self.landmarks(features)).value,
+        }
+
+    def score_pairs(self, score: Tensor) -> Tensor:
+        """The score as background and face logits (N, 2A, H, W), the background's 0."""
+        return torch.stack((torch.zeros_like(score), score), 2).flatten(1, 2)
+
+
+@deploy.register
+def _head(block: MultiTaskHead, multiple: int = 1) -> nn.Module:
+    return FoldedHead(block)
 
 
 def _weight(conv: nn.Module) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgeface.int8.modules import FoldedConv, Point, Signal
 from edgeface.models.blocks import folded
-from edgeface.models.mos_folded import SCORE_LIMIT
+from edgeface.models.deploy import SCORE_LIMIT
 from edgeface.models.patch_nets import MTCNN, Architecture, ConvUnit, PatchNet, PatchOutput
 from edgeface.models.pixels import PIXEL_SCALE
 

@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgeface.errors import CheckpointError
 from edgeface.models.backbones import vgg
 from edgeface.models.blocks import ConvBN
+from edgeface.models.dense import Dense, Parts
+from edgeface.models.deploy import deploy
 from edgeface.models.starting import for_bgr
 
 # conv3_3, conv4_3, conv5_3, conv_fc7, conv6_2 and conv7_2. An anchor is four strides wide, whatever its level, so that
@@ -30,17 +35,6 @@ _VGG_CHANNELS = (256, 512, 512, 1024, 512, 256)
 _LIGHT_CHANNELS = (48, 96, 128, 192, 128, 128)
 
 
-@dataclass(frozen=True)
-class S3FDOutput:
-    """Raw maps of the six levels, one tensor a level; one anchor a position.
-
-    ``score`` (N, 2, H, W) background and face logits after the max-out, ``box`` (N, 4, H, W).
-    """
-
-    score: list[Tensor]
-    box: list[Tensor]
-
-
 class L2Norm(nn.Module):
     """Every position's channels scaled to the length 1, times a learned factor a channel that starts at ``scale``.
 
@@ -55,36 +49,79 @@ class L2Norm(nn.Module):
         return nn.functional.normalize(x, dim=1, eps=LEAST_NORM) * self.scale[:, None, None]
 
 
-class S3FD(nn.Module):
-    """Six stages, each of which gives a detection layer, and a 3x3 convolution a task on each of these.
+class Stages(nn.ModuleList):
+    """Six stages, of which the first takes a picture, and each what the one before gave: (N, 3, H, W) -> a map each, at
+    STRIDES."""
 
-    ``stages`` take a picture, then each what the one before gave; the last one's ``channels`` are those of their
-    outputs, at STRIDES.
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class Norms(nn.ModuleList):
+    """A norm for each of the finest maps; the others pass as they are."""
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [self[level](x) if level < len(self) else x for level, x in enumerate(maps)]
+
+
+class S3FDHead(nn.Module):
+    """A 3x3 convolution a task: (N, C, H, W) -> score (N, 2, H, W) after the max-out, box (N, 4, H, W)."""
+
+    def __init__(self, channels: int, backgrounds: int) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(channels, backgrounds + 1, 3, padding=1)
+        self.box = nn.Conv2d(channels, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"score": max_out(self.score(x)), "box": self.box(x)}
+
+    def score_pairs(self, score: Tensor) -> Tensor:
+        """The score as background and face logits, as it is."""
+        return score
+
+
+class S3FD(Dense):
+    """Six stages, each of which gives a detection layer, the finest three normed, and a head on each of these.
+
+    One anchor a position; H and W are multiples of 128. ``stages`` have ``channels`` channels at STRIDES.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
-        self.norms = nn.ModuleList(L2Norm(c, scale) for c, scale in zip(channels, NORMS, strict=False))
-        self.score = nn.ModuleList(
-            nn.Conv2d(c, backgrounds + 1, 3, padding=1) for c, backgrounds in zip(channels, BACKGROUNDS, strict=True)
-        )
-        self.box = nn.ModuleList(nn.Conv2d(c, 4, 3, padding=1) for c in channels)
-        for module in self.modules():
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.register_load_state_dict_pre_hook(_with_names_of_now)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def of(cls, stages: Sequence[nn.Module], channels: Sequence[int]) -> S3FD:
+        """A new one, of ``stages`` that take a picture, then each what the one before gave, with ``channels`` each."""
+        norms = [L2Norm(c, scale) for c, scale in zip(channels, NORMS, strict=False)]
+        heads = [S3FDHead(c, backgrounds) for c, backgrounds in zip(channels, BACKGROUNDS, strict=True)]
+        net = cls(Parts(Stages(stages), Norms(norms), [nn.Identity() for _ in channels], heads))
+        for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        return net
 
-    def forward(self, x: Tensor) -> S3FDOutput:
-        """(N, 3, H, W) normalised BGR, H and W multiples of 128 -> S3FDOutput."""
-        scores, boxes = [], []
-        for level, stage in enumerate(self.stages):
-            x = stage(x)
-            features = self.norms[level](x) if level < len(NORMS) else x
-            scores.append(max_out(self.score[level](features)))
-            boxes.append(self.box[level](features))
-        return S3FDOutput(scores, boxes)
+
+# Of the state of before, whose network was not made of a dense detector's parts.
+_NAMES = (
+    (re.compile(r"^stages\."), "backbone."), (re.compile(r"^norms\."), "neck."),
+    (re.compile(r"^(score|box)\.(\d+)\."), r"heads.\2.\1."),
+)  # fmt: skip
+
+
+def _with_names_of_now(_net: nn.Module, state: dict[str, Any], prefix: str, *_others: object) -> None:
+    for key in list(state):
+        name = key.removeprefix(prefix)
+        for old, new in _NAMES:
+            name = old.sub(new, name)
+        if key.startswith(prefix) and prefix + name != key:
+            state[prefix + name] = state.pop(key)
 
 
 def max_out(logits: Tensor) -> Tensor:
@@ -132,13 +169,84 @@ def _light_stages() -> list[nn.Module]:
     ]
 
 
+class UnitNorm(nn.Module):
+    """``L2Norm`` without its factors, which a deployed head has in its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(x, dim=1, eps=LEAST_NORM)
+
+
+class FoldedS3FDHead(nn.Module):
+    """``S3FDHead`` with the factors of the norm before it, if any: the max-out, face minus the largest background, is
+    the least of the convolution's outputs, face minus each of them."""
+
+    def __init__(self, head: S3FDHead, norm: nn.Module | None) -> None:
+        super().__init__()
+        self.score, self.box = _differences(head.score), copy.deepcopy(head.box)
+        if isinstance(norm, L2Norm):
+            for conv in (self.score, self.box):
+                conv.weight.data.mul_(norm.scale.detach()[:, None, None])
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) -> score (N, 1, H, W), box (N, 4, H, W)."""
+        score, *others = self.score(x).split(1, 1)
+        for other in others:
+            score = torch.minimum(score, other)
+        return {"score": score, "box": self.box(x)}
+
+    def score_pairs(self, score: Tensor) -> Tensor:
+        """The score as background and face logits (N, 2, H, W), the background's 0."""
+        return torch.cat((torch.zeros_like(score), score), 1)
+
+
+@deploy.register
+def _stages(block: Stages, multiple: int = 1) -> nn.Module:
+    folded = copy.deepcopy(block).eval()
+    _fold_batch_norms(folded)
+    return folded
+
+
+@deploy.register
+def _s3fd(net: S3FD, multiple: int = 1) -> nn.Module:
+    norms = cast(Norms, net.neck)
+    heads = [
+        FoldedS3FDHead(cast(S3FDHead, head), norms[level] if level < len(norms) else None)
+        for level, head in enumerate(net.heads)
+    ]
+    neck = Norms(UnitNorm() for _ in norms)
+    return S3FD(Parts(deploy(net.backbone), neck, [nn.Identity() for _ in heads], heads, nn.Identity()))
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, ConvBN):
+            conv, norm, *rest = child
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            setattr(module, name, nn.Sequential(fuse_conv_bn_eval(conv, norm), *rest))
+        else:
+            _fold_batch_norms(child)
+
+
+def _differences(conv: nn.Conv2d) -> nn.Conv2d:
+    """From a convolution to B background logits and the face's, one to the face's minus each of the B."""
+    assert conv.bias is not None
+    backgrounds = conv.out_channels - 1
+    out = nn.Conv2d(conv.in_channels, backgrounds, 3, padding=1)
+    with torch.no_grad():
+        out.weight.copy_(conv.weight[-1:] - conv.weight[:-1])
+        assert out.bias is not None
+        out.bias.copy_(conv.bias[-1:] - conv.bias[:-1])
+    return out
+
+
 def s3fd() -> S3FD:
     """S3FD as published, 22 million parameters. ``load_vgg16`` gives its backbone trained weights.
 
     One thing is not as in its authors' files: their conv_fc6 has no dilation and a padding of 3, which shifts its map
     by two positions against the anchors. Here it has dilation 3, and the maps keep their places.
     """
-    return S3FD(_vgg_stages(), _VGG_CHANNELS)
+    return S3FD.of(_vgg_stages(), _VGG_CHANNELS)
 
 
 def s3fd_light() -> S3FD:
@@ -147,7 +255,7 @@ def s3fd_light() -> S3FD:
     Convolutions are depthwise and 1x1, of 48 to 192 channels instead of 256 to 1024; conv1 has stride 2 and is one
     layer; strides take the place of the poolings. 0.4 million parameters.
     """
-    return S3FD(_light_stages(), _LIGHT_CHANNELS)
+    return S3FD.of(_light_stages(), _LIGHT_CHANNELS)
 
 
 _VGG_LAYERS = tuple(f"features.{i}" for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
@@ -165,7 +273,7 @@ def load_vgg16(net: nn.Module, state: Mapping[str, object], where: str) -> None:
     another network's shape; the network is unchanged then.
     """
     assert isinstance(net, S3FD)
-    convs = [m for stage in net.stages[:4] for m in stage.modules() if isinstance(m, nn.Conv2d)]
+    convs = [m for stage in cast(Stages, net.backbone)[:4] for m in stage.modules() if isinstance(m, nn.Conv2d)]
     if len(convs) != len(_VGG_LAYERS) + len(_VGG_FC):
         raise CheckpointError(f"{where}: VGG16's weights fit s3fd alone: leave them out, or train s3fd")
     weights = []

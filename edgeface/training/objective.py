@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from edgeface.models.dense import DenseOutput
 from edgeface.models.mos import (
     ANCHOR_SIZES,
     MOS,
@@ -14,9 +15,7 @@ from edgeface.models.mos import (
     POSE_BINS,
     STRIDES,
     VARIANCES,
-    DenseOutput,
 )
-from edgeface.models.mos_folded import FoldedMOS
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.training.assign import BACKGROUND, AnchorGrid, anchor_grid, assign, decode_boxes, encode
 from edgeface.training.atss import assign_atss
@@ -38,7 +37,7 @@ LEAST_DERIVED_QUALITY = 0.8
 
 
 class MOSObjective(Objective):
-    """The four tasks' losses of a ``MOS`` or a ``FoldedMOS``, with weights that are learned along."""
+    """The four tasks' losses of a ``MOS``, trained in float or deployed, with weights that are learned along."""
 
     tasks = TASKS
 
@@ -135,7 +134,7 @@ class MOSObjective(Objective):
         known = torch.nonzero((m.face[:, 14:17].abs() < POSE_BINS * POSE_BIN_DEG / 2).any(1)).flatten()
         if len(known) > MAX_POSES:
             known = known[torch.randperm(len(known), device=known.device)[:MAX_POSES]]
-        assert isinstance(self.net, (MOS, FoldedMOS))
+        assert isinstance(self.net, MOS)
         total = out.features[0].sum() * 0.0
         start = 0
         for level, (size, stride) in enumerate(zip(level_sizes, STRIDES, strict=True)):
@@ -159,4 +158,3 @@ def _face_logit(score: Tensor) -> Tensor:
 
 
 objective_of.register(MOS)(MOSObjective)
-objective_of.register(FoldedMOS)(MOSObjective)

@@ -12,7 +12,7 @@ from edgeface.errors import OptionError
 from edgeface.int8.modules import FoldedConv, Point, Signal
 from edgeface.models.blocks import ConvBN, folded
 from edgeface.models.deploy import deploy
-from edgeface.models.shuffle_free import Layout
+from edgeface.models.layout import Layout
 
 # Of table 2: expansion, channels, repeats, and stride of the first of them.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgeface.errors import OptionError
 from edgeface.int8.modules import FoldedConv, Point, Signal
 from edgeface.models.deploy import deploy
-from edgeface.models.shuffle_free import Layout
+from edgeface.models.layout import Layout
 
 STRIDES = (2, 4, 8, 16, 32)
 

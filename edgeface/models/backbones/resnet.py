@@ -14,7 +14,7 @@ from edgeface.errors import OptionError
 from edgeface.int8.modules import FoldedConv, Point, Signal
 from edgeface.models.blocks import folded
 from edgeface.models.deploy import deploy
-from edgeface.models.shuffle_free import Layout
+from edgeface.models.layout import Layout
 
 # Bottlenecks at strides 4, 8, 16 and 32.
 RESNET_50, RESNET_152 = (3, 4, 6, 3), (3, 8, 36, 3)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.errors import OptionError
+from edgeface.models.backbones.shuffle_free import ShuffleFreeNet
 from edgeface.models.blocks import ConvBN
+from edgeface.models.deploy import deploy
 
 CHANNELS = {"0.5x": (24, 48, 96, 192), "1.0x": (24, 116, 232, 464)}
 REPEATS = (4, 8, 4)
@@ -73,3 +75,8 @@ class ShuffleNetV2(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+
+@deploy.register
+def _shufflenetv2(net: ShuffleNetV2, multiple: int = 1) -> nn.Module:
+    return ShuffleFreeNet(net.stem[0], list(net.stages), multiple)

@@ -9,7 +9,7 @@ from edgeface.models.backbones.resnet import RESNET_152, ResNet
 from edgeface.models.backbones.shufflenetv2 import ShuffleNetV2
 from edgeface.models.blocks import FPN, SSH
 from edgeface.models.family import families
-from edgeface.models.mos import MOS, STRIDES
+from edgeface.models.mos import MOS, STRIDES, mos
 from edgeface.models.mos_export import MOSFamily
 from edgeface.models.starting import load_published
 
@@ -33,7 +33,7 @@ def mos_with_ssh(backbone: ShuffleNetV2 | MobileNetV2 | ResNet, channels: int) -
     """MOS as published on a trunk with maps at STRIDES; ``channels`` of the pyramid, a multiple of 4."""
     # The paper's "+DCN" row would put deformable convolutions into these context modules. They are left out: they
     # gain .5 AP there, and neither ncnn's int8 nor TFLite has one.
-    return MOS(backbone, FPN(backbone.channels, channels), [SSH(channels) for _ in STRIDES], channels)
+    return mos(backbone, FPN(backbone.channels, channels), [SSH(channels) for _ in STRIDES], channels)
 
 
 families("mos_s")(MOSFamily(mos_s))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgeface.models.backbones.pool import PoolNet, SkipConv
 from edgeface.models.blocks import FPN
 from edgeface.models.family import families
-from edgeface.models.mos import MOS, STRIDES
+from edgeface.models.mos import MOS, STRIDES, mos
 from edgeface.models.mos_export import MOSFamily
 
 
@@ -15,7 +15,7 @@ def _pooled(widths: Sequence[int], counts: Sequence[int], channels: int) -> MOS:
     """MOS on ``PoolNet``, with a pyramid that only adds and one 3x3 a level for context."""
     backbone = PoolNet(widths, counts)
     fpn = FPN(backbone.channels, channels, smooth=False)
-    return MOS(backbone, fpn, [SkipConv(channels, channels) for _ in STRIDES], channels)
+    return mos(backbone, fpn, [SkipConv(channels, channels) for _ in STRIDES], channels)
 
 
 def mos_tiny(

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from edgeface.int8.modules import FoldedConv, Point, Signal, concatenated
-from edgeface.models.backbones.shufflenetv2 import ShuffleUnit
-from edgeface.models.blocks import folded
-
-# A tensor's channels, by their logical number in the original network; None is a channel of zeros, there to fill up.
-Layout = Sequence[int | None]
+from edgeface.models.blocks import conv_of, folded
+from edgeface.models.layout import Layout, filled, read_through, written_to
 
 
 class _Origin(NamedTuple):
@@ -53,27 +50,6 @@ def _fates(units: int, half: int) -> _Fates:
     return _Fates(reads, state, reader | dict.fromkeys(state, units))
 
 
-def read_through(weight: Tensor, layout: Layout) -> Tensor:
-    """A weight (O, I, k, k) that reads its inputs from ``layout``; channels of zeros get weights of zero."""
-    out = weight.new_zeros(weight.shape[0], len(layout), *weight.shape[2:])
-    for place, channel in enumerate(layout):
-        if channel is not None:
-            out[:, place] = weight[:, channel]
-    return out
-
-
-def written_to(weight: Tensor, bias: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """A weight (O, ...) and bias (O,) that give their outputs in ``layout``; channels of zeros give zero."""
-    out, shift = weight.new_zeros(len(layout), *weight.shape[1:]), bias.new_zeros(len(layout))
-    for place, channel in enumerate(layout):
-        if channel is not None:
-            out[place], shift[place] = weight[channel], bias[channel]
-    return out, shift
-
-
-def filled(channels: int, multiple: int) -> list[int | None]:
-    """Channels 0.. in order, with channels of zeros up to a multiple."""
-    return [*range(channels), *[None] * (-channels % multiple)]
 
 
 class _Branch(nn.Module):
@@ -115,11 +91,10 @@ class ShuffleFreeStage(nn.Module):
         for number, unit in enumerate(units):
             blocks = _blocks(unit)
             if number == 0:
-                assert isinstance(unit, ShuffleUnit)
-                assert isinstance(unit.shortcut, nn.Sequential)
-                weight, bias = written_to(*folded(unit.shortcut[0]), layout)
+                shortcut = cast(nn.Sequential, unit.shortcut)
+                weight, bias = written_to(*folded(shortcut[0]), layout)
                 depthwise = FoldedConv(weight, bias, 2, 1, len(layout), relu=False)
-                last, slices = _last(unit.shortcut[1], layout, fates, 0, True, multiple, order)
+                last, slices = _last(shortcut[1], layout, fates, 0, True, multiple, order)
                 self.shortcut = _Branch(None, depthwise, last, slices)
                 source: Layout = layout
             else:
@@ -149,8 +124,7 @@ class ShuffleFreeStage(nn.Module):
 
 def _blocks(unit: nn.Module) -> list[nn.Module]:
     """The three ConvBN of a unit's branch."""
-    assert isinstance(unit, ShuffleUnit)
-    return list(unit.branch)
+    return list(cast(nn.Sequential, unit.branch))
 
 
 def _last(
@@ -173,3 +147,29 @@ def _last(
         slices.append((reader, len(part)))
         layout += part
     return FoldedConv(*written_to(read_through(weight, source), bias, layout)), slices
+
+
+class ShuffleFreeNet(nn.Module):
+    """The whole trunk, of its stem and its stages; ``layouts``: the orders of the channels at strides 8, 16, 32."""
+
+    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], multiple: int) -> None:
+        super().__init__()
+        self.stem = conv_of(stem, 2)
+        self.stem_out = Point()
+        layout: Layout = list(range(len(self.stem.bias)))
+        self.stages = nn.ModuleList()
+        self.layouts: list[Layout] = []
+        for units in stages:
+            assert isinstance(units, nn.Sequential)
+            stage = ShuffleFreeStage(list(units), layout, multiple)
+            layout = stage.layout
+            self.stages.append(stage)
+            self.layouts.append(layout)
+
+    def forward(self, signal: Signal) -> list[Signal]:
+        signal = self.stem_out(self.stem(signal)).mapped(lambda x: nn.functional.max_pool2d(x, 2, 2))
+        maps = []
+        for stage in self.stages:
+            signal = stage(signal)
+            maps.append(signal)
+        return maps
