@@ -119,7 +119,8 @@ def test_a_refinement_that_tells_pose_takes_the_place_of_the_detector_s_pose_net
     assert made.stages == [DENSE, tells]
     assert made.gives_pose
     assert {path.name for path in (tmp_path / "mhcnn").iterdir()} == {"bundle.json", "dense", "tcnn"}
-    named = combine(mos, tcnn, "mhcnn", tmp_path / "named", by_reference=True)
+    named = combine(mos, tcnn, "mhcnn", tmp_path / "named", by_reference=True, score=0.25)
+    assert (made.defaults.score, named.defaults.score) == (bundle(DENSE).defaults.score, 0.25)
     assert [(file.name, file.part) for file in named.files] == [("dense", "mos"), ("tcnn", "tcnn")]
     assert remaining(bundle(DENSE, POSE, name="mos"), REFINEMENT).stages == [DENSE, POSE]
 

@@ -65,10 +65,13 @@ def combined(detector: Bundle, refinement: Bundle) -> Bundle:
     return made
 
 
-def combine(detector: Path, refinement: Path, model: str, out: Path, *, by_reference: bool = False) -> Bundle:
+def combine(
+    detector: Path, refinement: Path, model: str, out: Path, *, by_reference: bool = False, score: float | None = None
+) -> Bundle:
     """Write a bundle of the new ``model`` to ``out``, which names it: the files of two bundles' directories, and the
     sha256 of both bundle.json. ``by_reference``: the files are not copied but named as parts of the two bundles, which
-    must lie beside ``out`` and stay there.
+    must lie beside ``out`` and stay there. ``score``: the new model's default least score, the detector's where it is
+    None; means of two scores are not those that the detector gave.
 
     Raises OptionError as ``combined``, and for two precisions, for an ``out`` that is one of the two and for two files
     of one name; BundleError when one cannot be read, and OutputError.
@@ -100,7 +103,8 @@ def combine(detector: Path, refinement: Path, model: str, out: Path, *, by_refer
         {"name": bundle.name, "model": bundle.model, "sha256": sha256_of(directory / MANIFEST), "made": bundle.made}
         for bundle, directory in zip(bundles, (detector, refinement), strict=True)
     ]
-    made = replace(made, name=out.resolve().name, model=model, made={"sources": sources})
+    defaults = made.defaults if score is None else replace(made.defaults, score=score)
+    made = replace(made, name=out.resolve().name, model=model, defaults=defaults, made={"sources": sources})
     with writing(out) as work:
         for bundle, directory in zip(bundles, (detector, refinement), strict=True):
             for file in [] if by_reference else bundle.files:

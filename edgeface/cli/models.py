@@ -120,7 +120,8 @@ def verify(context: click.Context, models: tuple[str, ...], as_json: bool) -> No
               help="The new bundle's folder, and its name, as in mhcnn-int8-ncnn.")
 @click.option("--by-reference", is_flag=True,
               help="Name the two bundles' files instead of copying them; the two must lie beside --out and stay there.")
-def combine(detector: str, refinement: str, model: str, out: Path, by_reference: bool) -> None:
+@click.option("--score", type=click.FloatRange(0, 1), help="Its default least score [the detector's].")
+def combine(detector: str, refinement: str, model: str, out: Path, by_reference: bool, score: float | None) -> None:
     """Make one bundle of a DETECTOR and a REFINEMENT, names from the list or bundles' folders.
 
     \b
@@ -134,7 +135,7 @@ def combine(detector: str, refinement: str, model: str, out: Path, by_reference:
     if not model.strip():
         raise OptionError("--name is empty: give the new model a name, as in mhcnn")
     directories = _bundle_directory(detector), _bundle_directory(refinement)
-    made = combine_bundles(*directories, model, out, by_reference=by_reference)
+    made = combine_bundles(*directories, model, out, by_reference=by_reference, score=score)
     say(f"{out}: {made.name}, {len(made.files)} files, {size_bytes(made) / 1e6:.2f} MB: {', '.join(predicts(made))}")
 
 

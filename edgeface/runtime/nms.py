@@ -110,9 +110,12 @@ def seen_again(boxes: Floats, points_of: Callable[[NDArray[np.int64]], Floats], 
     points = points_of(asked)
     place = np.full(len(boxes), -1)
     place[asked] = np.arange(len(asked))
-    pairs = {(int(min(large[i], j)), int(max(large[i], j))) for i, j in np.argwhere(near)}
-    for better, worse in sorted(pairs):
-        if not again[better]:
-            apart = float(np.linalg.norm(points[place[better]] - points[place[worse]], axis=1).mean())
-            again[worse] |= apart <= SHARED_POINTS * float(min(side[better], side[worse]))
+    one, other = np.nonzero(near)
+    pairs = np.stack([np.minimum(large[one], other), np.maximum(large[one], other)])        # (2, P): better, worse
+    pairs = np.unique(pairs, axis=1)
+    better, worse = pairs
+    apart = np.linalg.norm(points[place[better]] - points[place[worse]], axis=2).mean(axis=1)
+    same = apart <= SHARED_POINTS * np.minimum(side[better], side[worse])
+    for first, second in pairs[:, same].T.tolist():     # in order, so that what is left out hides nothing
+        again[second] |= not again[first]
     return again
