@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -134,3 +135,113 @@ def test_what_others_must_not_read_is_not_in_the_unit(options: tuple[str, ...], 
 def test_names_that_are_no_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be named"):
         Service(name, ["python3"], [], tmp_path, None)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user's own units, with systemctl and journalctl that note what they are asked for: they stand
+    in for a systemd that runs, which the machine of a test seldom has for it to play with."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("systemctl", "journalctl"):
+        path = programs / name
+        path.write_text(
+            f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\ncat {tmp_path}/answer 2> {os.devnull}\n'
+            f'[ ! -e {tmp_path}/fails ] || {{ cat {tmp_path}/fails >&2; exit 1; }}\n'
+        )
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    assert install("--user", "--folder", tmp_path, "--source", "demo").exit_code == 0
+    return tmp_path / "config" / "systemd" / "user"
+
+
+def service(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["service", *arguments])
+
+
+def test_a_service_that_is_there_is_replaced_only_when_asked_to(own: Path, tmp_path: Path) -> None:
+    options = ("--user", "--folder", tmp_path, "--source", "demo", "--size", "320")
+    unit = own / "edgeface-camera.service"
+    before = unit.read_text()
+    done = install(*options)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"edgeface: {unit}: is there already: --replace ")
+    assert len(done.stderr.splitlines()) == 1
+    assert unit.read_text() == before
+    replaced = install("--replace", *options)
+    assert replaced.exit_code == 0
+    assert "restart edgeface-camera" in replaced.stdout
+    assert "--size 320" in unit.read_text()
+
+
+def test_uninstall_stops_and_removes_it(own: Path, tmp_path: Path) -> None:
+    done = service("uninstall", "--user")
+    assert (done.exit_code, done.stdout) == (0, f"{own}/edgeface-camera.service: stopped and removed\n")
+    assert list(own.iterdir()) == []
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "systemctl --user --no-pager disable --now edgeface-camera.service",
+        "systemctl --user --no-pager daemon-reload",
+    ]
+    again = service("uninstall", "--user")
+    assert again.exit_code == 11
+    assert "no such service: 'edgeface service install' writes one" in again.stderr
+
+
+def test_a_service_that_systemd_does_not_stop_stays(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "fails").write_text("Failed to connect to bus:\nNo medium found\n")
+    done = service("uninstall", "--user")
+    assert done.exit_code == 11
+    assert done.stderr == "edgeface: systemctl disable --now: Failed to connect to bus: No medium found\n"
+    assert (own / "edgeface-camera.service").exists()
+
+
+def test_services_of_others_are_let_alone(own: Path, tmp_path: Path) -> None:
+    (own / "ssh.service").write_text("[Unit]\nDescription=OpenSSH\n")
+    for verb in ("uninstall", "status", "logs"):
+        done = service(verb, "--user", "--name", "ssh")
+        assert done.exit_code == 11
+        assert "was not written by 'edgeface service'" in done.stderr
+    assert install("--user", "--replace", "--name", "ssh", "--folder", tmp_path, "--source", "demo").exit_code == 11
+    assert "OpenSSH" in (own / "ssh.service").read_text()
+    assert not (tmp_path / "asked").exists()
+    assert "there is edgeface-camera: give --name" in service("status", "--user", "--name", "door").stderr
+
+
+def test_status_says_what_systemd_knows(own: Path, tmp_path: Path) -> None:
+    known = {
+        "ActiveState": "active", "SubState": "running", "StatusText": "stalled: no frame for 3 s", "MainPID": "42",
+        "NRestarts": "1", "Result": "success", "UnitFileState": "enabled", "ActiveEnterTimestamp": "Sun 2026-11-29",
+    }
+    (tmp_path / "answer").write_text("".join(f"{key}={value}\n" for key, value in known.items()))
+    done = service("status", "--user")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "edgeface-camera: active (running) since Sun 2026-11-29",
+        "camera    stalled: no frame for 3 s",
+        "process   42, restarted 1 time",
+        "at start  starts with the machine",
+        f"unit      {own}/edgeface-camera.service",
+    ]
+    ended = known | {"ActiveState": "failed", "SubState": "failed", "Result": "watchdog", "MainPID": "0"}
+    (tmp_path / "answer").write_text("".join(f"{key}={value}\n" for key, value in ended.items()))
+    done = service("status", "--user")
+    assert done.exit_code == 3
+    assert "last run  watchdog: edgeface service logs --user --name edgeface-camera" in done.stdout
+    record = json.loads(service("status", "--user", "--json").stdout)
+    assert (record["active"], record["result"], record["pid"], record["restarts"]) == ("failed", "watchdog", None, 1)
+
+
+def test_logs_are_the_journals_of_this_service(own: Path, tmp_path: Path) -> None:
+    assert service("logs", "--user", "--lines", "7").exit_code == 0
+    asked = (tmp_path / "asked").read_text()
+    assert asked == "journalctl --user --unit edgeface-camera.service --lines=7 --no-pager\n"
+
+
+def test_a_machine_without_systemd_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for verb in ("uninstall", "status", "logs"):
+        done = service(verb, "--user")
+        assert done.exit_code == 11
+        assert "this machine is not run by systemd" in done.stderr
+    assert (own / "edgeface-camera.service").exists()

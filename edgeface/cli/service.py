@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from edgeface.cli.writing import say, say_lines
-from edgeface.errors import OptionError
+from edgeface.cli.tables import counted
+from edgeface.cli.writing import print_json, say, say_lines
+from edgeface.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
     from edgeface.stream.service import Service
 
 DEFAULT_NAME = "edgeface-camera"
+# What systemctl status exits with where a service does not run.
+_NOT_RUNNING = 3
+
+_NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="The service's name.")
+_OWN = click.option("--user", "own", is_flag=True, help="Of your own systemd (systemctl --user), without root.")
 
 
 @click.group(short_help="Run the camera as a service of systemd.")
@@ -28,15 +34,17 @@ def command() -> None:
 
 
 @command.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="The service's name.")
-@click.option("--user", "own", is_flag=True, help="For your own systemd (systemctl --user), without root.")
+@_NAME
+@_OWN
 @click.option("--run-as", metavar="USER", help="Whose rights the service has.  [default: who called sudo, or you]")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Where it runs, and all that it may write to.  [default: this one]")
+@click.option("--replace", is_flag=True, help="Where a service of that name is there: with these options instead.")
 @click.option("--print", "only_print", is_flag=True, help="Print the unit and install nothing.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF CAMERA]...")
 def install(
-    name: str, own: bool, run_as: str | None, folder: Path | None, only_print: bool, arguments: tuple[str, ...]
+    name: str, own: bool, run_as: str | None, folder: Path | None, replace: bool, only_print: bool,
+    arguments: tuple[str, ...],
 ) -> None:
     """Write a unit that runs 'edgeface camera' with the options given, such as --source 0 --show.
 
@@ -44,10 +52,20 @@ def install(
     is not started: the command that does is printed.
     """
     from edgeface.atomic import write_bytes
-    from edgeface.stream.service import SYSTEM_UNITS, Service
+    from edgeface.stream.service import Service
+    from edgeface.stream.service_manager import SUDO, ServiceManager
 
     if own and run_as is not None:
         raise OptionError("--user and --run-as exclude each other: a service of your own has your rights")
+    units = ServiceManager(own=own)
+    path = units.unit(name)
+    if path.exists() and not only_print:
+        if not replace:
+            raise OptionError(
+                f"{path}: is there already: --replace puts this one in its place, 'edgeface service uninstall' removes "
+                "it, and --name makes a second one"
+            )
+        units.installed(name)
     where = (folder or Path.cwd()).absolute()
     user = None if own else run_as or os.environ.get("SUDO_USER") or getpass.getuser()
     with _in(where):
@@ -57,16 +75,70 @@ def install(
     if only_print:
         say_lines(service.unit().rstrip("\n"))
         return
-    units = _own_units() if own else SYSTEM_UNITS
     if own:
-        units.mkdir(parents=True, exist_ok=True)
-    path = units / f"{name}.service"
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: no permission: {SUDO} service install ..., or --user for a service of your own")
     write_bytes(path, service.unit().encode())
     path.chmod(0o644)
     manager = "systemctl --user" if own else "sudo systemctl"
     say(f"{path}: written. Start it now and with the machine:")
-    say(f"  {manager} daemon-reload && {manager} enable --now {name}")
-    say(f"Its log: journalctl {'--user ' if own else ''}-u {name} -f. Secrets go into {service.secrets}, mode 0600.")
+    start = f"restart {name}" if replace else f"enable --now {name}"
+    say(f"  {manager} daemon-reload && {manager} {start}")
+    options = f"{' --user' if own else ''}{'' if name == DEFAULT_NAME else f' --name {name}'}"
+    say(f"How it does: edgeface service status{options}, and logs. Secrets go into {service.secrets}, mode 0600.")
+
+
+@command.command()
+@_NAME
+@_OWN
+def uninstall(name: str, own: bool) -> None:
+    """Stop the service and remove its unit. Its folder and its file of secrets stay."""
+    from edgeface.stream.service_manager import ServiceManager
+
+    say(f"{ServiceManager(own=own).uninstall(name)}: stopped and removed")
+
+
+@command.command()
+@_NAME
+@_OWN
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@click.pass_context
+def status(context: click.Context, name: str, own: bool, as_json: bool) -> None:
+    """Say whether the service runs, and what it last said of its camera. The exit code is 3 where it does not run."""
+    from dataclasses import asdict
+
+    from edgeface.stream.service_manager import ServiceManager
+
+    state = ServiceManager(own=own).state(name)
+    is_running = state.active == "active"
+    if as_json:
+        print_json(asdict(state) | {"unit": str(state.unit), "pid": state.pid or None})
+    else:
+        since = f" since {state.since}" if is_running and state.since else ""
+        say(f"{name}: {state.active} ({state.detail}){since}")
+        if state.says:
+            say(f"camera    {state.says}")
+        if state.pid:
+            say(f"process   {state.pid}, restarted {counted(state.restarts, 'time')}")
+        if state.result not in ("", "success"):
+            say(f"last run  {state.result}: edgeface service logs{' --user' if own else ''} --name {name}")
+        say(f"at start  {'starts with the machine' if state.starts_with_machine else 'does not start by itself'}")
+        say(f"unit      {state.unit}")
+    context.exit(0 if is_running else _NOT_RUNNING)
+
+
+@command.command()
+@_NAME
+@_OWN
+@click.option("--lines", type=click.IntRange(min=0), default=50, show_default=True, help="How many of the newest.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as more come, until Ctrl-C.")
+@click.pass_context
+def logs(context: click.Context, name: str, own: bool, lines: int, follow: bool) -> None:
+    """Show what the service has logged."""
+    from edgeface.stream.service_manager import ServiceManager
+
+    context.exit(ServiceManager(own=own).logs(name, lines=lines, follow=follow))
 
 
 def _with_source(arguments: tuple[str, ...]) -> tuple[str, ...]:
@@ -113,8 +185,3 @@ def _in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
-
-
-def _own_units() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "systemd" / "user"

@@ -11,10 +11,12 @@ from edgeface.errors import OptionError
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
 WATCHDOG_S = 60
+# By which a unit is known as one of ours.
+DESCRIPTION = "edgeface camera"
 
 _UNIT = """\
 [Unit]
-Description=edgeface camera ({name})
+Description={description} ({name})
 Wants=network-online.target
 After=network-online.target
 # A camera that stays away ends in a restart a minute by the watchdog; a mistake in the settings, which is found within
@@ -87,8 +89,7 @@ class Service:
     user: str | None
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isascii() and (c.isalnum() or c in "-_") for c in self.name):
-            raise OptionError(f"a service cannot be named {self.name!r}: use letters, digits, '-' and '_'")
+        check_name(self.name)
         if not self.folder.is_dir():
             raise OptionError(f"{self.folder}: no such folder: make it, the service writes there")
         for word in (*self.program, *self.arguments, str(self.folder)):
@@ -106,6 +107,7 @@ class Service:
         own = self.user is None
         return _UNIT.format(
             name=self.name,
+            description=DESCRIPTION,
             check=_command([*camera, "--check"]),
             run=_command(camera),
             watchdog_s=WATCHDOG_S,
@@ -115,6 +117,12 @@ class Service:
             hardening="" if own else _HARDENING.format(folder=_escaped(str(self.folder))),
             target="default.target" if own else "multi-user.target",
         )
+
+
+def check_name(name: str) -> None:
+    """Raise OptionError for what cannot be a service's name."""
+    if not name or not all(c.isascii() and (c.isalnum() or c in "-_") for c in name):
+        raise OptionError(f"a service cannot be named {name!r}: use letters, digits, '-' and '_'")
 
 
 def _command(words: Sequence[str]) -> str:
