@@ -100,19 +100,30 @@ def refuse_missing_operators(stem: str, layers: Iterable[Layer]) -> None:
             )
 
 
-def _write(graph: Graph, paths: Sequence[Path], precision: str) -> list[str]:
+def from_onnx(onnx: Path, entry: str, outputs: Sequence[str], paths: Sequence[Path], *, fp16: bool) -> None:
+    """Write the float graph ``onnx`` as a .param and a .bin, ``paths``, with its own names for the input ``entry`` and
+    the ``outputs``. Raises ConversionError."""
+    text, weights = _converted(onnx, entry, outputs, fp16=fp16)
+    paths[0].write_text(text)
+    shutil.copyfile(weights, paths[1])
+
+
+def _converted(onnx: Path, entry: str, outputs: Sequence[str], *, fp16: bool) -> tuple[str, Path]:
     """pnnx names the blobs in0, out0, out1, ...; the graph's names take their place."""
+    param, weights = run_pnnx(onnx, fp16=fp16)
+    text = rename_blobs(param.read_text(), {"in0": entry, **{f"out{i}": name for i, name in enumerate(outputs)}})
+    refuse_missing_operators(onnx.stem, parse_param(text))
+    return text, weights
+
+
+def _write(graph: Graph, paths: Sequence[Path], precision: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
         onnx = Path(scratch) / f"{graph.stem}.onnx"
         export(graph, onnx, free=False)
-        param, weights = run_pnnx(onnx, fp16=precision == "fp16")
-        names = {"in0": graph.input, **{f"out{i}": name for i, name in enumerate(graph.outputs)}}
-        text = rename_blobs(param.read_text(), names)
-        refuse_missing_operators(graph.stem, parse_param(text))
         if precision != "int8":
-            paths[0].write_text(text)
-            shutil.copyfile(weights, paths[1])
+            from_onnx(onnx, graph.input, graph.outputs, paths, fp16=precision == "fp16")
             return []
+        text, weights = _converted(onnx, graph.input, graph.outputs, fp16=False)
         model, report = quantise(graph.stem, read(text, weights.read_bytes()), graph.scales)
         paths[0].write_text(to_param([layer.line for layer in model]))
         paths[1].write_bytes(to_bin(model))

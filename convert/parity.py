@@ -182,7 +182,8 @@ class ParityReport:
         yield f"{self.model} against {self.reference}, on {self.pictures}"
         for size in self.sizes:
             yield f"at {size.size_px} px"
-            yield from _map_lines(size.maps)
+            if size.maps:
+                yield from _map_lines(size.maps)
             yield from _face_lines(size.faces, self.tolerance)
             if size.reference is not None and size.candidate is not None:
                 yield from _measure_lines(size.reference, size.candidate)
@@ -205,14 +206,15 @@ class DepartedError(ParityError):
 
 
 def _summary(size: SizeParity) -> dict[str, object]:
-    worst = max(size.maps, key=lambda m: m.share)
-    decibels = [m.sqnr_db for m in size.maps if m.sqnr_db is not None]
-    figures: dict[str, object] = {
-        "size_px": size.size_px,
-        "worst_map": worst.name,
-        "worst_map_share_of_range": worst.share,
-        "sqnr_least_db": min(decibels, default=None),
-    }
+    figures: dict[str, object] = {"size_px": size.size_px}
+    if size.maps:
+        worst = max(size.maps, key=lambda m: m.share)
+        decibels = [m.sqnr_db for m in size.maps if m.sqnr_db is not None]
+        figures |= {
+            "worst_map": worst.name,
+            "worst_map_share_of_range": worst.share,
+            "sqnr_least_db": min(decibels, default=None),
+        }
     if size.faces is not None:
         figures |= {
             "faces": size.faces.reference,

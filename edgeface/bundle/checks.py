@@ -53,6 +53,11 @@ def _dense(stages: Sequence[Stage]) -> str | None:
     levels = [] if first is None else first.levels
     if len({level.landmarks is None for level in levels}) > 1:
         return "some levels have landmarks and some have not"
+    if first is not None and first.objectness is not None and len(first.objectness.outputs) != len(levels):
+        return f"{len(first.objectness.outputs)} outputs of objectness for {len(levels)} levels"
+    anchors = getattr(None if first is None else first.coding, "anchors_px", None)
+    if anchors is not None and list(map(len, anchors)) != [len(level.anchors_px) for level in levels]:
+        return "the coding's anchors are not as many a level as the levels have"
     strides = {} if first is None else {each.name: each.stride for each in first.features}
     for stage in stages:
         if not isinstance(stage, FaceStage) or not isinstance(stage.gather, Points):

@@ -63,11 +63,40 @@ class Map(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: Count | None = None
 
 
-class DenseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dense", tag_field="kind"):
+class Distances(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="distances", tag_field="kind"):
+    """Anchor-free boxes by level (SCRFD, FCOS): ``box`` (4A) is the distance of the left, top, right and bottom edge
+    from the cell's point ((x + offset) * stride, (y + offset) * stride), ``landmarks`` (10A) each point from it, all
+    in strides."""
+
+    offset: Share = 0.0
+
+
+class Cells(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cells", tag_field="kind"):
+    """Boxes within bounds of a cell and an anchor (YOLOv5): ``box`` (4A) t; centre = (x + 2 sigmoid(tx) - 0.5) *
+    stride, width = (2 sigmoid(tw))^2 * the anchor's; ``landmarks`` (10A) p: x * stride + p * the anchor's width, and
+    height. ``anchors_px``: (width, height) of the anchors of each level."""
+
+    anchors_px: Annotated[list[list[tuple[Positive, Positive]]], Meta(min_length=1)]
+
+
+class Objectness(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="objectness", tag_field="kind"):
+    """A score of two: (sigmoid(score) * sigmoid(objectness)) ** power. ``outputs`` (A) are the logits of objectness,
+    one name a level; ``power`` is 1 (YOLOv5) or 0.5, the geometric mean (YuNet)."""
+
+    outputs: Annotated[list[str], Meta(min_length=1)]
+    power: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+
+Coding = Distances | Cells
+
+
+class DenseStage(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="dense", tag_field="kind"
+):
     """A net over the whole image: x = (bgr - mean) * scale as (3, H, W) float32, H and W multiples of ``multiple``.
 
     With anchor (cx, cy, s): centre = c + dx * v0 * s, side = s * exp(dw * v1), point = c + p * v0 * s, where
-    ``variances`` = (v0, v1).
+    ``variances`` = (v0, v1); another ``coding`` takes the place of this. With ``objectness`` a score is of two maps.
     """
 
     files: list[str]
@@ -78,6 +107,8 @@ class DenseStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="d
     levels: Annotated[list[Level], Meta(min_length=1)]
     variances: tuple[Positive, Positive]
     features: list[Map] = []
+    coding: Coding | None = None
+    objectness: Objectness | None = None
 
 
 class PyramidStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pyramid", tag_field="kind"):

@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": _Lazy("edgeface.cli.evaluate:command", "Measure a model on annotated pictures."),
     "quantize": _Lazy("edgeface.cli.quantize:command", "Make an int8 checkpoint from a float one."),
     "convert": _Lazy("edgeface.cli.convert:command", "Convert a checkpoint to a bundle, and compare the two."),
+    "import": _Lazy("edgeface.cli.importing:command", "Make a bundle of a detector that you have as ONNX."),
     "parity": _Lazy("edgeface.cli.parity:command", "Compare a bundle with a checkpoint."),
     "bench": _Lazy("edgeface.cli.bench:command", "Time bundles side by side."),
     "deploy": _Lazy("edgeface.cli.deploy:command", "Copy a bundle to a board, and compare what it finds there."),

@@ -134,7 +134,7 @@ def _what_else(path: Path, error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) and start.startswith((b"PK\x03\x04", b"\x80")):
         return "a PyTorch file of another program, with objects that are not loaded: give an edgeface checkpoint"
     if len(start) > 2 and start[0] == _ONNX_VERSION_FIELD and start[1] < 0x20 and start[2] in _ONNX_NEXT_FIELDS:
-        return "an ONNX model, and no checkpoint: edgeface converts the checkpoints that it trained"
+        return "an ONNX model, and no checkpoint: 'edgeface import' makes a bundle of a detector that it knows"
     return "damaged, or not a checkpoint: copy it again"
 
 

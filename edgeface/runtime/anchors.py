@@ -62,6 +62,11 @@ class Anchors:
         """The column of each in its level's maps, (n,)."""
         return self.places[:, 3]
 
+    @property
+    def cells(self) -> Floats:
+        """The column and row of each as float32 (n, 2), the corner of its cell in strides."""
+        return self.places[:, :1:-1].astype(np.float32)
+
 
 @dataclass(frozen=True)
 class Pyramid:
@@ -151,7 +156,7 @@ def decode_boxes_reference(maps: Sequence[RawMap | None], kept: Anchors, pyramid
     v0, v1 = pyramid.variances
 
     def boxes(i: int, here: Anchors) -> Floats:
-        offsets = _at(maps[i], here, 4)
+        offsets = at_anchors(maps[i], here, 4)
         centre, side = _geometry(here, pyramid, i)
         with np.errstate(over="ignore", invalid="ignore"):      # a box that is not finite is the caller's to report
             half = exp(offsets[:, 2:] * v1) * side[:, None] / np.float32(2)
@@ -182,7 +187,7 @@ def decode_landmarks_reference(
     per_axis = np.array(scale, np.float32)
 
     def points(i: int, here: Anchors) -> Floats:
-        offsets = _at(maps[i], here, 10).reshape(-1, 5, 2)
+        offsets = at_anchors(maps[i], here, 10).reshape(-1, 5, 2)
         centre, side = _geometry(here, pyramid, i)
         with np.errstate(over="ignore", invalid="ignore"):
             found: Floats = (centre[:, None, :] + offsets * pyramid.variances[0] * side[:, None, None]) / per_axis
@@ -204,7 +209,7 @@ def by_level(kept: Anchors, levels: int, shape: tuple[int, ...], values: Callabl
     return out
 
 
-def _at(raw: RawMap | None, kept: Anchors, per_anchor: int) -> Floats:
+def at_anchors(raw: RawMap | None, kept: Anchors, per_anchor: int) -> Floats:
     """The ``per_anchor`` channels of each kept anchor: (n, per_anchor) from an anchor-major map."""
     if raw is None:
         raise IndexError("an anchor was kept on a level without a map")
@@ -215,5 +220,4 @@ def _at(raw: RawMap | None, kept: Anchors, per_anchor: int) -> Floats:
 
 def _geometry(kept: Anchors, pyramid: Pyramid, level: int) -> tuple[Floats, Floats]:
     """Centres (n, 2) and sides (n,) of kept anchors of one level, in pixels of the net's input."""
-    cells = np.stack((kept.column, kept.row), axis=1).astype(np.float32)
-    return (cells + np.float32(0.5)) * pyramid.strides[level], pyramid.sides[level, kept.anchor]
+    return (kept.cells + np.float32(0.5)) * pyramid.strides[level], pyramid.sides[level, kept.anchor]

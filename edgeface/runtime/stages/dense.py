@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, DenseStage, Level
 from edgeface.frames import Picture
-from edgeface.runtime.anchors import Anchors, Pyramid, best_boxes, decode_landmarks, keep_anchors
+from edgeface.runtime.anchors import Anchors, keep_anchors
 from edgeface.runtime.clock import TimedRun
+from edgeface.runtime.decode.coding import Decoding
+from edgeface.runtime.decode.objectness import joined_score
 from edgeface.runtime.engines import RawMap, Run, Session
 from edgeface.runtime.engines.registry import BatchSession
 from edgeface.runtime.logistic import logit, sigmoid
@@ -32,7 +34,7 @@ class DenseFinder:
         self.stage, self.net = stage, net
         self.bundle_name = bundle_name
         self.smallest_px = stage.multiple
-        self.pyramid = Pyramid.of(stage)
+        self.decoding = Decoding(stage)
         require(bundle_name, net, map_names(stage))
 
     def input(self, picture: Picture, size_px: Size, out: NDArray[Any] | None = None) -> NetInput:
@@ -91,19 +93,27 @@ class _Looked:
     def best(self, least: float, nms_iou: float) -> tuple[Anchors, Floats]:
         """The kept anchors of at least the probability ``least``, best first, and their boxes."""
         levels = self._finder.stage.levels
-        kept = keep_anchors(
-            [self._map(level.score, level, 1) for level in levels], logit(least), MAX_CANDIDATES
-        )
+        kept = keep_anchors(self._scores(), logit(least), MAX_CANDIDATES)
         maps = self._maps(kept, [level.box for level in levels], 4)
-        best, boxes = best_boxes(maps, kept, self._finder.pyramid, nms_iou, self._scale)
+        best, boxes = self._finder.decoding.best(maps, kept, nms_iou, self._scale)
         return kept[best], boxes
 
     def landmarks(self, kept: Anchors) -> Floats:
         names = [level.landmarks for level in self._finder.stage.levels if level.landmarks is not None]
-        return decode_landmarks(self._maps(kept, names, 10), kept, self._finder.pyramid, self._scale)
+        return self._finder.decoding.landmarks(self._maps(kept, names, 10), kept, self._scale)
 
     def raw(self, name: str) -> RawMap:
         return self._run.raw(name)
+
+    def _scores(self) -> list[RawMap]:
+        levels, objectness = self._finder.stage.levels, self._finder.stage.objectness
+        scores = [self._map(level.score, level, 1) for level in levels]
+        if objectness is None:
+            return scores
+        return [
+            joined_score(score, self._map(name, level, 1), objectness.power)
+            for score, name, level in zip(scores, objectness.outputs, levels, strict=True)
+        ]
 
     def _maps(self, kept: Anchors, names: Sequence[str], per_anchor: int) -> list[RawMap | None]:
         """The map of each level that has kept anchors; the others are not asked for, and so not computed by ncnn."""
@@ -141,6 +151,8 @@ class DenseKind(StageKind):
 
     def describe(self, stage: DenseStage) -> Iterator[tuple[str, str]]:
         yield "dense", f"BGR, (x - {stage.mean:g}) * {stage.scale:g}, sides multiples of {stage.multiple}"
+        if stage.coding is not None:
+            yield "", f"boxes as {type(stage.coding).__struct_config__.tag}"
         yield "", "anchors " + "; ".join(f"{level.anchors_px} px every {level.stride} px" for level in stage.levels)
 
     def pixels(self, stage: DenseStage, picture: Image, size_px: Size) -> Image:
@@ -172,7 +184,10 @@ def map_names(stage: DenseStage) -> list[str]:
     """The names of all outputs that a dense stage reads or gives out, level by level, each once."""
     features = {each.name: each.stride for each in stage.features}
     names: list[str] = []
-    for level in stage.levels:
-        names += [name for name in (level.score, level.box, level.landmarks) if name is not None]
+    objectness: list[str | None] = [None] * len(stage.levels)
+    if stage.objectness is not None:
+        objectness = [*stage.objectness.outputs]
+    for level, other in zip(stage.levels, objectness, strict=True):
+        names += [name for name in (level.score, other, level.box, level.landmarks) if name is not None]
         names += [name for name, stride in features.items() if stride == level.stride]
     return list(dict.fromkeys([*names, *features]))

@@ -1,0 +1,223 @@
+"""From a foreign ONNX file to a bundle: the new graph, an engine's files, and the comparison that decides."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+from msgspec.structs import replace
+
+from edgeface.bundle import SCHEMA, Bundle, Defaults, describe_file, sha256_of, write_manifest, writing
+from edgeface.errors import ConversionError, OptionError
+from edgeface.evaluation.measure import measure
+from edgeface.faces import Faces
+from edgeface.runtime.detector import Detector
+from edgeface.runtime.loading import open_sessions
+
+from ..comparison import AP_SCORE, Watch, version_of
+from ..face_parity import FaceSums
+from ..ncnn import from_onnx
+from ..parity import DepartedError, ParityReport, SizeParity, Tolerance
+from ..pictures import Image, Pictures, choose
+from ..tflite import tflite_bytes
+from .graph import ForeignGraph
+from .kind import INPUT, Anchors, ForeignKind, NotThisKindError, Reading, kind
+from .original import Original, agreeing_anchors
+
+PRECISIONS = ("fp32", "fp16")
+ENGINES: Mapping[str, tuple[str, ...]] = {"ncnn": (".param", ".bin"), "tflite": (".tflite",), "onnx": (".onnx",)}
+# The same faces: a box that differs by no more than rounding. In a hundred one may be another by a tie.
+TOLERANCES = {
+    "fp32": Tolerance(iou=0.99, score=0.005, share=0.99),
+    "fp16": Tolerance(iou=0.95, score=0.02, share=0.98),
+}
+# The package that writes an engine's files.
+_WRITES = {"ncnn": "pnnx", "tflite": "ai_edge_litert", "onnx": "onnxsim"}
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Import:
+    """A bundle that was written to ``directory``, how it compared with the file, and what there is to say of it."""
+
+    directory: Path
+    bundle: Bundle
+    report: ParityReport
+    notes: list[str]
+
+
+def import_detector(
+    path: Path,
+    kind_name: str,
+    *,
+    engine: str = "ncnn",
+    precision: str = "fp32",
+    out: Path | None = None,
+    anchors: Anchors | None = None,
+    pictures: Path | None = None,
+    size_px: int | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+) -> Import:
+    """Write the bundle ``out`` of an ONNX file, a detector of the kind ``kind_name``.
+
+    ``out`` None is ``<file's stem>-<precision>-<engine>`` in the current folder. ``anchors`` are prior boxes' sides in
+    pixels, a list a level, for kinds whose files do not say them; None takes the published ones that fit. ``pictures``:
+    the folder for the comparison (see ``pictures.choose``); ``size_px``: the bundle's default input size, by default
+    the file's. ``watch`` and ``force`` are as those of ``convert``: the bundle has the faces of the file, IoU .99, or
+    is not there.
+
+    Raises UnknownTargetError for another kind, OptionError, ConversionError for a file that is none of that kind,
+    MissingExtraError, InputError, DataError, OutputError, EngineError, and DepartedError with the report.
+    """
+    reader = kind.get(kind_name)
+    if precision == "int8":
+        raise OptionError(
+            "int8 is made of checkpoints that edgeface trained, not of a file of others: take fp32 or fp16, or make an "
+            "int8 detector of your own by 'edgeface train' and 'edgeface quantize'"
+        )
+    if engine not in ENGINES or precision not in PRECISIONS:
+        raise OptionError(
+            f"{engine} {precision} cannot be: engines are {', '.join(ENGINES)}, precisions {' and '.join(PRECISIONS)}"
+        )
+    if engine == "onnx" and precision != PRECISIONS[0]:
+        raise OptionError("onnx bundles are fp32: leave the precision out")
+    graph = ForeignGraph(path)
+    chosen = choose(pictures)
+    notes: list[str] = []
+    if anchors is None:
+        recognised(graph, kind_name, reader, reader.anchor_sets[0] if reader.anchor_sets else ())
+        anchors, note = agreeing_anchors(graph, reader, chosen)
+        notes += [note] if note else []
+    reading = recognised(graph, kind_name, reader, anchors)
+    original = Original(graph, reader, anchors)
+    stem = _NOT_IN_NAMES.sub("_", path.stem).strip("._-") or kind_name
+    directory = out or Path(f"{stem}-{precision}-{engine}")
+    files = [stem + suffix for suffix in ENGINES[engine]]
+    with writing(directory) as work:
+        _write(graph, reader, reading, [work / file for file in files], engine, precision)
+        bundle = Bundle(
+            SCHEMA, f"{stem}-{precision}-{engine}", stem, precision, engine,  # type: ignore[arg-type]  # checked above
+            [replace(reading.stage, files=files)],
+            Defaults(size_px or max(graph.size), reader.score, reader.nms_iou),
+            [describe_file(work / file) for file in files], reader.licence, {}, {}, False,
+        )
+        report = _compare(original, bundle, work, chosen, watch)
+        if not report.passed and not force:
+            raise DepartedError(report, "no bundle was written; --force writes it as not verified")
+        made: dict[str, Any] = {
+            "command": f"edgeface import {path.name} --as {kind_name} --engine {engine} --precision {precision}",
+            "imported": {"file": path.name, "sha256": sha256_of(path), "kind": kind_name, "published": reader.origin},
+            "versions": {each: version_of(each) for each in ("edgeface", "onnx", "onnxruntime", _WRITES[engine])},
+            "parity": report.summary(),
+            "notes": notes,
+        }
+        bundle = replace(bundle, made=made, verified=report.passed)
+        write_manifest(work, bundle)
+    return Import(directory, bundle, report, notes)
+
+
+def looks_like(path: Path) -> str:
+    """What to say of a file of which nobody said what it is; raises ConversionError for what is no detector's ONNX."""
+    graph = ForeignGraph(path)
+    found = [name for name in kind.names() if _is(graph, kind.get(name))]
+    if found:
+        return f"its outputs are those of {' or '.join(found)}: say so, --as {found[0]}"
+    return f"its outputs are those of no kind that is known: {_unknown(graph)}"
+
+
+def _unknown(graph: ForeignGraph) -> str:
+    kinds = "; ".join(f"{name}: {kind.get(name).looks}" for name in kind.names())
+    return f"{graph.describe()}. Kinds: {kinds}"
+
+
+def recognised(graph: ForeignGraph, kind_name: str, reader: ForeignKind, anchors: Anchors) -> Reading:
+    """The file as that kind; raises ConversionError with what its outputs are, and which kinds there are."""
+    try:
+        return reader.read(graph, anchors)
+    except NotThisKindError as error:
+        others = [name for name in kind.names() if name != kind_name and _is(graph, kind.get(name))]
+        hint = f"; it looks like {' or '.join(others)}: --as {others[0]}" if others else ""
+        raise ConversionError(
+            f"{graph.path}: is no {kind_name} ({error}){hint}. Its outputs are {_unknown(graph)}"
+        ) from None
+
+
+def _is(graph: ForeignGraph, reader: ForeignKind) -> bool:
+    try:
+        reader.read(graph, reader.anchor_sets[0] if reader.anchor_sets else ())
+    except NotThisKindError:
+        return False
+    return True
+
+
+def _write(
+    graph: ForeignGraph, reader: ForeignKind, reading: Reading, paths: Sequence[Path], engine: str, precision: str
+) -> None:
+    pixels = reader.pixels
+    # A mean that is one for all channels the runtime subtracts, with the scale.
+    mean = (0.0, 0.0, 0.0) if len(set(pixels.mean)) == 1 else pixels.mean
+    model = graph.rebuilt(reading.outputs, input_name=INPUT, is_rgb=pixels.is_rgb, mean=mean)
+    content = model.SerializeToString()
+    if engine == "onnx":
+        paths[0].write_bytes(_of_any_size(model))
+    elif engine == "tflite":
+        paths[0].write_bytes(tflite_bytes(model, precision=precision))
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
+            path = Path(scratch) / "net.onnx"       # pnnx writes files of other names for some
+            path.write_bytes(content)
+            outputs = [output.name for output in model.graph.output]
+            from_onnx(path, INPUT, outputs, paths, fp16=precision == "fp16")
+
+
+def _of_any_size(model: onnx.ModelProto) -> bytes:
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    for axis, name in ((2, "height"), (3, "width")):
+        free.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    del free.graph.value_info[:]
+    for output in free.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    content: bytes = free.SerializeToString()
+    return content
+
+
+def _compare(
+    original: Original, bundle: Bundle, directory: Path, pictures: Pictures, watch: Watch | None
+) -> ParityReport:
+    """The bundle's faces against those of onnxruntime on the file, at the file's size."""
+    import onnxruntime
+
+    tolerance = TOLERANCES[bundle.precision]
+    sessions = open_sessions(directory, bundle, 1)
+    defaults = bundle.defaults
+
+    def finds(score: float, nms_iou: float) -> Callable[[Image], Faces]:
+        made = Detector(bundle, sessions, size_px=original.size, score=score, nms_iou=nms_iou)
+        return lambda image: made.timed(image)[0]
+
+    first_score = min(defaults.score, AP_SCORE) if pictures.annotated else defaults.score
+    lowered = max(0.0, defaults.score - tolerance.score)
+    detect, contend = finds(first_score, defaults.nms_iou), finds(lowered, 1.0)
+    sums = FaceSums(tolerance.iou, tolerance.score, defaults.score)
+    found: tuple[list[Faces], list[Faces]] = [], []
+    items: Iterable[tuple[str, Any]] = pictures
+    if watch is not None:
+        items = watch(pictures, "comparing", len(pictures))
+    for name, image in items:
+        both = original.faces(image, first_score, defaults.nms_iou), detect(image)
+        one, two = (faces.select(faces.scores >= defaults.score) for faces in both)
+        sums.add(name, one, two, partial(original.faces, image, lowered, 1.0), partial(contend, image))
+        for all_faces, new in zip(found, both, strict=True):
+            all_faces.append(new)
+    measures = [measure(pictures.annotated, faces) for faces in found] if pictures.annotated else [None, None]
+    size = SizeParity(max(original.size), [], sums.parity(), *measures)
+    reference = f"onnxruntime {onnxruntime.__version__} on the file"
+    return ParityReport(bundle.name, reference, pictures.source, tolerance, [size])
