@@ -144,11 +144,15 @@ def _at_size(
         both = [detector.batch([image for _, image in batch]) for detector in detectors]
         for (name, image), *faces in zip(batch, *both, strict=True):
             one, two = (side.select(side.scores >= score) for side in faces)
-            sums.add(name, one, two, partial(contenders[0], image), partial(contenders[1], image))
+            sums.add(name, one, two, partial(_faces, contenders[0], image), partial(_faces, contenders[1], image))
         for all_faces, new in zip(found, both, strict=True):
             all_faces.extend(new)
     measures = [measure(pictures.annotated, faces) for faces in found] if pictures.annotated else [None, None]
     return SizeParity(size_px, raw, sums.parity(), *measures)
+
+
+def _faces(detector: Detector, image: Image) -> Faces:
+    return detector.timed(image)[0]
 
 
 def _with_boxes(pictures: Pictures) -> Iterator[tuple[Image, Floats]]:

@@ -203,6 +203,10 @@ class Faces:
         found |= {_CLASS + name: each.probabilities for name, each in self.classes.items()}
         return {name: array for name, array in found.items() if array is not None}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything for JSON: {"faces": [...]}, as ``face_records`` and the lines of ``edgeface detect --json``."""
+        return {"faces": face_records(self)}
+
     def has(self, attribute: str) -> NDArray[np.bool_]:
         """Whether each face has it, (N,) bool: a probability of at least the attribute's threshold, 0.5 where it has
         none. Raises UnknownAttributeError, which names those that there are."""

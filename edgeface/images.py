@@ -37,7 +37,13 @@ def read_image(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray
     Raises ImageTooLargeError, and InputError when the file is missing, unreadable, empty, cut short, damaged, not a
     picture, or a pipe or device.
     """
-    data = _read_bytes(path, max_megapixels)
+    return decode_image(_read_bytes(path, max_megapixels), path, max_megapixels=max_megapixels)
+
+
+def decode_image(
+    data: bytes, path: Path | str, *, max_megapixels: float = MAX_MEGAPIXELS
+) -> NDArray[np.uint8]:
+    """``read_image`` of a file's content; ``path`` is what errors call it. Raises as ``read_image``."""
     try:
         header = read_header(data, max_megapixels)
     except InputError as error:

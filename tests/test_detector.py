@@ -279,12 +279,12 @@ def test_values_that_cannot_work_are_refused(options: dict[str, float], reason: 
 @pytest.mark.parametrize(
     "image",
     [
-        None, "photo.jpg", [[1, 2, 3]], np.zeros((8, 8), np.uint8), np.zeros((8, 8, 1), np.uint8),
-        np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.uint16), np.zeros((0, 8, 3), np.uint8),
+        None, "photo.jpg", [[1, 2, 3]], np.zeros((8, 8, 5), np.uint8), np.zeros((8, 8, 2), np.uint8),
+        np.zeros((8, 8, 3), np.uint16), np.zeros((0, 8, 3), np.uint8), np.zeros(8, np.uint8),
     ],
 )  # fmt: skip
-def test_only_a_uint8_bgr_picture_is_accepted(image: NDArray[np.uint8]) -> None:
-    with pytest.raises(InputError, match="a picture must be"):
+def test_what_is_no_picture_is_refused(image: object) -> None:
+    with pytest.raises(InputError, match=r"a picture must|a picture cannot be made of|no such file"):
         detector(FakeNet(maps()))(image)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,10 @@ from edgeface.bundle import Bundle
 from edgeface.errors import BundleError, EngineError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Picture, as_frame
+from edgeface.pictures import ChannelOrder, Given, as_picture, is_several
 from edgeface.runtime.clock import Clock, Timing
 from edgeface.runtime.engines import Session
+from edgeface.runtime.seen_faces import SeenFaces
 from edgeface.runtime.stages.kinds import kind_of
 from edgeface.runtime.stages.stage import BatchStage, FirstStage, Found, NextStage, Scene
 from edgeface.runtime.threads import AutomaticThreads
@@ -57,16 +61,11 @@ class Detector:
         ]
         self._first: FirstStage = opened[0]
         self._stages: list[NextStage] = opened[1:]
-        sides = size_px if isinstance(size_px, tuple) else (size_px,)
-        if not all(self.smallest_px <= side <= MAX_SIZE_PX for side in sides):
-            raise OptionError(f"size {size_px} cannot work: choose {self.smallest_px} to {MAX_SIZE_PX} pixels")
-        for name, value in (("score", score), ("NMS", nms_iou)):
-            if not 0.0 <= value <= 1.0:
-                raise OptionError(f"{name} threshold {value} cannot work: choose 0 to 1")
         self.bundle = bundle
         self.size_px = size_px
         self.score = score
         self.nms_iou = nms_iou
+        self._check()
         self._spare: deque[NDArray[Any]] = deque(maxlen=1)      # the input of a run that has ended, to be overwritten
 
     @property
@@ -74,10 +73,64 @@ class Detector:
         """The least ``size_px`` that can work."""
         return self._first.smallest_px
 
-    def __call__(self, image: Picture) -> Faces:
-        """The faces of a picture, uint8 (H, W, 3) BGR or a Frame. Raises InputError for anything else, and EngineError.
+    @overload
+    def __call__(
+        self, image: list[Given] | tuple[Given, ...], *, channel_order: ChannelOrder = ..., score: float | None = ...,
+        size: int | None = ..., nms: float | None = ...,
+    ) -> list[SeenFaces]: ...
+
+    @overload
+    def __call__(
+        self, image: Given, *, channel_order: ChannelOrder = ..., score: float | None = ..., size: int | None = ...,
+        nms: float | None = ...,
+    ) -> SeenFaces: ...
+
+    def __call__(
+        self, image: Given, *, channel_order: ChannelOrder = "bgr", score: float | None = None,
+        size: int | None = None, nms: float | None = None,
+    ) -> SeenFaces | list[SeenFaces]:
+        """The faces of a picture, which they remember; of a list or tuple of pictures a list.
+
+        A picture is a path, an open binary file, a PIL image, a Frame, or an array uint8 (H, W, 3), (H, W, 4) with
+        alpha, or (H, W) grey; ``channel_order`` is that of arrays. ``score``, ``size`` and ``nms`` take the place of
+        the detector's own for this call. Raises InputError for anything else, OptionError for a value that cannot work,
+        and EngineError.
         """
-        return self.timed(image)[0]
+        if is_several(image):
+            frames = [as_frame(as_picture(each, channel_order)) for each in image]
+        else:
+            frames = [as_frame(as_picture(image, channel_order))]
+        detector = self.with_options(score=score, size=size, nms=nms)
+        found = detector.batch(frames) if is_several(image) else [detector.timed(frames[0])[0]]
+        seen = [
+            SeenFaces(**{each.name: getattr(faces, each.name) for each in fields(Faces)}, picture=frame)
+            for faces, frame in zip(found, frames, strict=True)
+        ]
+        return seen if is_several(image) else seen[0]
+
+    def with_options(
+        self, *, score: float | None = None, size: int | None = None, nms: float | None = None
+    ) -> Detector:
+        """A detector with the same nets and these values, this one where none is given. Raises OptionError for a value
+        that cannot work."""
+        if score is None and size is None and nms is None:
+            return self
+        other = copy(self)
+        other.size_px = self.size_px if size is None else size
+        other.score = self.score if score is None else score
+        other.nms_iou = self.nms_iou if nms is None else nms
+        other._check()
+        other._spare = deque(maxlen=1)
+        return other
+
+    def _check(self) -> None:
+        """Raises OptionError for a size or threshold that cannot work."""
+        sides = self.size_px if isinstance(self.size_px, tuple) else (self.size_px,)
+        if not all(self.smallest_px <= side <= MAX_SIZE_PX for side in sides):
+            raise OptionError(f"size {self.size_px} cannot work: choose {self.smallest_px} to {MAX_SIZE_PX} pixels")
+        for name, value in (("score", self.score), ("NMS", self.nms_iou)):
+            if not 0.0 <= value <= 1.0:
+                raise OptionError(f"{name} threshold {value} cannot work: choose 0 to 1")
 
     def timed(self, image: Picture, clock: Clock | None = None) -> tuple[Faces, Timing]:
         """The faces, and where the time went by ``clock``, by default a new one; errors as when called."""
@@ -101,7 +154,7 @@ class Detector:
         called."""
         first = self._first
         if self.bundle.refining_stages or not isinstance(first, BatchStage) or not first.gains_by_batches:
-            return [self(image) for image in images]
+            return [self.timed(image)[0] for image in images]
         scenes = [self._scene(image, Clock()) for image in images]
         later = first.find_batch(scenes, self._least())
         return [
