@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from edgeface.quantize.inputs import calibration_inputs
 from numpy.typing import NDArray
 
 import edgeface
@@ -62,7 +63,7 @@ def test_every_net_sees_patches_of_its_size(data: Path) -> None:
     for name in ("mtcnn", "tcnn"):
         family, net = families.get(name), lively(name, "relu")
         deployed = family.deployed(net, 1).eval()
-        seen = family.calibration(deployed, data, 4, lambda items, _label, _total: items)
+        seen = calibration_inputs(deployed, data, 4, lambda items, _label, _total: items)
         assert len(seen) == 4
         for inputs in seen:
             assert set(inputs) == set(family.example())
@@ -73,7 +74,7 @@ def test_every_net_sees_patches_of_its_size(data: Path) -> None:
                 if stem != "pnet":
                     assert x.shape[1:] == (3, side, side)
                     assert len(x) >= 1
-        again = family.calibration(deployed, data, 4, lambda items, _label, _total: items)
+        again = calibration_inputs(deployed, data, 4, lambda items, _label, _total: items)
         assert all(torch.equal(a[stem], b[stem]) for a, b in zip(seen, again, strict=True) for stem in a)
 
 
@@ -98,5 +99,5 @@ def test_what_cannot_be_quantised(data: Path, tmp_path: Path, astronaut: NDArray
     with torch.no_grad():
         net.pnet.heads["score"].conv.bias.fill_(-50.0)      # type: ignore[union-attr]
     with pytest.raises(DataError, match="no faces in its training pictures to calibrate onet on"):
-        family.calibration(net, tmp_path / "empty", 1, lambda items, _label, _total: items)
+        calibration_inputs(net, tmp_path / "empty", 1, lambda items, _label, _total: items)
     assert not out.exists()
