@@ -77,17 +77,7 @@ def import_detector(
     MissingExtraError, InputError, DataError, OutputError, EngineError, and DepartedError with the report.
     """
     reader = kind.get(kind_name)
-    if precision == "int8":
-        raise OptionError(
-            "int8 is made of checkpoints that edgeface trained, not of a file of others: take fp32 or fp16, or make an "
-            "int8 detector of your own by 'edgeface train' and 'edgeface quantize'"
-        )
-    if engine not in ENGINES or precision not in PRECISIONS:
-        raise OptionError(
-            f"{engine} {precision} cannot be: engines are {', '.join(ENGINES)}, precisions {' and '.join(PRECISIONS)}"
-        )
-    if engine == "onnx" and precision != PRECISIONS[0]:
-        raise OptionError("onnx bundles are fp32: leave the precision out")
+    _require_possible(engine, precision)
     graph = ForeignGraph(path)
     chosen = choose(pictures)
     notes: list[str] = []
@@ -121,6 +111,21 @@ def import_detector(
         bundle = replace(bundle, made=made, verified=report.passed)
         write_manifest(work, bundle)
     return Import(directory, bundle, report, notes)
+
+
+def _require_possible(engine: str, precision: str) -> None:
+    """Raises OptionError for an engine and a precision that no import is written for."""
+    if precision == "int8":
+        raise OptionError(
+            "int8 is made of checkpoints that edgeface trained, not of a file of others: take fp32 or fp16, or make an "
+            "int8 detector of your own by 'edgeface train' and 'edgeface quantize'"
+        )
+    if engine not in ENGINES or precision not in PRECISIONS:
+        raise OptionError(
+            f"{engine} {precision} cannot be: engines are {', '.join(ENGINES)}, precisions {' and '.join(PRECISIONS)}"
+        )
+    if engine == "onnx" and precision != PRECISIONS[0]:
+        raise OptionError("onnx bundles are fp32: leave the precision out")
 
 
 def looks_like(path: Path) -> str:
