@@ -33,6 +33,14 @@ def refused(path: Path | str, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written: {error.strerror or error}: {step}")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are not there; raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """An empty temporary file beside ``path``, of the same suffix, that takes its place when the block ends.

@@ -36,8 +36,8 @@ DISPATCH = "edgeface/runtime/stages/kinds.py"
 
 # Packages from the lowest to the highest: each imports only what stands below it, and none of its own line.
 LAYERS = (
-    {"int8", "bundle"}, {"models", "runtime"}, {"data", "devices", "stream"}, {"evaluation"}, {"convert", "training"},
-    {"quantize"}, {"cli"},
+    {"int8", "bundle"}, {"models", "runtime"}, {"data", "devices", "result_files", "stream"}, {"evaluation"},
+    {"convert", "training"}, {"quantize"}, {"cli"},
 )
 # Where everything is brought together: edgeface.load, the names of the API, and what runs "python -m edgeface".
 TOPS = {"edgeface", "edgeface.__main__"}

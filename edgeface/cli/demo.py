@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeface.cli import detect
+from edgeface.cli import detect, detecting
 from edgeface.cli.cascade import complete_refinement
+from edgeface.cli.result_targets import output_folder
 from edgeface.cli.writing import say
 from edgeface.errors import MissingExtraError
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
@@ -55,13 +56,13 @@ def command(context: click.Context, out: Path, model: str, refine: str | None) -
     (pip install "edgeface[demo]"); 'edgeface detect photo.jpg' does the same with a photograph of yours.
     """
     image = photograph()
-    with detect.output_folder(out):
+    with output_folder(out, "--out"):
         from edgeface.images import write_image
 
         write_image(out / PHOTOGRAPH, image)
         say(f"photograph -> {out / PHOTOGRAPH}")
         drawn = out / DRAWN
-        exit_code = detect.run([str(out / PHOTOGRAPH)], detect.Options(model=model, refine=refine, out=drawn))
+        exit_code = detecting.run([str(out / PHOTOGRAPH)], detecting.Options(model=model, refine=refine, out=drawn))
     if not exit_code:
         say(f"Look at {drawn / PHOTOGRAPH}: the box with its score, five landmarks, and the axes of the head's pose.")
     context.exit(exit_code)

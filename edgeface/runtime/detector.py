@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import fields
 from functools import partial
 from typing import Any, overload
 
@@ -102,10 +101,7 @@ class Detector:
             frames = [as_frame(as_picture(image, channel_order))]
         detector = self.with_options(score=score, size=size, nms=nms)
         found = detector.batch(frames) if is_several(image) else [detector.timed(frames[0])[0]]
-        seen = [
-            SeenFaces(**{each.name: getattr(faces, each.name) for each in fields(Faces)}, picture=frame)
-            for faces, frame in zip(found, frames, strict=True)
-        ]
+        seen = [SeenFaces.of(faces, frame) for faces, frame in zip(found, frames, strict=True)]
         return seen if is_several(image) else seen[0]
 
     def with_options(

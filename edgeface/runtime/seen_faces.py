@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,11 @@ class SeenFaces(Faces):
     detector gives these when it is called."""
 
     picture: Frame = field(default=_NONE, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, faces: Faces, picture: Frame) -> SeenFaces:
+        """The same faces, with the picture that they are in."""
+        return cls(**{each.name: getattr(faces, each.name) for each in fields(Faces)}, picture=picture)
 
     def draw(self) -> Image:
         """A copy of the picture with the faces on it, uint8 (H, W, 3) BGR."""

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.atomic import refused, write_bytes
+from edgeface.atomic import make_folder, write_bytes
 from edgeface.errors import InputError, OutputError
 from edgeface.faces import QUALITY, Faces, face_records
 from edgeface.runtime.align import SIZE_PX, align
@@ -142,10 +142,7 @@ class BestShotFiles:
         self.lost = 0
         self._folder = folder
         self._best = BestShots()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise refused(folder, error) from None
+        make_folder(folder)
         self._queue = CallQueue("best shots", lambda: None, capacity=_CAPACITY)
 
     def put(self, shot: Shot, result: Result) -> None:

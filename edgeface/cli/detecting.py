@@ -1,0 +1,251 @@
+"""What ``edgeface detect`` does: every source read, its faces found, drawn and written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, current_thread, main_thread
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from edgeface.addresses import redacted
+from edgeface.cli.progress import progress
+from edgeface.cli.result_targets import ResultTargets, output_folder
+from edgeface.cli.results import STDOUT
+from edgeface.cli.writing import ResultsLostError, complain, say
+from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
+from edgeface.image_headers import MAX_MEGAPIXELS
+from edgeface.media_files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
+from edgeface.regular_files import real_path
+from edgeface.weights import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from edgeface.cli.result_writing import Results
+    from edgeface.runtime.detector import Detector
+
+DEFAULT_OUT = Path("edgeface-out")
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options; None leaves a choice to the model. ``out`` None: nothing is drawn."""
+
+    model: str = DEFAULT_MODEL
+    size: int | None = None
+    score: float | None = None
+    nms: float | None = None
+    threads: int | None = None
+    engine: str | None = None
+    refine: str | None = None
+    min_face: float | None = None
+    thresholds: tuple[float, ...] | None = None
+    candidates: int | None = None
+    out: Path | None = DEFAULT_OUT
+    json: str | None = None
+    max_megapixels: float = MAX_MEGAPIXELS
+    device: str = "cpu"
+    results: ResultTargets = field(default_factory=ResultTargets)
+
+
+@dataclass
+class _Batch:
+    """One run over the sources: what is done with a file, and what failed so far."""
+
+    options: Options
+    sources: frozenset[Path]
+    detector: Detector
+    results: Results
+    bar_per_video: bool
+    drawn: set[str] = field(default_factory=set)
+    stop: Event = field(default_factory=Event)
+
+    def one(self, path: Path) -> None:
+        from edgeface.file_kinds import file_kind
+
+        if file_kind(path) == "video":
+            self._video(path)
+        else:
+            self._picture(path)
+
+    def _picture(self, path: Path) -> None:
+        from edgeface.cli.decoder_notes import check_notes, decoder_notes
+        from edgeface.drawing import draw_faces
+        from edgeface.images import read_image, write_image
+
+        target = self._target(path, is_video=False)
+        start = perf_counter()
+        with decoder_notes() as notes:
+            image = read_image(path, max_megapixels=self.options.max_megapixels)
+            check_notes(path, notes())
+        read_ms = (perf_counter() - start) * 1e3
+        faces, timing = self.detector.timed(image)
+        if target is not None:
+            write_image(target, draw_faces(image, faces))
+        self.results.write(path, image, faces, timing)
+        parts = f"preprocess {timing.preprocess_ms:.1f}, network {timing.network_ms:.1f}, decode {timing.decode_ms:.1f}"
+        self._say(
+            f"{path}: {_count(len(faces), 'face')} in {timing.total_ms:.1f} ms ({parts}; "
+            f"OpenCV read the file in {read_ms:.1f} ms)",
+            target,
+        )
+
+    def _video(self, path: Path) -> None:
+        from edgeface.drawing import draw_faces
+        from edgeface.videos import Video, writing_video
+
+        target = self._target(path, is_video=True)
+        video = Video(path, max_megapixels=self.options.max_megapixels)
+        times_ms: list[float] = []
+        most = with_faces = 0
+        with nullcontext() if target is None else writing_video(target, video.fps) as sink:
+            frames = video.frames()
+            if self.bar_per_video:
+                frames = progress(frames, path.name, video.frames_claimed or None)
+            for frame in frames:
+                faces, timing = self.detector.timed(frame.image)
+                times_ms.append(timing.total_ms)
+                most, with_faces = max(most, len(faces)), with_faces + bool(len(faces))
+                if sink is not None:
+                    sink.write(draw_faces(frame.image, faces))
+                self.results.write(path, frame.image, faces, timing, frame)
+                if self.stop.is_set():
+                    break
+        stopped = "stopped: " if self.stop.is_set() else ""
+        self._say(
+            f"{path}: {stopped}faces in {with_faces} of {_count(len(times_ms), 'frame')}, at most {most} at once; "
+            f"median {statistics.median(times_ms):.1f} ms a frame, slowest {max(times_ms):.1f} ms",
+            target,
+            () if sink is None else sink.remarks,
+        )
+        if video.damaged:
+            complain(f"{path}: {_count(video.damaged, 'damaged frame')} left out")
+
+    def _target(self, path: Path, *, is_video: bool) -> Path | None:
+        if self.options.out is None:
+            return None
+        target = self.options.out / drawn_name(path, is_video=is_video, taken=self.drawn)
+        if real_path(target) in self.sources:
+            raise OutputError(f"{path}: what is drawn would replace the source {target}: choose another --out")
+        return target
+
+    def _say(self, summary: str, target: Path | None, remarks: Sequence[str] = ()) -> None:
+        if self.options.json != STDOUT:
+            say(f"{summary} -> {target}" if target is not None else summary)
+        for remark in remarks:
+            complain(f"{target}: {remark}")
+
+
+def run(sources: Sequence[str], options: Options) -> int:
+    """Detect in every file that ``sources`` mean; the exit code, 0 when every one of them could be used.
+
+    A file that cannot be used is reported in one line and does not stop the others. Raises EdgefaceError when nothing
+    can start: a model, an option or the output folder that cannot work.
+    """
+    failures: list[tuple[str, EdgefaceError]] = []
+    paths: list[Path] = []
+    for source in sources:
+        try:
+            paths += expand(source)
+        except InputError as error:
+            _fail(failures, redacted(source), error)
+    paths = unique(paths)
+    resolved = frozenset(map(real_path, paths))
+    _check_targets(options, resolved)
+    if paths:
+        detector = _load(options)
+        from edgeface.cli.result_writing import results
+
+        with (
+            output_folder(options.out, "--out"),
+            results(options.results, options.json, detector.bundle, resolved) as written,
+        ):
+            # Lines that people see run by are progress enough, and a bar among them would be in the way.
+            is_seen = sys.stdout.isatty()
+            bar_over_files = not is_seen and len(paths) > 1
+            bar_per_video = options.json != STDOUT if is_seen else not bar_over_files
+            batch = _Batch(options, resolved, detector, written, bar_per_video)
+            with _first_interrupt(batch.stop):
+                for path in progress(paths, "detect", len(paths)) if bar_over_files else paths:
+                    if batch.stop.is_set():
+                        break
+                    try:
+                        batch.one(path)
+                    except ResultsLostError:
+                        raise
+                    except EdgefaceError as error:
+                        _fail(failures, str(path), error)
+        if batch.stop.is_set():
+            complain("stopped")
+            return INTERRUPTED
+    tried = len({*map(str, paths), *(name for name, _ in failures)})
+    if failures and tried > 1:
+        complain(f"{len(failures)} of {tried} failed: {', '.join(name for name, _ in failures)}")
+    return failures[0][1].exit_code if failures else 0
+
+
+@contextmanager
+def _first_interrupt(stop: Event) -> Iterator[None]:
+    """In the block the first Ctrl-C sets ``stop``, so that what is done is kept; the second one interrupts."""
+
+    def note(_signal: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    is_usual = before is signal.default_int_handler and current_thread() is main_thread()
+    if is_usual:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        if is_usual:
+            signal.signal(signal.SIGINT, before)
+
+
+def _fail(failures: list[tuple[str, EdgefaceError]], name: str, error: EdgefaceError) -> None:
+    failures.append((name, error))
+    complain(str(error))
+
+
+def _check_targets(options: Options, sources: frozenset[Path]) -> None:
+    options.results.check(options.json, options.out, sources)
+    out = options.out
+    if out is not None and not out.exists() and out.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
+        raise OptionError(f"--out {out}: looks like a file: give a folder, files are named after the sources")
+
+
+def _load(options: Options) -> Detector:
+    # OpenCV and OpenMP read these when they are loaded, and never again.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(int(options.max_megapixels * 1e6)))
+    import cv2
+
+    from edgeface.runtime.loading import load
+
+    if options.threads is not None:
+        cv2.setNumThreads(options.threads)
+    return load(
+        options.model,
+        engine=options.engine,
+        threads=options.threads,
+        size=options.size,
+        score=options.score,
+        nms=options.nms,
+        refine=options.refine,
+        min_face=options.min_face,
+        thresholds=options.thresholds,
+        candidates=options.candidates,
+        device=options.device,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
