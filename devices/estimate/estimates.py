@@ -35,11 +35,12 @@ from edgeface.runtime.stages.kinds import kind_of
 PLACE: Literal["estimate"] = "estimate"
 _ENGINES = ("ncnn", "tflite")
 _PIXEL_MEAN = 128
-_NETS = ("network", "pose", "crops")
+_NETS = ("network", "pose", "regions", "crops")
 
 
 class StageEstimate(msgspec.Struct, frozen=True):
-    """A stage of a picture: "preprocessing", "network", "decoding", or the nets on faces, "pose" and "crops".
+    """A stage of a picture: "preprocessing", "network", "decoding", or the nets on faces, "pose",
+    "regions" and "crops".
 
     ``ms`` is all of it; ``kernels_ms`` what of it runs in C kernels of edgeface, each with its call from Python, and
     ``cycles`` what the model of the core says, before the factor. ``covered``: the share of its instructions that was

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgeface.bundle.schema import (
     Binary,
@@ -14,21 +14,25 @@ from edgeface.bundle.schema import (
     Crops,
     DenseStage,
     FaceStage,
+    Heatmaps,
     Landmarks,
     Points,
     PoseFromPoints,
     PyramidStage,
+    Regions,
     Score,
     Stage,
 )
 
-# A pipeline in letters: a dense stage, perhaps points of it, then crops; a pyramid and crops; or crops alone.
-_LETTERS: dict[type, str] = {DenseStage: "d", PyramidStage: "y", Points: "p", Crops: "c"}
-_PIPELINE = re.compile("dp?c*|yc+|c+")
+# A pipeline in letters: a dense stage, perhaps points and regions of it, then crops; a pyramid and crops; crops alone.
+_LETTERS: dict[type, str] = {DenseStage: "d", PyramidStage: "y", Points: "p", Regions: "r", Crops: "c"}
+_PIPELINE = re.compile("dp?r?c*|yc+|c+")
 # What a net on each kind of input must give, and what it may give besides.
-_MUST: dict[type, tuple[type, ...]] = {Points: (Bins,), Crops: (Score, Box)}
-_MAY: dict[type, tuple[type, ...]] = {Points: (), Crops: (Landmarks, PoseFromPoints, Binary, Classes)}
-_SEVERAL = (Landmarks, Binary, Classes)
+_MUST: dict[type, tuple[type, ...]] = {Points: (Bins,), Regions: (), Crops: (Score, Box)}
+_MAY: dict[type, tuple[type, ...]] = {
+    Points: (), Regions: (Heatmaps,), Crops: (Landmarks, PoseFromPoints, Binary, Classes),
+}
+_SEVERAL = (Landmarks, Heatmaps, Binary, Classes)
 
 
 def inconsistency(bundle: Bundle) -> str | None:
@@ -37,8 +41,8 @@ def inconsistency(bundle: Bundle) -> str | None:
     if not _PIPELINE.fullmatch("".join(_LETTERS[kind] for kind in kinds)):
         return (
             f"the stages {', '.join(_tag(kind) for kind in kinds) or '(none)'} are no pipeline, which is a dense one, "
-            "then at most one on points and any on crops; or a pyramid and then crops; or, to refine what another "
-            "model finds, crops alone"
+            "then at most one on points, one on regions and any on crops; or a pyramid and then crops; or, to refine "
+            "what another model finds, crops alone"
         )
     faces = bundle.face_stages
     return _dense(bundle.stages) or next(filter(None, map(_outputs, faces)), None) or _attributes(faces)
@@ -60,15 +64,33 @@ def _dense(stages: Sequence[Stage]) -> str | None:
         return "the coding's anchors are not as many a level as the levels have"
     strides = {} if first is None else {each.name: each.stride for each in first.features}
     for stage in stages:
-        if not isinstance(stage, FaceStage) or not isinstance(stage.gather, Points):
-            continue
-        names = stage.gather.maps
-        if not len(stage.files) == len(names) == len(levels):
-            return f"{len(stage.files)} nets on points of {len(names)} maps for {len(levels)} levels"
-        for name, level in zip(names, levels, strict=True):
-            if strides.get(name) != level.stride:
-                return f"points need features {name} of stride {level.stride} from the dense stage"
+        wrong = None
+        if isinstance(stage, FaceStage) and isinstance(stage.gather, Regions):
+            wrong = _regions(stage.gather, strides)
+        elif isinstance(stage, FaceStage) and isinstance(stage.gather, Points):
+            wrong = _points(len(stage.files), stage.gather.maps, [level.stride for level in levels], strides)
+        if wrong is not None:
+            return wrong
     return None
+
+
+def _points(nets: int, names: Sequence[str], levels: Sequence[int], strides: Mapping[str, int]) -> str | None:
+    """``levels``: the strides of the dense stage's levels; ``strides``: of the features that it gives, by name."""
+    if not nets == len(names) == len(levels):
+        return f"{nets} nets on points of {len(names)} maps for {len(levels)} levels"
+    for name, stride in zip(names, levels, strict=True):
+        if strides.get(name) != stride:
+            return f"points need features {name} of stride {stride} from the dense stage"
+    return None
+
+
+def _regions(gather: Regions, strides: Mapping[str, int]) -> str | None:
+    """``strides``: of the features that the dense stage gives, by name."""
+    missing = next((name for name in gather.maps if name not in strides), None)
+    if missing is not None:
+        return f"regions need features {missing} from the dense stage"
+    found = [strides[name] for name in gather.maps]
+    return None if found == sorted(set(found)) else f"regions are taken from strides {found}, which must rise"
 
 
 def _outputs(stage: FaceStage) -> str | None:
@@ -82,9 +104,9 @@ def _outputs(stage: FaceStage) -> str | None:
             return f"a stage on {_tag(gather)} cannot have {_tag(kind)}"
         if kind not in _SEVERAL and kinds.count(kind) > 1:
             return f"a stage has two outputs of the kind {_tag(kind)}"
-    if gather is Crops and len(stage.files) != 1:
-        return f"{len(stage.files)} nets on crops for one"
-    sizes = [each.points for each in stage.all_of(Landmarks)]
+    if gather is not Points and len(stage.files) != 1:
+        return f"{len(stage.files)} nets on {_tag(gather)} for one"
+    sizes = [*(each.points for each in stage.all_of(Landmarks)), *(each.points for each in stage.all_of(Heatmaps))]
     return "a stage gives as many landmarks twice" if len(set(sizes)) < len(sizes) else None
 
 

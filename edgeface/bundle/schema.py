@@ -157,6 +157,21 @@ class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="point
     patch: Annotated[int, Meta(ge=1, le=31)]
 
 
+class Regions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regions", tag_field="kind"):
+    """Features of each face's box by RoIAlign with ``sampling`` x ``sampling`` samples a cell: (C, size, size) float32,
+    one face an inference. ``margin`` times the box's sides about its centre become the region.
+
+    ``maps`` names the dense stage's features to take, finest first. A box whose side, the root of its area, is below
+    ``finest_px`` in the net's input takes the first, each doubling one further, the last all others (maskface.txt,
+    eq. 6: 224 px with k0 = 3)."""
+
+    maps: Annotated[list[str], Meta(min_length=1)]
+    size: Annotated[int, Meta(ge=1, le=64)]
+    sampling: Annotated[int, Meta(ge=1, le=8)] = 2
+    margin: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    finest_px: Positive = 224.0
+
+
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="score", tag_field="kind"):
     """A new score: ``output`` (1), the logit of face. It replaces the score before, or is averaged with it (``combine``
     "mean": mhcnn.txt, section 3.3).
@@ -184,6 +199,20 @@ class Landmarks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="la
 
     output: str
     points: Literal[5, 68] = 5
+
+
+class Heatmaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="heatmaps", tag_field="kind"):
+    """5 or 68 ``points`` of a region: ``output`` (points * shuffle^2, S, S), logits of a point being in a cell.
+
+    Channel (k * shuffle + i) * shuffle + j holds row i, column j of what each cell of point k's map is made of, which
+    is then resized bilinearly by ``upsample``. The point is the mean of the cells up to ``reach`` from the highest one,
+    weighed by their probabilities (maskface.txt, section 3.2)."""
+
+    output: str
+    points: Literal[5, 68] = 68
+    shuffle: Annotated[int, Meta(ge=1, le=4)] = 1
+    upsample: Annotated[int, Meta(ge=1, le=4)] = 1
+    reach: Annotated[int, Meta(ge=0, le=15)] = 0
 
 
 class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins", tag_field="kind"):
@@ -229,8 +258,8 @@ class Classes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="clas
         return ClassNames(tuple(self.classes), None if self.values is None else tuple(self.values))
 
 
-Gather = Crops | Points
-Output = Score | Box | Landmarks | Bins | PoseFromPoints | Binary | Classes
+Gather = Crops | Points | Regions
+Output = Score | Box | Landmarks | Heatmaps | Bins | PoseFromPoints | Binary | Classes
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
@@ -330,6 +359,8 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether its faces have five landmarks."""
         if any(each.points == 5 for stage in self.refining_stages[-1:] for each in stage.all_of(Landmarks)):
             return True
+        if any(stage.one_of(Heatmaps) is not None for stage in self.face_stages):
+            return True     # 68 points have the five in them
         first = self.stages[0]
         return isinstance(first, DenseStage) and all(level.landmarks is not None for level in first.levels)
 

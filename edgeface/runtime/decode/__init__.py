@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Binary, Bins, Classes, Landmarks, Output, PoseFromPoints
+from edgeface.bundle import Binary, Bins, Classes, Heatmaps, Landmarks, Output, PoseFromPoints
 from edgeface.runtime.decode.bins import pose_degrees
 from edgeface.runtime.decode.classes import softmax
+from edgeface.runtime.decode.heatmaps import points_in_boxes
 from edgeface.runtime.decode.points import points_in_crops
 from edgeface.runtime.gather.gathered import Gathered
 from edgeface.runtime.head_pose import pose_from_points
@@ -29,6 +30,16 @@ class _Decoder(NamedTuple):
 def _landmarks(output: Landmarks, gathered: Gathered) -> Floats:
     assert gathered.squares is not None         # a bundle gives points of crops alone
     return points_in_crops(gathered.values(output.output, 2 * output.points), gathered.squares)
+
+
+def _heatmaps(output: Heatmaps, gathered: Gathered) -> Floats:
+    assert gathered.boxes is not None           # a bundle gives heatmaps of regions alone
+    maps = gathered.wholes(output.output, output.points * output.shuffle**2)
+    return points_in_boxes(maps, gathered.boxes, output)
+
+
+def _landmarks_name(output: Landmarks | Heatmaps) -> str:
+    return "landmarks" if output.points == 5 else "landmarks68"
 
 
 def _bins(output: Bins, gathered: Gathered) -> Floats:
@@ -54,7 +65,8 @@ def _classes(output: Classes, gathered: Gathered) -> Floats:
 
 # Score and Box are not among them: they change which faces there are, and the stage itself reads them.
 _DECODERS: dict[type, _Decoder] = {
-    Landmarks: _Decoder(lambda output: "landmarks" if output.points == 5 else "landmarks68", _landmarks),
+    Landmarks: _Decoder(_landmarks_name, _landmarks),
+    Heatmaps: _Decoder(_landmarks_name, _heatmaps),
     Bins: _Decoder(lambda output: "pose", _bins),
     PoseFromPoints: _Decoder(lambda output: "pose", _pose_from_points),
     Binary: _Decoder(lambda output: f"attribute.{output.name}", _binary),

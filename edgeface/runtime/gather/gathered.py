@@ -43,6 +43,18 @@ class FaceRun:
             )
         return raw.converted(raw.values[channel]).reshape(self.count)
 
+    def whole(self, name: str, channels: int) -> RawMap:
+        """An output that is a map of the one face: (channels, h, w)."""
+        assert self.count == 1
+        raw = self._run.raw(name)
+        found = raw.values.shape
+        if found[0] != channels or 0 in found:
+            raise BundleError(
+                f"{self._bundle_name}: output {name} is {' x '.join(map(str, found))}, not a map of {channels} "
+                "channels: convert the checkpoint again"
+            )
+        return raw
+
     def _checked(self, name: str, channels: int | None) -> RawMap:
         raw = self._run.raw(name)
         found = raw.values.shape
@@ -59,12 +71,14 @@ class FaceRun:
 @dataclass(frozen=True)
 class Gathered:
     """N faces after a net: ``runs``, and of each face the index of its run and of itself in it, int64 (N,) each.
-    ``squares`` (N, 3) are the crops', None where the input was none."""
+    ``squares`` (N, 3) are the crops', None where the input was none; ``boxes`` float32 (N, 4), x1 y1 x2 y2 in pixels of
+    the picture, those of the regions that were aligned."""
 
     runs: Sequence[FaceRun]
     run: Indices
     row: Indices
     squares: Squares | None = None
+    boxes: Floats | None = None
 
     @classmethod
     def in_order(cls, runs: Sequence[FaceRun], squares: Squares | None = None) -> Gathered:
@@ -81,7 +95,8 @@ class Gathered:
     def select(self, chosen: Indices) -> Gathered:
         """Those of the indices ``chosen``; runs without any are not asked for more."""
         squares = None if self.squares is None else self.squares[chosen]
-        return Gathered(self.runs, self.run[chosen], self.row[chosen], squares)
+        boxes = None if self.boxes is None else self.boxes[chosen]
+        return Gathered(self.runs, self.run[chosen], self.row[chosen], squares, boxes)
 
     def values(self, name: str, channels: int) -> Floats:
         """An output as (N, channels). Raises BundleError for another shape, and EngineError."""
@@ -96,6 +111,10 @@ class Gathered:
         for i, here in self._by_run():
             out[here] = self.runs[i].channel(name, channel)[self.row[here]]
         return out
+
+    def wholes(self, name: str, channels: int) -> list[RawMap]:
+        """An output that is a map a face, of runs with one face each; raises as ``values``."""
+        return [self.runs[i].whole(name, channels) for i in self.run.tolist()]
 
     def _by_run(self) -> list[tuple[int, NDArray[np.intp]]]:
         return [(i, np.flatnonzero(self.run == i)) for i in np.unique(self.run).tolist()]

@@ -1,4 +1,4 @@
-"""Calls into ef_anchors.c, ef_boxes.c and ef_pose.c: what ``decode``, ``pose_fit``, ``nms`` do where they are there."""
+"""Calls into ef_anchors.c, ef_boxes.c, ef_heatmaps.c, ef_pose.c: what ``decode``, ``nms`` do where they are there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Scale = tuple[float, float]
 
-_NO_NUMBER, _NOT_FINITE = -2, -3    # EF_NO_NUMBER of ef_anchors.c, EF_NOT_FINITE of ef_boxes.c
+_NO_NUMBER, _NOT_FINITE = -2, -3    # EF_NO_NUMBER of ef_anchors.c, EF_NOT_FINITE of ef_boxes.c and ef_heatmaps.c
 _ROOM = 256     # anchors: more than most pictures have, so that most need one call
 _LARGEST = (1 << 31) - 1
 
@@ -76,6 +76,25 @@ def pose_degrees(library: Any, logits: Floats, bins: int, bin_deg: float, first_
         "ef_pose_degrees",
     )
     return degrees
+
+
+def heatmap_points(
+    library: Any, raw: RawMap, points: int, shuffle: int, upsample: int, reach: int
+) -> Floats | None:
+    """(points, 2) of one map (points * shuffle^2, h, w); None for one that is not finite. Raises ValueError for another
+    shape."""
+    channels, height, width = raw.values.shape
+    if channels != points * shuffle**2 or 0 in raw.values.shape:
+        raise ValueError(f"heatmaps {raw.values.shape} are not of {points} points")
+    packed, _held = packed_maps([raw])
+    coarse = height * width * shuffle**2
+    room = np.empty(width * shuffle + coarse * (1 + upsample**2), np.float32)
+    found = np.empty((points, 2), np.float32)
+    result = library.ef_heatmap_points(packed, points, shuffle, upsample, reach, address(room), address(found))
+    if result == _NOT_FINITE:
+        return None
+    done(result, "ef_heatmap_points")
+    return found
 
 
 def fit_pose(

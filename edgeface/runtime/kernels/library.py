@@ -41,6 +41,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ef_best_boxes": (_I32, [_ARRAY, _ARRAY, _I32, _ARRAY, _ARRAY, *[_FLOAT] * 3, *[_ARRAY] * 3]),
     "ef_decode_landmarks": (_I32, [_ARRAY, _ARRAY, _I32, _ARRAY, _FLOAT, _FLOAT, _ARRAY]),
     "ef_pose_degrees": (_I32, [_I32, _ARRAY, _I32, _FLOAT, _FLOAT, _ARRAY]),
+    "ef_heatmap_points": (_I32, [_ARRAY, *[_I32] * 4, _ARRAY, _ARRAY]),
     "ef_fit_pose": (_I32, [_I32, _I32, *[_ARRAY] * 4]),
     "ef_nms": (_I32, [_I32, _ARRAY, _ARRAY, _FLOAT, *[_ARRAY] * 4]),
     "ef_sigmoid": (None, [_I32, _ARRAY, _ARRAY]),

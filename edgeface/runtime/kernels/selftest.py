@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.bundle import Heatmaps
 from edgeface.errors import InstallError, UnknownNameError
 from edgeface.frames import FORMATS, Frame
 from edgeface.registry import Registry
 from edgeface.runtime import align, anchors, crops, exponential, logistic, nms, pose_fit, preprocess, pyramid, roi
 from edgeface.runtime.anchors import Anchors, Pyramid
+from edgeface.runtime.decode import heatmaps
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.kernels.library import library, status
 
@@ -181,6 +183,18 @@ def _gather_patches(use_c: bool) -> Arrays:
         f"{layout}, {patch}": gather(maps[0], here.row, here.column, patch)
         for layout, maps in _layouts(9, 5, -4, 4)
         for patch in (1, 2, 3, 5)
+    }
+
+
+@case("heatmap_points")
+def _heatmap_points(use_c: bool) -> Arrays:
+    points = heatmaps.heatmap_points if use_c else heatmaps.heatmap_points_reference
+    outputs = Heatmaps("h", 5), Heatmaps("h", 5, 1, 2, 3), Heatmaps("h", 5, 2, 2, 4), Heatmaps("h", 5, 2, 3, 15)
+    return {
+        f"{layout}, {output}, {number}": points(raw, output)
+        for output in outputs
+        for layout, maps in _layouts(15, 5 * output.shuffle**2, -9, 9)
+        for number, raw in enumerate(maps)
     }
 
 

@@ -88,22 +88,23 @@ class _Looked:
         self, finder: DenseFinder, run: TimedRun, scale: tuple[float, float], input_px: tuple[int, int]
     ) -> None:
         """``input_px``: height and width of what the net was given."""
-        self._finder, self._run, self._scale, self._input_px = finder, run, scale, input_px
+        self._finder, self._run, self.scale, self._input_px = finder, run, scale, input_px
 
     def best(self, least: float, nms_iou: float) -> tuple[Anchors, Floats]:
         """The kept anchors of at least the probability ``least``, best first, and their boxes."""
         levels = self._finder.stage.levels
         kept = keep_anchors(self._scores(), logit(least), MAX_CANDIDATES)
         maps = self._maps(kept, [level.box for level in levels], 4)
-        best, boxes = self._finder.decoding.best(maps, kept, nms_iou, self._scale)
+        best, boxes = self._finder.decoding.best(maps, kept, nms_iou, self.scale)
         return kept[best], boxes
 
     def landmarks(self, kept: Anchors) -> Floats:
         names = [level.landmarks for level in self._finder.stage.levels if level.landmarks is not None]
-        return self._finder.decoding.landmarks(self._maps(kept, names, 10), kept, self._scale)
+        return self._finder.decoding.landmarks(self._maps(kept, names, 10), kept, self.scale)
 
     def raw(self, name: str) -> RawMap:
-        return self._run.raw(name)
+        found = next(each for each in self._finder.stage.features if each.name == name)
+        return self._checked(name, found.stride, found.channels, "its bundle.json says")
 
     def _scores(self) -> list[RawMap]:
         levels, objectness = self._finder.stage.levels, self._finder.stage.objectness
@@ -124,11 +125,11 @@ class _Looked:
         ]
 
     def _map(self, name: str, level: Level, per_anchor: int) -> RawMap:
-        rows, columns = (-(-side_px // level.stride) for side_px in self._input_px)
-        channels = per_anchor * len(level.anchors_px)
-        return checked(
-            self._finder.bundle_name, self._run, name, channels, "its level's anchors need", (rows, columns)
-        )
+        return self._checked(name, level.stride, per_anchor * len(level.anchors_px), "its level's anchors need")
+
+    def _checked(self, name: str, stride: int, channels: int | None, needed_by: str) -> RawMap:
+        size = tuple(-(-side_px // stride) for side_px in self._input_px)
+        return checked(self._finder.bundle_name, self._run, name, channels, needed_by, size)
 
 
 class DenseKind(StageKind):

@@ -3,6 +3,7 @@ does not waits until it is known which do."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from edgeface.runtime.logistic import sigmoid
 from edgeface.runtime.nms import nms
 from edgeface.runtime.stages.stage import Floats, Found, Indices, Late, Scene, require
 
+_log = logging.getLogger(__name__)
+
 
 class FaceNet:
     """A ``NextStage``: stage ``number`` of ``bundle`` from 0, with how its input is gathered. Raises BundleError when a
@@ -23,7 +26,8 @@ class FaceNet:
     def __init__(self, bundle: Bundle, number: int, gatherer: Gatherer) -> None:
         place = number - (len(bundle.stages) - len(bundle.face_stages))
         self.stage, *after = bundle.face_stages[place:]
-        self._gatherer, self._number = gatherer, number
+        self._gatherer, self._number, self._bundle_name = gatherer, number, bundle.name
+        self._said_limit = False
         self._score, self._box = self.stage.one_of(Score), self.stage.one_of(Box)
         self._is_last = all(stage.one_of(Score) is None for stage in after)
         self._told = [output for output in self.stage.outputs if decode.is_told(output)]
@@ -38,9 +42,23 @@ class FaceNet:
     def __call__(self, scene: Scene, found: Found) -> Found:
         if self._score is not None and self._box is not None:
             return self._refined(scene, found, self._score, self._box)
+        found = self._limited(found)
         later = _Later(self, scene, found)
         everyone = np.arange(len(found.scores))
         return found.telling({name: later.of(name, everyone) for name in map(decode.name_of, self._told)})
+
+    def _limited(self, found: Found) -> Found:
+        """The best faces, as many as are looked at; says once when others are given up."""
+        limit = self.stage.limit
+        if limit is None or len(found.scores) <= limit:
+            return found
+        if not self._said_limit:
+            self._said_limit = True
+            _log.warning(
+                "%s: of %d faces in a picture the %d best are kept, more are not looked at: choose another number of "
+                "candidates, or a higher score", self._bundle_name, len(found.scores), limit,
+            )
+        return found.select(np.arange(limit))
 
     def raw(self, scene: Scene) -> dict[str, Floats]:
         """Every output of the net, float32 (C, n, 1), by name with the stage's number."""

@@ -13,6 +13,7 @@ from edgeface.class_names import ClassNames
 from edgeface.errors import BundleError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
+from edgeface.landmarks import five_of_68
 from edgeface.runtime.anchors import Anchors
 from edgeface.runtime.clock import Clock, TimedRun
 from edgeface.runtime.engines import RawMap, Session
@@ -51,7 +52,10 @@ class Late:
 
 
 class Maps(Protocol):
-    """What a dense stage gave out for one picture, to gather from."""
+    """What a dense stage gave out for one picture, to gather from. ``scale``: pixels of the net's input for one of the
+    picture, x and y."""
+
+    scale: tuple[float, float]
 
     def raw(self, name: str) -> RawMap:
         """The features of that name, computed when they are first asked for where the engine allows it."""
@@ -89,6 +93,8 @@ class Found:
     def faces(self, thresholds: Mapping[str, float], classes: Mapping[str, ClassNames]) -> Faces:
         """What a detector gives, everything worked out. Raises what a stage raises."""
         told = {name: values.now() if isinstance(values, Late) else values for name, values in self.told.items()}
+        if "landmarks68" in told and "landmarks" not in told:
+            told["landmarks"] = five_of_68(told["landmarks68"])
         return Faces.of_arrays({"boxes": self.boxes, "scores": self.scores, **told}, thresholds, classes)
 
 
@@ -146,13 +152,13 @@ def require(bundle_name: str, session: Session, names: Sequence[str]) -> None:
 
 
 def checked(
-    bundle_name: str, run: TimedRun, name: str, channels: int, needed_by: str, rows_columns: tuple[int, int]
+    bundle_name: str, run: TimedRun, name: str, channels: int | None, needed_by: str, rows_columns: tuple[int, ...]
 ) -> RawMap:
-    """An output that must have ``channels`` channels and so many rows and columns, and has them; raises BundleError
-    with who needs them."""
+    """An output that must have ``channels`` channels, where that is known, and so many rows and columns, and has them;
+    raises BundleError with who needs them."""
     raw = run.raw(name)
     found, *size = raw.values.shape
-    if found != channels:
+    if channels not in (None, found):
         raise BundleError(
             f"{bundle_name}: output {name} has {found} channels, {needed_by} {channels}: convert the checkpoint again"
         )
