@@ -32,6 +32,7 @@ COMMANDS = {
     "models": _Lazy("edgeface.cli.models:command", "List, describe and verify models."),
     "data": _Lazy("edgeface.cli.data:command", "Import, check and label pictures of your own."),
     "train": _Lazy("edgeface.cli.train:command", "Train a model."),
+    "compare": _Lazy("edgeface.cli.compare:command", "Show two models side by side on the same pictures."),
     "evaluate": _Lazy("edgeface.cli.evaluate:command", "Measure a model on annotated pictures."),
     "quantize": _Lazy("edgeface.cli.quantize:command", "Make an int8 checkpoint from a float one."),
     "convert": _Lazy("edgeface.cli.convert:command", "Convert a checkpoint to a bundle, and compare the two."),
