@@ -27,6 +27,7 @@ class _Lazy(NamedTuple):
 COMMANDS = {
     "detect": _Lazy("edgeface.cli.detect:command", "Find faces in pictures and videos."),
     "camera": _Lazy("edgeface.cli.camera:command", "Find faces in what a camera sees."),
+    "events": _Lazy("edgeface.cli.events:command", "List, export and delete what a camera kept."),
     "service": _Lazy("edgeface.cli.service:command", "Run the camera as a service of systemd."),
     "demo": _Lazy("edgeface.cli.demo:command", "Find the face in a photograph that is at hand."),
     "models": _Lazy("edgeface.cli.models:command", "List, describe and verify models."),

@@ -190,6 +190,15 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               help="Show a window, where this machine has a display and OpenCV has windows.")
 @click.option("--best-shots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Keep the best face of every track, upright at 112 x 112 pixels; on the law see docs/camera.md.")
+@click.option("--events", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Keep a row a track in SQLite, and its best shot: see 'edgeface events'; on the law docs/events.md")
+@click.option("--events-days", type=click.FloatRange(0, min_open=True), metavar="N",
+              help="Delete events after so many days.  [default: 30]")
+@click.option("--events-mb", type=click.FloatRange(1), metavar="MB",
+              help="Delete the oldest events where all take more.  [default: 1000]")
+@click.option("--events-shots/--no-events-shots", default=True, help="Keep no picture with an event.")
+@click.option("--events-attributes/--no-events-attributes", default=False,
+              help="Keep with an event what the model tells of a face besides a mask.")
 @click.option("--blur/--no-blur", default=False, help="Hide the faces in every picture that leaves the process.")
 @click.option("--adapt", "adapt_ms", type=click.FloatRange(0, min_open=True), metavar="MS",
               help="Hold the time from capture to result by a smaller input, when heat or load slow the machine down.")

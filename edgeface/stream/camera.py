@@ -16,6 +16,7 @@ from edgeface.weights import DEFAULT_MODEL
 if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
     from edgeface.stream.controls import Controls
+    from edgeface.stream.events.recorder import EventOptions
     from edgeface.stream.loop import Loop, Totals
     from edgeface.stream.preview.web import Web, WebOptions
     from edgeface.stream.sinks import Sink, SinkContext
@@ -29,7 +30,8 @@ class Options:
 
     ``sinks``: pairs of a sink's name and target. ``show``: serve the page; ``metrics``: serve the figures, which the
     page's server does as well. ``adapt_ms``: the latency to hold by a smaller input. ``best_shots``: a folder for the
-    best face of every track. ``blur``: hide faces in every picture that leaves the process.
+    best face of every track. ``events``: a folder for a row a track, within ``events_days`` and ``events_mb``, with
+    best shots and attributes where they are wanted. ``blur``: hide faces in every picture that leaves the process.
     """
 
     source: str
@@ -69,6 +71,11 @@ class Options:
     viewers: int | None = None
     adapt_ms: float | None = None
     best_shots: Path | None = None
+    events: Path | None = None
+    events_days: float | None = None
+    events_mb: float | None = None
+    events_shots: bool = True
+    events_attributes: bool = False
     blur: bool = False
 
 
@@ -88,6 +95,7 @@ def check(options: Options) -> str:
     outlets = [name for name, _ in options.sinks]
     outlets += ["page"] if options.show else ["figures"] if options.metrics else []
     outlets += ["best shots"] if options.best_shots else []
+    outlets += ["events"] if options.events else []
     return (
         f"{ready.spec.shown} by {ready.detector.bundle.name} at {ready.detector.size_px} pixels, "
         f"{'tracked' if options.track else 'not tracked'}, to {', '.join(outlets) or 'standard output'}"
@@ -149,11 +157,8 @@ def _prepared(options: Options) -> _Ready:
         (options.bind, options.port is not None, options.token, options.allow_host, options.viewers)
     ):
         raise OptionError("--bind, --port, --token, --allow-host and --viewers are the page's: add --show or --metrics")
-    if options.blur and options.best_shots is not None:
-        raise OptionError("--blur hides faces and --best-shots stores them: choose one of them")
+    _check_kept(options)
     tracking = tracking_options(options.score) if options.track else None
-    if options.best_shots is not None and tracking is None:
-        raise OptionError("--best-shots keeps a face a track: leave --no-track out")
     detector = load(
         options.model, engine=options.engine, size=options.size, nms=options.nms, refine=options.refine,
         min_face=options.min_face, thresholds=options.thresholds, candidates=options.candidates,
@@ -176,6 +181,38 @@ def _prepared(options: Options) -> _Ready:
         detect_every=options.detect_every, controls=controls,
     )
     return _Ready(spec, detector, controls, supervisor, loop)
+
+
+def _check_kept(options: Options) -> None:
+    """Raises OptionError for what is to be kept of faces and cannot be."""
+    if options.blur and options.best_shots is not None:
+        raise OptionError("--blur hides faces and --best-shots stores them: choose one of them")
+    if options.best_shots is not None and not options.track:
+        raise OptionError("--best-shots keeps a face a track: leave --no-track out")
+    if options.events is None:
+        if (options.events_days, options.events_mb, options.events_shots, options.events_attributes) != (
+            None, None, True, False,
+        ):
+            raise OptionError("options that begin with --events- say how --events keeps them: add it, or drop them")
+        return
+    _event_options(options)
+    if not options.track:
+        raise OptionError("--events keeps a row a track: leave --no-track out")
+    if options.blur and options.events_shots:
+        raise OptionError("--blur hides faces and --events stores them: add --no-events-shots, or drop --blur")
+
+
+def _event_options(options: Options) -> EventOptions:
+    from edgeface.stream.events.recorder import DEFAULT_DAYS, DEFAULT_MB, EventOptions
+
+    assert options.events is not None
+    return EventOptions(
+        options.events,
+        DEFAULT_DAYS if options.events_days is None else options.events_days,
+        DEFAULT_MB if options.events_mb is None else options.events_mb,
+        options.events_shots,
+        options.events_attributes,
+    )
 
 
 def _opened(
@@ -201,6 +238,10 @@ def _opened(
         from edgeface.stream.best_shot import BestShotFiles
 
         add(BestShotFiles(options.best_shots))
+    if options.events is not None:
+        from edgeface.stream.events.recorder import EventRecorder
+
+        add(EventRecorder(_event_options(options)))
     if options.show or options.metrics:
         from edgeface.stream.machine import Machine
         from edgeface.stream.preview.web import Web

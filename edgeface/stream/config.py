@@ -76,6 +76,11 @@ class OutputSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     video: str | None = None
     window: bool = False
     best_shots: str | None = None
+    events: str | None = None
+    events_days: Positive | None = None
+    events_mb: Annotated[float, Meta(ge=1)] | None = None
+    events_shots: bool = True
+    events_attributes: bool = False
     blur: bool = False
 
 

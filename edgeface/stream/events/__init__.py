@@ -1,0 +1,1 @@
+"""What happened before a camera, kept: a row a track in SQLite, and its best shot beside it."""
