@@ -124,10 +124,11 @@ def train_branch(weights: Path, samples: Samples, step: Step) -> PatchNet:
         raise TrainingError(f"{weights}: is no T-CNN with a quality branch")
     net.requires_grad_(False)
     torch.manual_seed(step.seed)
-    for module in (*net.quality_unit.modules(), net.quality):
+    branch = net.quality_branch()
+    for module in branch.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.PReLU):
             module.reset_parameters()
-    branch = nn.ModuleList([net.quality_unit, net.quality]).requires_grad_(True)
+    branch.requires_grad_(True)
     with tempfile.TemporaryDirectory(prefix="edgeface-quality-") as folder:
         PatchTrainer(net, samples, step, Path(folder), trainable=branch).run()
     return net.eval()

@@ -11,7 +11,7 @@ from edgeface.errors import ConversionError
 from edgeface.models.family import Inputs
 from edgeface.models.mos import MOS
 from edgeface.models.patch_export import TCNN_MARGIN
-from edgeface.models.patch_folded import FoldedMTCNN, FoldedPatchNet
+from edgeface.models.patch_nets import MTCNN, PatchNet
 
 from .patches import cascade_inputs, face_inputs
 from .pictures import Progress, calibration_batches
@@ -32,10 +32,10 @@ def _whole_pictures(net: MOS, data: Path, pictures: int, progress: Progress) -> 
 
 
 @calibration_inputs.register
-def _passed_windows(net: FoldedMTCNN, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+def _passed_windows(net: MTCNN, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     return cascade_inputs(net.nets(), data, pictures, progress)
 
 
 @calibration_inputs.register
-def _windows_about_faces(net: FoldedPatchNet, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+def _windows_about_faces(net: PatchNet, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     return face_inputs("tcnn", net.architecture.size_px, TCNN_MARGIN, data, pictures, progress)

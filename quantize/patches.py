@@ -12,8 +12,7 @@ from edgeface.data.pixels import read_pixels
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError
 from edgeface.models.family import Inputs
-from edgeface.models.patch_folded import FoldedPatchNet
-from edgeface.models.patch_nets import R_NET
+from edgeface.models.patch_nets import R_NET, PatchNet
 from edgeface.runtime.crops import square_crops
 from edgeface.training.patches.passing import patches_of, pnet_boxes, pnet_input, refined_boxes
 from edgeface.training.patches.windows import near_squares, random_squares
@@ -34,7 +33,7 @@ _PNET_PROBABILITY, _RNET_PROBABILITY = 0.3, 0.2
 _KEEP_ALL = 1.0
 
 
-def cascade_inputs(nets: Mapping[str, FoldedPatchNet], data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+def cascade_inputs(nets: Mapping[str, PatchNet], data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     """What MTCNN's nets, in float, see on about ``pictures`` training pictures: P-Net each one's pyramid (1, 3, H, W),
     R-Net the windows (N, 3, 24, 24) that P-Net passes and some about faces, O-Net (N, 3, 48, 48) those of R-Net.
 

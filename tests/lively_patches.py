@@ -16,6 +16,7 @@ from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import Checkpoint, finished, save
 from edgeface.models.family import families
 from edgeface.models.patch_nets import MTCNN, PatchNet
+from edgeface.models.patch_units import Output
 from edgeface.models.quantised import quantised
 from lively_mos import scenes
 
@@ -63,10 +64,11 @@ def lively(name: str, activation: str = "prelu") -> nn.Module:
             net.train()(x)
             net.eval()
             out = net(x)
-            for head, values in ((net.score, out.score), (net.box, out.box), (net.landmarks, out.landmarks)):
-                head.weight.mul_(2.0 if head is net.score else 0.2 / float(values.std()))
-            assert net.score.bias is not None
-            net.score.bias -= torch.quantile(net(x).score, 1 - _SHARE_OVER_EVEN) - 1.0
+            for name, values in (("score", out.score), ("box", out.box), ("landmarks", out.landmarks)):
+                head = net.heads[name]
+                assert isinstance(head, Output)
+                head.weight.mul_(2.0 if name == "score" else 0.2 / float(values.std()))
+            net.bias_of("score").sub_(torch.quantile(net(x).score, 1 - _SHARE_OVER_EVEN) - 1.0)
     return whole.eval()
 
 

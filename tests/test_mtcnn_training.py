@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeface.cli import main
 from edgeface.models.checkpoint import load
-from edgeface.models.patch_nets import MTCNN
+from edgeface.models.patch_nets import MTCNN, mtcnn
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.mtcnn import ROUNDS, MTCNNConfig, MTCNNTraining
 from edgeface.training.patches.samples import Samples
@@ -80,7 +80,7 @@ def test_a_finished_run_has_nothing_more_to_do(run: Path, data: Path) -> None:
 def training(data: Path, out: Path, *overrides: str) -> MTCNNTraining:
     config = read_settings(default_config_path("mtcnn"), [*TINY, *overrides], MTCNNConfig)
     torch.manual_seed(config.seed)
-    return MTCNNTraining(MTCNN(), config, data, out, data / "cache", {}, "test", lambda items, _l, _t: items)
+    return MTCNNTraining(mtcnn(), config, data, out, data / "cache", {}, "test", lambda items, _l, _t: items)
 
 
 def test_a_run_stopped_between_two_rounds_goes_on(

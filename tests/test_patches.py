@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.targets import Targets
 from edgeface.errors import TrainingError
-from edgeface.models.patch_nets import P_NET, PatchNet, PatchOutput
+from edgeface.models.patch_nets import P_NET, PatchOutput, patch_net
 from edgeface.training.patches.loop import PatchTrainer, Step
 from edgeface.training.patches.losses import Weights, patch_losses
 from edgeface.training.patches.samples import (
@@ -193,7 +193,7 @@ def weights(trainer: PatchTrainer) -> NDArray[np.float32]:
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def trainer(folder: str) -> PatchTrainer:
         torch.manual_seed(0)
-        return PatchTrainer(PatchNet(P_NET, "prelu"), some_samples(), step(), tmp_path / folder)
+        return PatchTrainer(patch_net(P_NET, "prelu"), some_samples(), step(), tmp_path / folder)
 
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
@@ -218,7 +218,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: 
 
 def test_training_tells_bright_from_dark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    trainer = PatchTrainer(PatchNet(P_NET, "relu"), some_samples(), step(steps=40, colour=0.0), tmp_path)
+    trainer = PatchTrainer(patch_net(P_NET, "relu"), some_samples(), step(steps=40, colour=0.0), tmp_path)
     losses: list[float] = []
     inner = trainer._step
 
@@ -233,6 +233,6 @@ def test_training_tells_bright_from_dark(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_another_networks_state_is_refused(tmp_path: Path) -> None:
-    PatchTrainer(PatchNet(P_NET, "prelu"), some_samples(), step(steps=1), tmp_path).run()
+    PatchTrainer(patch_net(P_NET, "prelu"), some_samples(), step(steps=1), tmp_path).run()
     with pytest.raises(TrainingError, match="another network"):
-        PatchTrainer(PatchNet(P_NET, "relu"), some_samples(), step(steps=1), tmp_path)
+        PatchTrainer(patch_net(P_NET, "relu"), some_samples(), step(steps=1), tmp_path)

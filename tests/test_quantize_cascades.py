@@ -18,7 +18,7 @@ from edgeface.int8.modules import points
 from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import load
 from edgeface.models.family import families
-from edgeface.models.patch_folded import FoldedMTCNN, FoldedPatchNet
+from edgeface.models.patch_nets import MTCNN, PatchNet
 from lively_patches import lively, save_lively
 from tiny_data import write_set, write_tiny_data
 
@@ -44,7 +44,7 @@ def test_mtcnn_is_calibrated_on_what_its_own_nets_pass(
     assert checkpoint.quantisation == Quantisation("mse", False, ["onet.heads.landmarks.conv"], 1)
     assert checkpoint.made["quantised_from"]["file"] == "m.pt"
     net = checkpoint.build()
-    assert isinstance(net, FoldedMTCNN)
+    assert isinstance(net, MTCNN)
     scales = {name: point.scale for name, point in points(net) if not name.endswith(".data")}
     assert all(scale != 1.0 for scale in scales.values())       # what a point has that saw nothing
     assert len(edgeface.load(out, size=160, score=0.2)(astronaut)) > 0
@@ -55,7 +55,7 @@ def test_t_cnn_is_calibrated_on_faces_and_beside_them(data: Path, tmp_path: Path
     result = quantize(save_lively(tmp_path / "t.pt", "tcnn", "relu"), data, out, "--calibrate-only")
     assert result.exit_code == 0, result.output
     net = load(out).build()
-    assert isinstance(net, FoldedPatchNet)
+    assert isinstance(net, PatchNet)
     assert all(point.scale != 1.0 for name, point in points(net) if name != "data")
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_quantised(data: Path, tmp_path: Path, astronaut: NDArray
     ])
     family = families.get("mtcnn")
     net = family.deployed(lively("mtcnn", "relu"), 1).eval()
-    assert isinstance(net, FoldedMTCNN)
+    assert isinstance(net, MTCNN)
     with torch.no_grad():
         net.pnet.heads["score"].conv.bias.fill_(-50.0)      # type: ignore[union-attr]
     with pytest.raises(DataError, match="no faces in its training pictures to calibrate onet on"):

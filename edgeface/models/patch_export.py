@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeface.bundle import (
     Binary,
@@ -24,9 +24,9 @@ from edgeface.bundle import (
 from edgeface.errors import ConversionError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
+from edgeface.models.deploy import deploy
 from edgeface.models.family import Family, Files, Graph, Inputs
-from edgeface.models.patch_folded import OUTPUTS, FoldedMTCNN, FoldedPatchNet, GraphOutputs
-from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, P_NET, R_NET, PatchNet
+from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, O_NET, OUTPUTS, P_NET, R_NET, PatchNet
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 
 INPUT = "data"
@@ -39,7 +39,18 @@ TCNN_MARGIN = 1.2
 _EVEN = 0.5
 
 
-def patch_graph(stem: str, net: FoldedPatchNet, outputs: Iterable[str], whole: nn.Module) -> Graph:
+class GraphOutputs(PatchNet):
+    """Some outputs of a net in the order of their names: (1, 3, H, W) -> a map each. It shares the net's layers, and
+    has no heads but these."""
+
+    def __init__(self, net: PatchNet, outputs: Sequence[str]) -> None:
+        super().__init__(net.architecture, net.activation, net.parts_for(outputs))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:     # type: ignore[override]
+        return tuple(self.maps(x).values())
+
+
+def patch_graph(stem: str, net: PatchNet, outputs: Iterable[str], whole: nn.Module) -> Graph:
     """The graph of one net with those of ``outputs`` that it has; layers have their names in ``whole``.
 
     P-Net takes pictures (1, 3, H, W) of any size; the others take strips (1, 3, S * P, S), and give (1, O, P, 1).
@@ -58,13 +69,18 @@ def patch_graph(stem: str, net: FoldedPatchNet, outputs: Iterable[str], whole: n
 
 
 class PatchFamily(Family):
-    """What MTCNN and T-CNN have in common: a dictionary of nets by their stem, and inputs by stem as well."""
+    """What MTCNN and T-CNN have in common: a dictionary of nets by their stem, and inputs by stem as well.
+
+    ``outputs_of`` are the outputs of those nets whose graph has not all of them, by stem.
+    """
+
+    outputs_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def example(self) -> Inputs:
         return {stem: torch.zeros(1, 3, side, side) for stem, side in self.sides().items()}
 
     def run(self, net: nn.Module, inputs: Inputs) -> None:
-        for stem, each in self.folded(net).items():
+        for stem, each in self.parts(net).items():
             if stem in inputs:
                 each.maps(inputs[stem])
 
@@ -73,15 +89,25 @@ class PatchFamily(Family):
         """The side of a patch in pixels, by stem."""
 
     @abstractmethod
-    def folded(self, net: nn.Module) -> dict[str, FoldedPatchNet]:
-        """The deployed nets of ``net``, which is one or becomes one, by stem."""
+    def parts(self, net: nn.Module) -> dict[str, PatchNet]:
+        """The nets of ``net`` by stem."""
 
+    def graphs(self, net: nn.Module) -> list[Graph]:
+        is_deployed = all(each.is_deployed for each in self.parts(net).values())
+        whole = (net if is_deployed else deploy(net)).eval()
+        return [
+            patch_graph(stem, each, self.outputs_of.get(stem, OUTPUTS), whole)
+            for stem, each in self.parts(whole).items()
+        ]
 
-def _require_relu(net: nn.Module, activation: str) -> None:
-    if activation != "relu":
-        raise ConversionError(
-            f"{type(net).__name__} with {activation} has no int8 form: train it with options.activation=relu"
-        )
+    def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
+        for each in self.parts(net).values():
+            if each.activation != "relu":
+                raise ConversionError(
+                    f"{type(net).__name__} with {each.activation} has no int8 form: train it with "
+                    "options.activation=relu"
+                )
+        return deploy(net)
 
 
 class MTCNNFamily(PatchFamily):
@@ -92,7 +118,8 @@ class MTCNNFamily(PatchFamily):
     """
 
     trainer = "mtcnn"
-    nets = (MTCNN, FoldedMTCNN)
+    outputs_of: ClassVar[Mapping[str, tuple[str, ...]]] = {"pnet": ("score", "box"), "rnet": ("score", "box")}
+    nets = (MTCNN,)
     # On every fourth dev picture of wider 91 % of the faces in int8 are true at this score. At 0.7 it is 95 %, and 4 %
     # fewer are found.
     defaults = Defaults(size_px=640, score=0.6, nms_iou=0.4)
@@ -100,18 +127,9 @@ class MTCNNFamily(PatchFamily):
     def sides(self) -> dict[str, int]:
         return {"pnet": P_NET.size_px, "rnet": R_NET.size_px, "onet": O_NET.size_px}
 
-    def folded(self, net: nn.Module) -> dict[str, FoldedPatchNet]:
-        if isinstance(net, MTCNN):
-            net = FoldedMTCNN(net)
-        assert isinstance(net, FoldedMTCNN)
+    def parts(self, net: nn.Module) -> dict[str, PatchNet]:
+        assert isinstance(net, MTCNN)
         return net.nets()
-
-    def graphs(self, net: nn.Module) -> list[Graph]:
-        whole = FoldedMTCNN(net) if isinstance(net, MTCNN) else net
-        whole.eval()
-        return [
-            patch_graph(stem, each, _OUTPUTS_OF.get(stem, OUTPUTS), whole) for stem, each in self.folded(whole).items()
-        ]
 
     def stages(self, files: Files, options: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Stage]:
         return [
@@ -134,31 +152,20 @@ class MTCNNFamily(PatchFamily):
             ),
         ]
 
-    def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
-        assert isinstance(net, MTCNN)
-        _require_relu(net, net.pnet.activation)
-        return FoldedMTCNN(net)
-
 
 class TCNNFamily(PatchFamily):
     """T-CNN alone, which refines what a detector found: crops, averaged scores, attributes and quality."""
 
     trainer = "tcnn"
-    nets = (PatchNet, FoldedPatchNet)
+    nets = (PatchNet,)
     defaults = Defaults(size_px=O_NET.size_px, score=0.5, nms_iou=0.4)
 
     def sides(self) -> dict[str, int]:
         return {"tcnn": O_NET.size_px}
 
-    def folded(self, net: nn.Module) -> dict[str, FoldedPatchNet]:
-        if isinstance(net, PatchNet):
-            net = FoldedPatchNet(net)
-        assert isinstance(net, FoldedPatchNet)
+    def parts(self, net: nn.Module) -> dict[str, PatchNet]:
+        assert isinstance(net, PatchNet)
         return {"tcnn": net}
-
-    def graphs(self, net: nn.Module) -> list[Graph]:
-        (folded,) = self.folded(net).values()
-        return [patch_graph("tcnn", folded.eval(), OUTPUTS, folded)]
 
     def stages(self, files: Files, options: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Stage]:
         names = options.get("attributes", ATTRIBUTES)
@@ -176,11 +183,3 @@ class TCNNFamily(PatchFamily):
                 limit=200,
             )
         ]
-
-    def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
-        assert isinstance(net, PatchNet)
-        _require_relu(net, net.activation)
-        return FoldedPatchNet(net)
-
-
-_OUTPUTS_OF = {"pnet": ("score", "box"), "rnet": ("score", "box")}

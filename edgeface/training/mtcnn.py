@@ -20,7 +20,6 @@ from edgeface.data.pixels import ProgressBar
 from edgeface.data.sets import open_data
 from edgeface.errors import OptionError, TrainingError
 from edgeface.int8.network import Quantisation
-from edgeface.models.patch_folded import FoldedMTCNN
 from edgeface.models.patch_nets import MTCNN
 from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.mining import (
@@ -76,11 +75,11 @@ class MTCNNTraining(PatchRun):
     ``samples_of``.
     """
 
-    net: MTCNN | FoldedMTCNN
+    net: MTCNN
     config: MTCNNConfig
 
     def __init__(
-        self, net: MTCNN | FoldedMTCNN, config: MTCNNConfig, data: Path, out: Path, cache: Path,
+        self, net: MTCNN, config: MTCNNConfig, data: Path, out: Path, cache: Path,
         made: Mapping[str, Any], licence: str, progress: ProgressBar, quantisation: Quantisation | None = None,
     ) -> None:
         unknown = [name for name in config.rounds if name not in ROUNDS]
@@ -131,7 +130,7 @@ class MTCNNTraining(PatchRun):
         else:
             out = SampleList(size_px)
         if name != "pnet":
-            assert isinstance(self.net, MTCNN)      # a quantised one has its samples already
+            assert not self.net.is_deployed      # a quantised one has its samples already
             rnet = self.net.rnet if name == "onet" else None
             add_mined(out, self._proposals(split, name), sources, sampling, size_px, rng, self._progress, rnet)
         add_landmark_faces(out, sources, sampling, size_px, rng, self._progress)
@@ -152,7 +151,7 @@ class MTCNNTraining(PatchRun):
         state = directory.load_state()
         if state is not None:
             return Proposals.from_state(state["proposals"])
-        assert isinstance(self.net, MTCNN)
+        assert not self.net.is_deployed
         proposals = propose(self.net.pnet, self._read(split), self.config.sampling, self._progress)
         directory.save_state({"proposals": proposals.state()})
         return proposals

@@ -23,7 +23,6 @@ from edgeface.data.sets import open_data
 from edgeface.errors import DataError, TrainingError
 from edgeface.int8.network import Quantisation
 from edgeface.models import families
-from edgeface.models.patch_folded import FoldedPatchNet
 from edgeface.models.patch_nets import PatchNet
 from edgeface.runtime.logistic import logit
 from edgeface.training.patches.detections import detections
@@ -145,11 +144,11 @@ class TCNNTraining(PatchRun):
     ``run`` raises TrainingError where that is a quantised net, whose scales know all its tasks.
     """
 
-    net: PatchNet | FoldedPatchNet
+    net: PatchNet
     config: TCNNConfig
 
     def __init__(
-        self, net: PatchNet | FoldedPatchNet, config: TCNNConfig, data: Path, out: Path, cache: Path,
+        self, net: PatchNet, config: TCNNConfig, data: Path, out: Path, cache: Path,
         made: Mapping[str, Any], licence: str, progress: ProgressBar, quantisation: Quantisation | None = None,
         say: Say = _LOG.warning,
     ) -> None:
@@ -188,14 +187,14 @@ class TCNNTraining(PatchRun):
             if not self._train_quality(narrowed(quality, attributes), probe, show):
                 return False
         self.thresholds = probe.thresholds(self.net)
-        if isinstance(self.net, PatchNet):      # a quantised one has scales that fit its biases
+        if not self.net.is_deployed:      # a quantised one has scales that fit its biases
             self.thresholds = centred(self.net, self.thresholds, attributes)
         self.figures = {k: v for k, v in probe.figures(self.net, self.thresholds).items() if k != "choose"}
         return True
 
     def _train_quality(self, samples: Samples, probe: FaceProbe, show: Say) -> bool:
         branch = self.net.quality_branch()
-        if isinstance(self.net, PatchNet):
+        if not self.net.is_deployed:
             step = self.config.quality
             level_quality(self.net, samples, Batches(samples, step.shares, _LEVELLED_ON, step.seed).draw(0))
         frozen = [p for p in self.net.parameters() if not any(p is own for own in branch.parameters())]
@@ -223,7 +222,7 @@ class TCNNTraining(PatchRun):
             self._say("no training faces of high and low quality: trains without that task")
             options["quality"] = False
         if (tuple(kept), options.get("quality", True)) != (wanted, self.options.get("quality", True)):
-            if not isinstance(self.net, PatchNet):
+            if self.net.is_deployed:
                 raise TrainingError("a quantised net is trained with all its tasks: give data with their labels")
             self.net = fitted(self.net, self.config.model, options, [wanted.index(name) for name in kept])
         self.options = options
@@ -235,7 +234,7 @@ def fitted(net: PatchNet, name: str, options: Mapping[str, Any], rows: Sequence[
     if not isinstance(smaller, PatchNet):
         raise TrainingError(f"{name} is not T-CNN, the only network that this trainer knows")
     state = net.state_dict()
-    for key in ("attributes.weight", "attributes.bias"):
+    for key in ("heads.attributes.weight", "heads.attributes.bias"):
         if key in state:
             state[key] = state[key][list(rows)]
     own = smaller.state_dict()
@@ -251,10 +250,8 @@ def centred(net: PatchNet, thresholds: Mapping[str, float], attributes: Sequence
     """
     with torch.no_grad():
         for name, threshold in thresholds.items():
-            head, row = (net.attributes, attributes.index(name)) if name in attributes else (net.quality, 0)
-            assert head is not None
-            assert head.bias is not None
-            head.bias[row] -= logit(min(max(threshold, 1e-6), 1 - 1e-6))
+            head, row = ("attributes", attributes.index(name)) if name in attributes else ("quality", 0)
+            net.bias_of(head)[row] -= logit(min(max(threshold, 1e-6), 1 - 1e-6))
     return dict.fromkeys(thresholds, 0.5)
 
 
@@ -266,14 +263,13 @@ def level_quality(net: PatchNet, samples: Samples, indices: NDArray[np.int64]) -
     """
     quality = predict(net, samples.pixels[indices]).quality
     assert quality is not None
-    assert net.quality.bias is not None
     logits, goal = quality.double(), float(samples.labels[indices, -1].mean())
     low, high = -50.0, 50.0
     while high - low > 1e-3:        # the mean probability rises with the shift
         middle = (low + high) / 2
         low, high = (middle, high) if float(torch.sigmoid(logits + middle).mean()) < goal else (low, middle)
     with torch.no_grad():
-        net.quality.bias += (low + high) / 2
+        net.bias_of("quality").add_((low + high) / 2)
 
 
 def narrowed(samples: Samples, attributes: Sequence[str]) -> Samples:

@@ -128,7 +128,6 @@ def train_detector(request: Request) -> DetectorTraining:
 @trainer("mtcnn")
 def train_mtcnn(request: Request) -> Training:
     """MTCNN's three nets, one after the other."""
-    from edgeface.models.patch_folded import FoldedMTCNN
     from edgeface.models.patch_nets import MTCNN
     from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
 
@@ -136,7 +135,7 @@ def train_mtcnn(request: Request) -> Training:
     torch.manual_seed(config.seed)
     made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
     net, quantisation = starting_net(config.model, config.options, request.start_from, made)
-    if not isinstance(net, (MTCNN, FoldedMTCNN)):
+    if not isinstance(net, MTCNN):
         raise TrainingError(f"{config.model} is not MTCNN, the only network that this trainer knows")
     return MTCNNTraining(
         net, config, request.data, request.out, request.cache or cache_directory(), made,
@@ -149,7 +148,6 @@ def train_tcnn(request: Request) -> Training:
     """T-CNN's two steps."""
     from msgspec.structs import replace
 
-    from edgeface.models.patch_folded import FoldedPatchNet
     from edgeface.models.patch_nets import ATTRIBUTES, PatchNet
     from edgeface.training.tcnn import TCNNConfig, TCNNTraining
 
@@ -158,7 +156,7 @@ def train_tcnn(request: Request) -> Training:
     torch.manual_seed(config.seed)
     made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
     net, quantisation = starting_net(config.model, config.options, request.start_from, made)
-    if not isinstance(net, (PatchNet, FoldedPatchNet)):
+    if not isinstance(net, PatchNet):
         raise TrainingError(f"{config.model} is not T-CNN, the only network that this trainer knows")
     return TCNNTraining(
         net, config, request.data, request.out, request.cache or cache_directory(), made,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.errors import TrainingError
-from edgeface.models.patch_nets import ConvUnit, PatchOutput, normalised
+from edgeface.models.patch_nets import PatchOutput, normalised
+from edgeface.models.patch_units import ConvUnit
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.training.config import Optimiser
 from edgeface.training.patches.losses import Weights, patch_losses
