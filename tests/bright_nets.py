@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,11 @@ from edgeface.bundle import (
     Bundle,
     Crops,
     Defaults,
+    DenseStage,
     FaceStage,
     Landmarks,
+    Level,
+    Map,
     Output,
     PyramidStage,
     Score,
@@ -50,11 +54,18 @@ RNET = on_crops("rnet", 24, Score("score", 0.7, nms_iou=0.7), 40)
 ONET = on_crops("onet", 48, Score("score", 0.0, nms_iou=0.7), 30, Landmarks("landmarks"))
 ATTRIBUTES = Binary("mask", "attributes", 1, 0.6), Binary("quality", "quality", 0, 0.5)
 TCNN = tcnn_stage(*ATTRIBUTES)
+# A dense net with one anchor of 64 px at every 32 px.
+DENSE = DenseStage(
+    ["dense"], "data", 128.0, 1 / 128, 32, [Level(32, [64.0], "scores", "boxes")], (0.1, 0.2), [Map("features", 32)]
+)
 DEFAULTS = Defaults(64, 0.5, 0.4)
 
 
 def bundle(*stages: Any, name: str = "hand", engine: str = "fake") -> Bundle:
     return Bundle(SCHEMA, name, name, "fp32", engine, list(stages), DEFAULTS, [], "tests only", {}, {}, True)
+
+
+MHCNN = bundle(DENSE, TCNN)
 
 
 class Run:
@@ -114,6 +125,33 @@ class BrightCrops:
             for name, values in self._answers.items()
         }
         return Run({"score": self._score(bright).reshape(1, -1, 1).astype(np.float32), **maps})
+
+
+class TwoFaces:
+    """Two faces in a picture of 128 x 128: at (48, 48) with ``first`` as its logit, at (80, 48) with ``second``."""
+
+    takes: Takes = "planes"
+    outputs = frozenset({"scores", "boxes", "features"})
+
+    def __init__(self, first: float, second: float) -> None:
+        scores = np.full((1, 4, 4), NO, np.float32)
+        scores[0, 1, 1], scores[0, 1, 2] = first, second
+        features = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+        self._maps = {"scores": scores, "boxes": np.zeros((4, 4, 4), np.float32), "features": features}
+
+    def run(self, x: Floats) -> Run:
+        assert x.shape == (3, 128, 128)
+        return Run(self._maps)
+
+
+def tcnn(logit: float = 2.0, **answers: Any) -> BrightCrops:
+    return BrightCrops(
+        48, {"attributes": (-1.0, 1.0), "quality": (-2.0,), **answers}, score=lambda bright: np.full_like(bright, logit)
+    )
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
 
 
 def detector(

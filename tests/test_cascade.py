@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bright_nets import (
+    DENSE,
+    MHCNN,
     NO,
     ONET,
     PYRAMID,
@@ -21,66 +22,37 @@ from bright_nets import (
     BrightCrops,
     BrightWindows,
     Run,
+    TwoFaces,
     bundle,
     detector,
-    on_crops,
     picture,
+    sigmoid,
+    tcnn,
     tcnn_stage,
 )
 from edgeface.bundle import (
     Binary,
     Bins,
-    Classes,
-    DenseStage,
     FaceStage,
-    Landmarks,
-    Level,
-    Map,
     Points,
-    PoseFromPoints,
-    Score,
 )
-from edgeface.errors import BundleError, EngineError, OptionError
+from edgeface.errors import OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
-from edgeface.mean_face import MEAN_FACE_68
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines.registry import Takes
 from edgeface.runtime.gather.crops import STRIPS
-from edgeface.runtime.head_pose import five_of_68, rotation
 from edgeface.runtime.nms import iou
 
 Floats = NDArray[np.float32]
 
 MTCNN = bundle(PYRAMID, RNET, ONET)
-# A dense net with one anchor of 64 px at every 32 px.
-DENSE = DenseStage(
-    ["dense"], "data", 128.0, 1 / 128, 32, [Level(32, [64.0], "scores", "boxes")], (0.1, 0.2), [Map("features", 32)]
-)
 POSE = FaceStage([["pose"]], "patches", Points(["features"], 1), [Bins("logits", 66, 3.0, -97.5)])
-MHCNN = bundle(DENSE, TCNN)
 
 
 def mtcnn(**options: Any) -> tuple[Detector, BrightWindows, BrightCrops, BrightCrops]:
     nets = BrightWindows(), BrightCrops(24), BrightCrops(48)
     return detector(MTCNN, nets, **options), *nets
-
-
-class Dense:
-    """Two faces in a picture of 128 x 128: at (48, 48) with ``first`` as its logit, at (80, 48) with ``second``."""
-
-    takes: Takes = "planes"
-    outputs = frozenset({"scores", "boxes", "features"})
-
-    def __init__(self, first: float, second: float) -> None:
-        scores = np.full((1, 4, 4), NO, np.float32)
-        scores[0, 1, 1], scores[0, 1, 2] = first, second
-        features = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
-        self._maps = {"scores": scores, "boxes": np.zeros((4, 4, 4), np.float32), "features": features}
-
-    def run(self, x: Floats) -> Run:
-        assert x.shape == (3, 128, 128)
-        return Run(self._maps)
 
 
 class Pose:
@@ -97,16 +69,6 @@ class Pose:
         logits = np.full((3, 66, x.shape[2]), -1e4, np.float32)
         logits[:, x[0, 0].astype(int), np.arange(x.shape[2])] = 0
         return Run({"logits": logits.reshape(198, 1, -1)})
-
-
-def tcnn(logit: float = 2.0, **answers: Any) -> BrightCrops:
-    return BrightCrops(
-        48, {"attributes": (-1.0, 1.0), "quality": (-2.0,), **answers}, score=lambda bright: np.full_like(bright, logit)
-    )
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
 
 
 def test_faces_of_three_sizes_are_found_by_three_nets() -> None:
@@ -208,7 +170,7 @@ def test_a_mean_of_two_scores_decides_and_the_pose_is_of_the_dense_anchor() -> N
     # T-CNN's boxes are apart: the right quarter of each crop and the left one, so that NMS takes none away.
     pose, refiner = Pose(), tcnn(2.0, box=(0.0, 0.0, -0.75, 0.0))
     whole = Detector(
-        bundle(DENSE, POSE, TCNN), [[Dense(1.0, 3.0)], [pose], [refiner]], size_px=128, score=0.5, nms_iou=0.4
+        bundle(DENSE, POSE, TCNN), [[TwoFaces(1.0, 3.0)], [pose], [refiner]], size_px=128, score=0.5, nms_iou=0.4
     )
     found = whole(picture([], 128, 128))
     np.testing.assert_allclose(found.scores, [(sigmoid(x) + sigmoid(2)) / 2 for x in (3, 1)], rtol=1e-6)
@@ -228,7 +190,7 @@ def test_a_mean_of_two_scores_decides_and_the_pose_is_of_the_dense_anchor() -> N
 def test_no_pose_is_computed_for_what_the_refinement_turns_down() -> None:
     pose = Pose()
     whole = Detector(
-        bundle(DENSE, POSE, TCNN), [[Dense(1.0, 3.0)], [pose], [tcnn(-8.0)]], size_px=128, score=0.6, nms_iou=0.4
+        bundle(DENSE, POSE, TCNN), [[TwoFaces(1.0, 3.0)], [pose], [tcnn(-8.0)]], size_px=128, score=0.6, nms_iou=0.4
     )
     found = whole(picture([], 128, 128))
     assert (len(found), pose.faces) == (0, [])
@@ -246,14 +208,14 @@ def test_only_what_can_still_become_a_face_is_looked_at(
     logits: tuple[float, float], score: float, looked_at: int
 ) -> None:
     refiner = tcnn()
-    detector(MHCNN, [Dense(*logits), refiner], size_px=128, score=score, nms_iou=1.0)(picture([], 128, 128))
+    detector(MHCNN, [TwoFaces(*logits), refiner], size_px=128, score=score, nms_iou=1.0)(picture([], 128, 128))
     assert sum(refiner.sizes) == looked_at
 
 
 @given(first=st.floats(-6, 6), second=st.floats(-6, 6), refined=st.floats(-6, 6), score=st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
 def test_looking_at_fewer_loses_no_face(first: float, second: float, refined: float, score: float) -> None:
-    whole = detector(MHCNN, [Dense(first, second), tcnn(refined)], size_px=128, score=score, nms_iou=1.0)
+    whole = detector(MHCNN, [TwoFaces(first, second), tcnn(refined)], size_px=128, score=score, nms_iou=1.0)
     found = whole(picture([], 128, 128))
     means = [(sigmoid(dense) + sigmoid(refined)) / 2 for dense in (first, second) if sigmoid(dense) >= 0.3]
     sure = [mean for mean in means if mean >= max(score, 0.3) + 1e-5]
@@ -262,7 +224,7 @@ def test_looking_at_fewer_loses_no_face(first: float, second: float, refined: fl
 
 
 def test_one_picture_and_many_come_to_the_same() -> None:
-    class Batching(Dense):
+    class Batching(TwoFaces):
         def run_batch(self, inputs: Any) -> Any:
             raise AssertionError("a cascade takes its pictures one by one")
 
@@ -278,7 +240,7 @@ def test_raw_has_every_net_on_inputs_that_no_other_net_decides() -> None:
     outputs = mtcnn()[0].raw(picture([]))
     assert list(outputs) == ["0.score", "0.box", "1.score", "1.box", "2.score", "2.box", "2.landmarks"]
     assert outputs["1.box"].shape == (4, 4, 1)
-    outputs = detector(MHCNN, [Dense(NO, NO), tcnn()], size_px=128).raw(picture([], 128, 128))
+    outputs = detector(MHCNN, [TwoFaces(NO, NO), tcnn()], size_px=128).raw(picture([], 128, 128))
     assert list(outputs) == [
         "scores", "boxes", "features", "1.score", "1.box", "1.landmarks", "1.attributes", "1.quality",
     ]
@@ -294,70 +256,6 @@ def test_the_parts_of_the_time_are_the_whole() -> None:
     assert sum(parts) == pytest.approx(timing.total_ms)
 
 
-class Broken:
-    """A net on crops whose outputs are those given, whatever it sees."""
-
-    takes: Takes = "planes"
-
-    def __init__(self, **maps: Floats) -> None:
-        self.outputs = frozenset(maps)
-        self._maps = maps
-
-    def run(self, x: Floats) -> Run:
-        return Run(self._maps)
-
-
-def _zeros(**channels: int) -> dict[str, Floats]:
-    wanted = {"score": 1, "box": 4, "landmarks": 10, "attributes": 2, "quality": 1, **channels}
-    return {name: np.zeros((n, 1, 1), np.float32) for name, n in wanted.items() if n}
-
-
-@pytest.mark.parametrize(("maps", "reason"), [
-    (_zeros(score=2), "output score is 2 x 1 x 1 on 1 crops, not one value a crop"),
-    (_zeros(box=8), "output box is 8 x 1 x 1 on 1 crops, not 4 values a crop"),
-    (_zeros(landmarks=8), "output landmarks is 8 x 1 x 1 on 1 crops, not 10 values a crop"),
-    (_zeros(attributes=1), "output attributes has 1 channels, an attribute needs channel 1"),
-    (_zeros(quality=0), "have no output quality"),
-    ({**_zeros(), "score": np.zeros((1, 5, 1), np.float32)}, "output score is 1 x 5 x 1 on 1 crops"),
-])
-def test_outputs_of_another_shape_are_named(maps: dict[str, Floats], reason: str) -> None:
-    with pytest.raises(BundleError, match=reason):
-        detector(MHCNN, [Dense(3.0, NO), Broken(**maps)], size_px=128)(picture([], 128, 128))
-
-
-@pytest.mark.parametrize(("changed", "reason"), [
-    ({"score": np.zeros((2, 123, 189), np.float32)}, "output score has 2 channels, a pyramid needs 1"),
-    (
-        {"score": np.zeros((1, 3, 3), np.float32)},
-        "output score has 3 rows and 3 columns, of the strides in its bundle.json come 91 and 59",
-    ),
-    ({"box": np.zeros((5, 3, 3), np.float32)}, "output box has 5 channels, a pyramid needs 4"),
-])
-def test_maps_that_are_not_the_canvas_s_are_named(changed: dict[str, Floats], reason: str) -> None:
-    good = BrightWindows()
-
-    class Changed(BrightWindows):
-        def run(self, x: Floats) -> Run:
-            run = good.run(x)
-            return Run({name: changed.get(name, run.output(name)) for name in self.outputs})
-
-    with pytest.raises(BundleError, match=reason):
-        detector(MTCNN, [Changed(), BrightCrops(24), BrightCrops(48)])(picture([]))
-
-
-@pytest.mark.parametrize("name", ["score", "box"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_is_the_net_s_failure(name: str, value: float) -> None:
-    maps = _zeros()
-    maps[name][...] = value
-    whole = detector(MHCNN, [Dense(3.0, NO), Broken(**maps)], size_px=128)
-    if (name, value) == ("score", np.inf):      # which is a probability of 1
-        assert len(whole(picture([], 128, 128))) == 1
-        return
-    with pytest.raises(EngineError, match="use an fp32 bundle"):
-        whole(picture([], 128, 128))
-
-
 def test_a_refinement_alone_is_no_detector() -> None:
     with pytest.raises(OptionError, match=r"tcnn is no detector, .*'edgeface detect --model mos_s --refine tcnn'"):
         detector(bundle(TCNN, name="tcnn"), [tcnn()])
@@ -369,77 +267,9 @@ def test_a_size_that_no_window_fits_into_is_refused(size_px: int | tuple[int, in
         mtcnn(size_px=size_px)
 
 
-def test_int8_outputs_are_scaled() -> None:
-    class Quantised(Broken):
-        def run(self, x: Floats) -> Run:
-            ones = {name: np.full(array.shape, 16, np.int8) for name, array in _zeros().items()}
-            return Run(ones, 0.125)
-
-    found = detector(MHCNN, [Dense(3.0, NO), Quantised(**_zeros())], size_px=128)(picture([], 128, 128))
-    np.testing.assert_allclose(found.scores, [(sigmoid(3) + sigmoid(2)) / 2], rtol=1e-6)
-    np.testing.assert_allclose(found.attributes["mask"], [sigmoid(2)], rtol=1e-6)
-    np.testing.assert_allclose(found.boxes, [[16 + 128, 16 + 128, 80 + 128, 80 + 128]])
-
-
 def test_attributes_of_a_stage_before_the_last_are_not_computed() -> None:
     both = bundle(DENSE, TCNN, tcnn_stage(Binary("mask", "attributes", 0, 0.5)))
     second = tcnn()
-    found = detector(both, [Dense(3.0, NO), tcnn(), second], size_px=128)(picture([], 128, 128))
+    found = detector(both, [TwoFaces(3.0, NO), tcnn(), second], size_px=128)(picture([], 128, 128))
     assert list(found.attributes) == ["mask"]
     np.testing.assert_allclose(found.attributes["mask"], [sigmoid(-1)], rtol=1e-6)
-
-
-def test_classes_and_68_points_of_a_net_on_crops() -> None:
-    age = Classes("age", "age", ["child", "adult"], [8.0, 40.0])
-    stage = on_crops(
-        "tfn", 48, Score("score", 0.3, nms_iou=0.4), 20, Landmarks("points", 68), age,
-        Classes("gender", "gender", ["f", "m"]),
-    )
-    answers = {"points": tuple(np.linspace(-0.5, 0.5, 136)), "age": (0.0, math.log(3)), "gender": (2.0, 0.0)}
-    net = tcnn(**answers)
-    found = detector(bundle(DENSE, stage), [Dense(3.0, 3.0), net], size_px=128)(picture([], 128, 128))
-    assert len(found) == 2
-    assert found.landmarks is None
-    assert found.landmarks68 is not None
-    np.testing.assert_allclose(found.landmarks68[:, 0], found.boxes[:, :2] + [0, 64 / 135], atol=1e-4)
-    np.testing.assert_allclose(found.landmarks68[:, -1], found.boxes[:, 2:] - [64 / 135, 0], atol=1e-4)
-    np.testing.assert_allclose(found.classes["age"].probabilities, [[0.25, 0.75]] * 2, rtol=1e-6)
-    expected = found.classes["age"].expectation()
-    assert expected is not None
-    np.testing.assert_allclose(expected, [32, 32], rtol=1e-6)
-    assert found.classes["gender"].likeliest() == ["f", "f"]
-    assert found.classes["gender"].expectation() is None
-
-
-def test_pose_from_the_points_of_a_net_on_crops() -> None:
-    turned = rotation(np.float64([[10, -20, 15]]))[0, :2] @ five_of_68(np.array(MEAN_FACE_68)).T     # (2, 5)
-    points = tuple((turned * 0.2).T.ravel())
-    stage = on_crops("tcnn", 48, Score("score", 0.3, nms_iou=0.4), 20, Landmarks("points"), PoseFromPoints("points"))
-    found = detector(bundle(DENSE, stage), [Dense(3.0, 3.0), tcnn(points=points)], size_px=128)(picture([], 128, 128))
-    assert found.pose is not None
-    np.testing.assert_allclose(found.pose, [[10, -20, 15]] * 2, atol=0.1)
-
-
-@pytest.mark.parametrize(("value", "pose"), [(0.1, [[0.0] * 3]), (math.nan, None)], ids=["all one", "no number"])
-def test_points_without_a_pose(value: float, pose: list[list[float]] | None) -> None:
-    stage = on_crops("tcnn", 48, Score("score", 0.3, nms_iou=0.4), 20, PoseFromPoints("points"))
-    nets = [Dense(3.0, NO), tcnn(points=(value,) * 10)]
-    if pose is None:
-        with pytest.raises(EngineError, match="a landmark is not finite: use an fp32 bundle"):
-            detector(bundle(DENSE, stage), nets, size_px=128)(picture([], 128, 128))
-        return
-    found = detector(bundle(DENSE, stage), nets, size_px=128)(picture([], 128, 128))
-    assert found.pose is not None
-    assert found.pose.tolist() == pose
-
-
-def test_classes_of_another_number_are_refused() -> None:
-    stage = on_crops("tfn", 48, Score("score", 0.3, nms_iou=0.4), 20, Classes("age", "age", ["a", "b", "c"]))
-    with pytest.raises(BundleError, match=r"output age is 2 x 1 x 1 on 1 crops, not 3 values a crop"):
-        detector(bundle(DENSE, stage), [Dense(3.0, NO), tcnn(age=(0.0, 1.0))], size_px=128)(picture([], 128, 128))
-
-
-def test_a_class_s_logit_that_is_no_number_is_the_net_s_failure() -> None:
-    stage = on_crops("tfn", 48, Score("score", 0.3, nms_iou=0.4), 20, Classes("age", "age", ["a", "b"]))
-    with pytest.raises(EngineError, match="a class's logit is not finite: use an fp32 bundle"):
-        detector(bundle(DENSE, stage), [Dense(3.0, NO), tcnn(age=(0.0, math.inf))], size_px=128)(picture([], 128, 128))
