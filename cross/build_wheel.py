@@ -29,7 +29,7 @@ from reporting import Script, progress
 TREE = Path(__file__).resolve().parents[1]
 LIBRARY = "edgeface/runtime/kernels/libedgeface_kernels.so"
 # The build system's own door (PEP 517), as pip calls it: pip itself would take longer than the build.
-_BUILD = "import sys; from scikit_build_core.build import build_wheel; build_wheel(sys.argv[1])"
+BUILD = "import sys; from scikit_build_core.build import build_wheel; build_wheel(sys.argv[1])"
 _BUILD_TIMEOUT_S = 600.0
 
 
@@ -44,6 +44,8 @@ def build_wheel(out: Path, llvm: Llvm) -> Path:
         "SKBUILD_CMAKE_ARGS": f"-DCMAKE_TOOLCHAIN_FILE={TREE / 'cross' / 'toolchain.cmake'}",
         # Without it scikit-build-core makes a wheel without the library where that does not compile.
         "SKBUILD_WHEEL_CMAKE": "true",
+        # Bundles and no checkpoints, as pyproject.toml says.
+        "EDGEFACE_WHEEL": "board",
         "PYTHONPATH": str(built_with),
         "PATH": f"{built_with / 'bin'}:{os.environ.get('PATH', os.defpath)}",
     }
@@ -52,7 +54,7 @@ def build_wheel(out: Path, llvm: Llvm) -> Path:
         environment.pop(name, None)
     with tempfile.TemporaryDirectory() as scratch:
         progress("building with clang and lld")
-        run([sys.executable, "-c", _BUILD, scratch], what="the wheel cannot be built", timeout_s=_BUILD_TIMEOUT_S,
+        run([sys.executable, "-c", BUILD, scratch], what="the wheel cannot be built", timeout_s=_BUILD_TIMEOUT_S,
             next_step="mend what the compiler names", environment=environment, directory=TREE)
         built = next(Path(scratch).glob("edgeface-*.whl"))
         with zipfile.ZipFile(built) as archive:

@@ -126,8 +126,9 @@ def test_classes_and_68_points_of_a_net_on_crops() -> None:
     net = tcnn(**answers)
     found = detector(bundle(DENSE, stage), [TwoFaces(3.0, 3.0), net], size_px=128)(picture([], 128, 128))
     assert len(found) == 2
-    assert found.landmarks is None
     assert found.landmarks68 is not None
+    assert found.landmarks is not None
+    np.testing.assert_allclose(found.landmarks, five_of_68(found.landmarks68), atol=1e-4)
     np.testing.assert_allclose(found.landmarks68[:, 0], found.boxes[:, :2] + [0, 64 / 135], atol=1e-4)
     np.testing.assert_allclose(found.landmarks68[:, -1], found.boxes[:, 2:] - [64 / 135, 0], atol=1e-4)
     np.testing.assert_allclose(found.classes["age"].probabilities, [[0.25, 0.75]] * 2, rtol=1e-6)

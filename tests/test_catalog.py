@@ -119,6 +119,15 @@ def test_an_unknown_name_is_answered_with_the_nearest(shelf: Path, model: str, s
         catalog.find(model)
 
 
+@pytest.mark.parametrize(("model", "engine"), [("mos_s.pt", None), ("mos_s", "torch"), ("shipped:mos_s.pt", "torch")])
+def test_a_board_that_has_no_checkpoints_says_where_they_are(shelf: Path, model: str, engine: str | None) -> None:
+    for path in shelf.glob("*.pt"):
+        path.unlink()
+    with pytest.raises(UnknownModelError, match=r"for a board comes without any: .* in edgeface/weights of a clone"):
+        catalog.find(model, engine)
+    assert catalog.find("mos_s") == shelf / NAME
+
+
 def test_an_engine_that_nothing_is_for(shelf: Path) -> None:
     with pytest.raises(OptionError, match="mos_s does not come with a bundle for the engine onnx"):
         catalog.find("mos_s", "onnx")

@@ -6,8 +6,11 @@ import csv
 import hashlib
 import io
 import json
+import os
+import platform
 import shutil
 import subprocess
+import sys
 import zipfile
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -17,11 +20,15 @@ from edgeface.devices import boards
 from edgeface.devices.emulation import EmulatedRoot, ensure_root, verify_root
 
 from arm_code import llvm_or_skip
-from build_wheel import build_wheel, retag
+from build_wheel import BUILD, TREE, build_wheel, retag
+from edgeface import weights
+from prerequisites import build_tools
 
 # A first run downloads and builds everything.
 pytestmark = pytest.mark.timeout(1500)
 TIMEOUT_S = 120
+# In bytes: what a board downloads.
+LARGEST_WHEEL = 12_000_000
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +118,22 @@ def test_the_wheel_of_this_tree_is_for_every_python_and_says_what_it_needs(tmp_p
         assert "edgeface/runtime/kernels/libedgeface_kernels.so" in names
         assert "edgeface/devices/boards/rk3399.toml" in names
         assert not [name for name in names if name.startswith(("cross/", "tests/"))]
+        assert {f"edgeface/weights/{name}/bundle.json" for name in weights.DEFAULTS.values()} <= set(names)
+        assert not [name for name in names if name.endswith(".pt")]
         _check_record(archive, f"{info}/RECORD")
+    assert wheel.stat().st_size < LARGEST_WHEEL
+
+
+def test_the_wheel_of_a_bench_brings_what_is_converted(tmp_path: Path) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("on ARM a wheel is a board's")
+    if shutil.which("apt-get") is None:
+        pytest.skip("needs apt")
+    environment = {**os.environ, "PYTHONPATH": str(build_tools(TREE)), "SKBUILD_WHEEL_CMAKE": "false"}
+    subprocess.run([sys.executable, "-c", BUILD, tmp_path], cwd=TREE, env=environment, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("edgeface-*.whl"))) as archive:
+        found = {name.rpartition("/")[2] for name in archive.namelist() if name.endswith(".pt")}
+    assert found == {path.name for path in weights.directory().glob("*.pt")} > {"mos_s.pt"}
 
 
 def _check_record(archive: zipfile.ZipFile, record: str) -> None:

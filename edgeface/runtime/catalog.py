@@ -109,6 +109,11 @@ def _find_shipped(name: str, engine: str | None) -> Path | None:
 
 def _unknown(name: str, engine: str | None, is_known: bool) -> EdgefaceError:
     """The error for a name that means nothing here."""
+    if (name.endswith(_CHECKPOINT) or (is_known and engine == "torch")) and not shipped_checkpoints():
+        return UnknownModelError(
+            f"{name}: no such checkpoint here, and edgeface for a board comes without any: go on at another computer, "
+            "or give a checkpoint's path; edgeface's own lie in edgeface/weights of a clone"
+        )
     if is_known:
         return OptionError(f"model {name} does not come with a bundle for the engine {engine}: choose another engine")
     if len(Path(name).parts) > 1:
