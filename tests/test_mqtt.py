@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgeface.errors import OptionError
+from edgeface.stream.notify import Outlet
 from edgeface.stream.sinks import SinkContext, open_sink
 from edgeface.stream.sinks import mqtt as mqtt_sink
 from edgeface.stream.sinks.mqtt import Address, MqttSink
@@ -240,3 +241,31 @@ def test_a_password_is_never_repeated() -> None:
     with pytest.raises(OptionError) as raised:
         Address.parse("amqp://me:secret@broker")
     assert "secret" not in str(raised.value)
+
+
+def test_events_and_what_home_assistant_discovers(broker: Broker) -> None:
+    listener, discovered = Subscriber(broker.port, "door"), Subscriber(broker.port, "homeassistant")
+    context = SinkContext(SOURCE, zones=("left",), event_kinds=("enter", "best_shot"), home_assistant=True)
+    sink = open_sink("mqtt", f"mqtt://127.0.0.1:{broker.port}/door", context)
+    assert isinstance(sink, MqttSink)
+    assert isinstance(sink, Outlet)
+    sink.present({"left": 0})
+    sink.happened({"event_type": "enter", "zone": "left"})
+    sink.present({"left": 1})
+    sink.happened({"event_type": "best_shot", "png_base64": "UE5H"})
+    until(lambda: len(listener.of("door/event")) == 2 and listener.of("door/best_shot") and len(discovered.heard) == 4)
+    assert json.loads(listener.of("door/event")[0]) == {"event_type": "enter", "zone": "left"}
+    assert json.loads(listener.of("door/event")[1]) == {"event_type": "best_shot"}
+    assert listener.of("door/best_shot") == ["PNG"]
+    until(lambda: listener.of("door/zone/left/faces")[-1:] == ["1"])
+    later = Subscriber(broker.port, "door")
+    until(lambda: later.of("door/zone/left/faces"))
+    # Retained: the picture of a face is not.
+    assert (later.of("door/zone/left/faces"), later.of("door/best_shot")) == (["1"], [])
+    for topic, text in discovered.heard:
+        about = json.loads(text)
+        assert about["availability_topic"] == "door/available"
+        assert about.get("state_topic", about.get("image_topic")) in {
+            "door/event", "door/best_shot", "door/zone/left/faces",
+        }, topic
+    sink.close()

@@ -115,6 +115,15 @@ def _configured(context: click.Context, _option: click.Parameter, value: Path | 
     return value
 
 
+def _command(_context: click.Context, _option: click.Parameter, value: Any) -> tuple[str, ...]:
+    """The arguments of a command: a list from a file of settings, or a text."""
+    if value is None:
+        return ()
+    from edgeface.stream.notify.execute import split_command
+
+    return split_command(value)
+
+
 def _first_camera(context: click.Context, options: Options) -> str:
     from edgeface.stream.first_camera import first_camera
     from edgeface.stream.sources import make_spec
@@ -200,6 +209,19 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
 @click.option("--events-attributes/--no-events-attributes", default=False,
               help="Keep with an event what the model tells of a face besides a mask.")
 @click.option("--blur/--no-blur", default=False, help="Hide the faces in every picture that leaves the process.")
+@click.option("--webhook", metavar="URL",
+              help="POST a JSON object for every face that enters or leaves (docs/notify.md).")
+@click.option("--exec", type=click.UNPROCESSED, callback=_command, metavar="COMMAND",
+              help="Run a command for every face that enters or leaves, JSON on its standard input; no shell.")
+@click.option("--on", multiple=True, metavar="EVENT",
+              help="What --webhook, --exec and --mqtt tell: enter, leave, mask_missing or best_shot; may be given more "
+              "than once.  [default: the first three]")
+@click.option("--zone", multiple=True, metavar="NAME=X1,Y1,X2,Y2",
+              help="Tell of faces in this part of the picture, in shares of it; may be given more than once.")
+@click.option("--dwell", "dwell_s", type=click.FloatRange(0), metavar="SECONDS",
+              help="A face has entered once it has stayed so long.  [default: 0]")
+@click.option("--home-assistant/--no-home-assistant", default=False,
+              help="Have the entities of --mqtt appear in Home Assistant by themselves.")
 @click.option("--adapt", "adapt_ms", type=click.FloatRange(0, min_open=True), metavar="MS",
               help="Hold the time from capture to result by a smaller input, when heat or load slow the machine down.")
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="End after so many frames.")

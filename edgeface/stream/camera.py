@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeface.stream.controls import Controls
     from edgeface.stream.events.recorder import EventOptions
     from edgeface.stream.loop import Loop, Totals
+    from edgeface.stream.notify.options import NotifyOptions
     from edgeface.stream.preview.web import Web, WebOptions
     from edgeface.stream.sinks import Sink, SinkContext
     from edgeface.stream.sources import SourceSpec
@@ -32,6 +33,8 @@ class Options:
     page's server does as well. ``adapt_ms``: the latency to hold by a smaller input. ``best_shots``: a folder for the
     best face of every track. ``events``: a folder for a row a track, within ``events_days`` and ``events_mb``, with
     best shots and attributes where they are wanted. ``blur``: hide faces in every picture that leaves the process.
+    ``webhook``, ``exec``, ``zone``, ``on``, ``dwell_s`` and ``home_assistant``: who is told of faces that come and go
+    (NotifyOptions).
     """
 
     source: str
@@ -77,6 +80,12 @@ class Options:
     events_shots: bool = True
     events_attributes: bool = False
     blur: bool = False
+    webhook: str | None = None
+    exec: tuple[str, ...] = ()
+    zone: tuple[str, ...] = ()
+    on: tuple[str, ...] = ()
+    dwell_s: float | None = None
+    home_assistant: bool = False
 
 
 def check(options: Options) -> str:
@@ -96,6 +105,8 @@ def check(options: Options) -> str:
     outlets += ["page"] if options.show else ["figures"] if options.metrics else []
     outlets += ["best shots"] if options.best_shots else []
     outlets += ["events"] if options.events else []
+    outlets += ["webhook"] if options.webhook else []
+    outlets += ["exec"] if options.exec else []
     return (
         f"{ready.spec.shown} by {ready.detector.bundle.name} at {ready.detector.size_px} pixels, "
         f"{'tracked' if options.track else 'not tracked'}, to {', '.join(outlets) or 'standard output'}"
@@ -118,7 +129,11 @@ def run(
     from edgeface.stream.sinks import SinkContext
 
     ready = _prepared(options)
-    context = SinkContext(ready.spec.shown, options.fps, options.every_frame, ready.controls, options.blur)
+    notify = _notify_options(options)
+    context = SinkContext(
+        ready.spec.shown, options.fps, options.every_frame, ready.controls, options.blur, notify.zone_names(),
+        notify.kinds, options.home_assistant,
+    )
     with ExitStack() as stack:
         sinks = _opened(options, context, stack, on_web)
         for sink in extra:
@@ -158,6 +173,7 @@ def _prepared(options: Options) -> _Ready:
     ):
         raise OptionError("--bind, --port, --token, --allow-host and --viewers are the page's: add --show or --metrics")
     _check_kept(options)
+    _check_told(options)
     tracking = tracking_options(options.score) if options.track else None
     detector = load(
         options.model, engine=options.engine, size=options.size, nms=options.nms, refine=options.refine,
@@ -165,11 +181,13 @@ def _prepared(options: Options) -> _Ready:
         threads=options.threads,
         score=options.score if tracking is None else tracking.low_score,
     )
-    if options.best_shots is not None and not detector.bundle.gives_landmarks:
-        raise OptionError(
-            f"--best-shots turns faces upright by their landmarks, and {detector.bundle.name} gives none: choose a "
-            "model with landmarks, or add --refine tcnn"
-        )
+    upright = {"--best-shots": options.best_shots is not None, "--on best_shot": "best_shot" in options.on}
+    for option in (option for option, is_given in upright.items() if is_given):
+        if not detector.bundle.gives_landmarks:
+            raise OptionError(
+                f"{option} turns faces upright by their landmarks, and {detector.bundle.name} gives none: choose a "
+                "model with landmarks, or add --refine tcnn"
+            )
     controls = Controls(
         detector.score if tracking is None else tracking.start_score,
         detector.size_px if isinstance(detector.size_px, int) else max(detector.size_px),
@@ -200,6 +218,25 @@ def _check_kept(options: Options) -> None:
         raise OptionError("--events keeps a row a track: leave --no-track out")
     if options.blur and options.events_shots:
         raise OptionError("--blur hides faces and --events stores them: add --no-events-shots, or drop --blur")
+
+
+def _notify_options(options: Options) -> NotifyOptions:
+    from edgeface.stream.notify.options import NotifyOptions
+
+    # Without tracks nobody comes and goes; a broker gets the frames then.
+    is_at_broker = options.track and any(name == "mqtt" for name, _ in options.sinks)
+    return NotifyOptions(
+        options.webhook, options.exec, is_at_broker, options.zone, options.on, options.dwell_s, options.home_assistant
+    )
+
+
+def _check_told(options: Options) -> None:
+    """Raises OptionError and UnknownNameError for events that cannot be told."""
+    notify = _notify_options(options)
+    if notify.is_wanted and not options.track:
+        raise OptionError("--webhook and --exec tell who comes and goes, by tracks: leave --no-track out")
+    if options.blur and "best_shot" in options.on:
+        raise OptionError("--blur hides faces and --on best_shot passes them on: choose one of them")
 
 
 def _event_options(options: Options) -> EventOptions:
@@ -234,6 +271,15 @@ def _opened(
         add(Adapter(context.controls, options.adapt_ms))
     for name, target in options.sinks:
         add(open_sink(name, target, context))
+    notify = _notify_options(options)
+    if notify.is_wanted:
+        from edgeface.stream.notify import Outlet
+        from edgeface.stream.notify.notifier import Notifier
+
+        at_broker = [sink for sink in sinks if isinstance(sink, Outlet)]
+        # The first to be closed, so that outlets hear of those who leave then.
+        sinks.insert(0, Notifier(notify.visits(), [*notify.outlets(), *at_broker]))
+        stack.callback(sinks[0].close)
     if options.best_shots is not None:
         from edgeface.stream.best_shot import BestShotFiles
 

@@ -84,6 +84,17 @@ class OutputSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     blur: bool = False
 
 
+class NotifySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The section [notify]."""
+
+    webhook: str | None = None
+    exec: list[str] | str | None = None
+    zone: list[str] = []
+    on: list[str] = []
+    dwell_s: Annotated[float, Meta(ge=0)] | None = None
+    home_assistant: bool = False
+
+
 class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The file as a whole. A setting has the name of its option, ``-`` as ``_``, with its unit where it has one."""
 
@@ -92,6 +103,7 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     tracking: TrackingSection = TrackingSection()
     page: PageSection = PageSection()
     output: OutputSection = OutputSection()
+    notify: NotifySection = NotifySection()
 
 
 def read_config(path: Path) -> dict[str, Any]:

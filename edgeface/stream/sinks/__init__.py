@@ -46,7 +46,8 @@ class SinkContext:
 
     ``lossless``: the source waits for the loop (every frame of a file is wanted), so a full queue waits as well
     instead of dropping. ``controls`` are the settings that may be changed while it runs. ``hide_faces``: no picture
-    leaves the process with a face that can be recognised.
+    leaves the process with a face that can be recognised. ``zones`` and ``event_kinds`` are those that events tell of,
+    and ``home_assistant``: a broker is told of them as Home Assistant wants it.
     """
 
     source: str
@@ -54,6 +55,9 @@ class SinkContext:
     lossless: bool = False
     controls: Controls | None = None
     hide_faces: bool = False
+    zones: tuple[str, ...] = ()
+    event_kinds: tuple[str, ...] = ()
+    home_assistant: bool = False
 
 
 SinkOpener = Callable[[str, SinkContext], Sink]

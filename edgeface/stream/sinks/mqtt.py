@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +74,9 @@ class MqttSink:
     ``PREFIX/frame``: every result, QoS 0 while the broker is there, kept and sent late where it was not, at most
     MOST_WAITING of them, counted in ``dropped``. ``PREFIX/state``: the source's state, retained, QoS 1.
     ``PREFIX/available``: ``online`` or, by the broker when the connection breaks, ``offline``; retained.
+
+    It is an outlet of events as well: ``PREFIX/event``, QoS 1, which wait as results do; ``PREFIX/best_shot``, a PNG;
+    ``PREFIX/zone/NAME/faces``, how many are there, retained, QoS 1. Home Assistant's discovery is retained.
     """
 
     def __init__(self, address: Address, context: SinkContext) -> None:
@@ -85,7 +90,9 @@ class MqttSink:
         self._address = address
         self._source = context.source
         self._lock = threading.Lock()
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[str, bytes, int]] = deque()     # topic below the prefix, content, QoS
+        self._present: dict[str, int] = {}
+        self._discovery = _discovery(address, context)
         self._state: bytes | None = None
         self._connected = False
         self._complaint = ""
@@ -105,12 +112,18 @@ class MqttSink:
         self._client.loop_start()
 
     def put(self, shot: Shot, result: Result) -> None:
+        self._send("frame", msgspec.json.encode(frame_record(shot, result)), 0)
+
+    def happened(self, record: Mapping[str, Any]) -> None:
+        without = {name: value for name, value in record.items() if name != "png_base64"}
+        self._send("event", msgspec.json.encode(without), 1)
+        if "png_base64" in record:
+            self._send("best_shot", base64.b64decode(record["png_base64"]), 1)
+
+    def present(self, faces: Mapping[str, int]) -> None:
         with self._lock:
-            self._waiting.append(msgspec.json.encode(frame_record(shot, result)))
-            if len(self._waiting) > MOST_WAITING:
-                self._waiting.popleft()
-                self.dropped += 1
-        self._flush()
+            self._present = dict(faces)
+        self._publish_present()
 
     def status(self, status: Status) -> None:
         with self._lock:
@@ -131,10 +144,19 @@ class MqttSink:
         ending.start()
         ending.join(_FAREWELL_S)
 
+    def _send(self, topic: str, content: bytes, qos: int) -> None:
+        with self._lock:
+            self._waiting.append((topic, content, qos))
+            if len(self._waiting) > MOST_WAITING:
+                self._waiting.popleft()
+                self.dropped += 1
+        self._flush()
+
     def _flush(self) -> None:
         with self._lock:
             while self._connected and self._waiting:
-                sent = self._client.publish(f"{self._address.prefix}/frame", self._waiting[0])
+                topic, content, qos = self._waiting[0]
+                sent = self._client.publish(f"{self._address.prefix}/{topic}", content, qos=qos)
                 if sent.rc != 0:
                     return
                 self._waiting.popleft()
@@ -144,6 +166,12 @@ class MqttSink:
             if self._connected and self._state is not None:
                 self._client.publish(f"{self._address.prefix}/state", self._state, qos=1, retain=True)
 
+    def _publish_present(self) -> None:
+        with self._lock:
+            for zone, faces in self._present.items() if self._connected else ():
+                topic = f"{self._address.prefix}/zone/{zone}/faces"
+                self._client.publish(topic, str(faces), qos=1, retain=True)
+
     def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self._complain(str(reason))
@@ -151,8 +179,11 @@ class MqttSink:
         self._complaint = ""
         _log.info("mqtt: connected to %s:%d", self._address.host, self._address.port)
         client.publish(f"{self._address.prefix}/available", "online", qos=1, retain=True)
+        for topic, content in self._discovery.items():
+            client.publish(topic, content, qos=1, retain=True)
         self._connected = True
         self._publish_state()
+        self._publish_present()
         self._flush()
 
     def _on_connect_fail(self, _client: Any, _data: Any) -> None:
@@ -171,6 +202,18 @@ class MqttSink:
                 "mqtt: %s:%d: %s; results wait for it, at most %d of them", self._address.host, self._address.port,
                 what, MOST_WAITING,
             )
+
+
+def _discovery(address: Address, context: SinkContext) -> dict[str, bytes]:
+    """What Home Assistant is told, JSON by topic, where that is asked for."""
+    if not context.home_assistant:
+        return {}
+    from importlib.metadata import version
+
+    from edgeface.stream.notify.home_assistant import discovery
+
+    found = discovery(address.prefix, context.zones, context.event_kinds, version("edgeface"))
+    return {topic: msgspec.json.encode(about) for topic, about in found.items()}
 
 
 @sink("mqtt")
