@@ -48,6 +48,20 @@ def match_by_content(wanted: Sequence[LayerScales], found: Mapping[str, Floats])
     return matched
 
 
+def placeable(wanted: Sequence[LayerScales], found: Sequence[Floats]) -> list[LayerScales]:
+    """Those of ``wanted`` that ``match_by_content`` finds among the weights ``found`` and can tell apart."""
+    there = {_content(weight) for weight in found}
+    by_content: dict[tuple[int, bytes], list[LayerScales]] = {}
+    for scales in wanted:
+        by_content.setdefault(_content(scales.weight), []).append(scales)
+    return [
+        scales
+        for content, same in by_content.items()
+        if content in there and all(_same_scales(same[0], other) for other in same)
+        for scales in same
+    ]
+
+
 def _content(weight: Floats) -> tuple[int, bytes]:
     # Adding 0 makes -0 to 0: exporters keep the value and may lose its sign.
     return len(weight), (np.ascontiguousarray(weight, np.float32) + np.float32(0)).tobytes()

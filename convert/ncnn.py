@@ -14,17 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeface.errors import ConversionError
 from edgeface.runtime.engines.ncnn_files import Layer, parse_param
 from edgeface.runtime.engines.ncnn_layers import to_bin, to_param
 
-from .ncnn_int8 import quantise
+from .matching import placeable
+from .ncnn_int8 import Int8Report, quantise
 from .ncnn_model import read
 from .onnx import export
 from .parity import FP16, FP32, int8
 from .targets import Target, target
 
 if TYPE_CHECKING:
+    from edgeface.int8.scales import LayerScales
     from edgeface.models.family import Graph
 
 PNNX_DEADLINE_S = 600
@@ -108,6 +112,25 @@ def from_onnx(onnx: Path, entry: str, outputs: Sequence[str], paths: Sequence[Pa
     shutil.copyfile(weights, paths[1])
 
 
+def int8_from_onnx(
+    onnx: Path, entry: str, outputs: Sequence[str], paths: Sequence[Path], scales: Sequence[LayerScales], *,
+    lenient: bool = False,
+) -> Int8Report:
+    """As ``from_onnx``, with the layers of ``scales`` in int8; the graph has their baked weights.
+
+    With ``lenient`` those that pnnx changed, or that cannot be told apart, stay float. Raises ConversionError.
+    """
+    text, weights = _converted(onnx, entry, outputs, fp16=False)
+    layers = read(text, weights.read_bytes())
+    if lenient:
+        floats = [layer.weight for layer in layers if isinstance(layer.weight, np.ndarray)]
+        scales = placeable(scales, floats)
+    model, report = quantise(onnx.stem, layers, scales)
+    paths[0].write_text(to_param([layer.line for layer in model]))
+    paths[1].write_bytes(to_bin(model))
+    return report
+
+
 def _converted(onnx: Path, entry: str, outputs: Sequence[str], *, fp16: bool) -> tuple[str, Path]:
     """pnnx names the blobs in0, out0, out1, ...; the graph's names take their place."""
     param, weights = run_pnnx(onnx, fp16=fp16)
@@ -123,11 +146,7 @@ def _write(graph: Graph, paths: Sequence[Path], precision: str) -> list[str]:
         if precision != "int8":
             from_onnx(onnx, graph.input, graph.outputs, paths, fp16=precision == "fp16")
             return []
-        text, weights = _converted(onnx, graph.input, graph.outputs, fp16=False)
-        model, report = quantise(graph.stem, read(text, weights.read_bytes()), graph.scales)
-        paths[0].write_text(to_param([layer.line for layer in model]))
-        paths[1].write_bytes(to_bin(model))
-        return [report.to_text()]
+        return [int8_from_onnx(onnx, graph.input, graph.outputs, paths, graph.scales).to_text()]
 
 
 target("ncnn")(

@@ -63,6 +63,15 @@ def choose(folder: Path | None = None, limit: int = LIMIT) -> Pictures:
     return Pictures("synthetic scenes without faces", _scenes())
 
 
+def calibration_pictures(folder: Path, limit: int) -> Pictures:
+    """At most ``limit`` pictures to calibrate on, evenly spread: the train part of an annotated set, else what lies in
+    ``folder``. Raises InputError for a folder that gives none, and DataError for wrong annotations."""
+    if folder.is_dir() and (folder / ANNOTATIONS).is_file():
+        paths = [picture.path for picture in spread(read_annotations(folder, "train"), limit)]
+        return Pictures(f"{len(paths)} pictures, train part of {folder.resolve().name}", [(p.name, p) for p in paths])
+    return _of_folder(folder, limit)
+
+
 def _of_folder(folder: Path, limit: int) -> Pictures:
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder of pictures")

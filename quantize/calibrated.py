@@ -10,13 +10,14 @@ from pathlib import Path
 from torch import nn
 
 from edgeface.errors import CheckpointError
+from edgeface.int8.clipping import Seen, method
 from edgeface.int8.modules import set_mode
 from edgeface.int8.network import Quantisation, keep_in_float
 from edgeface.models.checkpoint import Checkpoint
 from edgeface.models.family import Inputs, families, family_of
 from edgeface.models.quantised import quantised
 
-from .calibration import Seen, calibrate, method, observe
+from .calibration import calibrate, observe
 from .inputs import calibration_inputs
 from .pictures import Progress
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from edgeface.int8.clipping import BINS, Seen, squared_error
 from edgeface.int8.fake import fake_quantise_weight, weight_scales
 from edgeface.int8.modules import FoldedConv, convolutions, points
 from edgeface.int8.scales import Q_MAX
 
 from .calibrated import Calibrated
-from .calibration import BINS, Seen, squared_error
 from .sensitivity import Losses, input_points
 
 

@@ -10,23 +10,22 @@ import numpy as np
 import pytest
 import torch
 from edgeface.quantize.calibrated import Calibrated, calibrated
-from edgeface.quantize.calibration import (
-    BINS,
-    Seen,
-    UnknownCalibrationError,
-    absmax,
-    calibrate,
-    method,
-    mse,
-    observe,
-    percentile,
-    squared_error,
-)
+from edgeface.quantize.calibration import calibrate, observe
 from edgeface.quantize.pictures import calibration_batches
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.errors import CheckpointError, DataError, OptionError
+from edgeface.int8.clipping import (
+    BINS,
+    Seen,
+    UnknownCalibrationError,
+    absmax,
+    method,
+    mse,
+    percentile,
+    squared_error,
+)
 from edgeface.int8.modules import Point, points
 from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import Checkpoint, load, save

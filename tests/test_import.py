@@ -23,7 +23,7 @@ import edgeface
 import foreign_nets
 from edgeface.bundle import Cells, Distances, read_bundle
 from edgeface.cli import main
-from edgeface.errors import ConversionError, OptionError, UnknownTargetError
+from edgeface.errors import ConversionError, InputError, OptionError, UnknownTargetError
 from edgeface.runtime.anchors import Anchors
 from edgeface.runtime.decode.cells import cell_boxes, cell_points
 from edgeface.runtime.decode.distances import distance_boxes, distance_points
@@ -68,6 +68,70 @@ def test_a_file_becomes_a_bundle_with_its_faces(name: str, tmp_path: Path, pictu
     picture = cv2.imread(str(pictures / "0.png"))
     for size in (64, 256):
         assert np.isfinite(edgeface.load(tmp_path / "out", size=size, score=0.0)(picture).boxes).all()
+
+
+@pytest.fixture
+def int8(tmp_path: Path, pictures: Path) -> Path:
+    """A tiny SCRFD in int8, by the command."""
+    file = TINY["scrfd"](tmp_path / "tiny.onnx")
+    result = CliRunner().invoke(main, [
+        "import", str(file), "--as", "scrfd", "--precision", "int8", "--calibrate", str(pictures), "--pictures",
+        str(pictures), "--out", str(tmp_path / "int8"), "--force",
+    ])
+    assert result.exit_code == 0, result.output
+    assert "layers calibrated on 2 of 2 pictures" in result.stdout
+    return tmp_path / "int8"
+
+
+def test_int8_is_near_the_float_bundle(int8: Path, tmp_path: Path, pictures: Path) -> None:
+    import_detector(tmp_path / "tiny.onnx", "scrfd", out=tmp_path / "float", pictures=pictures)
+    bundle = read_bundle(int8)
+    assert (bundle.precision, bundle.engine) == ("int8", "ncnn")
+    lines = [line for line in (int8 / "tiny.param").read_text().splitlines() if line.startswith("Convolution")]
+    in_int8 = [line for line in lines if " 8=" in line]
+    # The outputs stay float, and the graph has more than these.
+    assert 0 < len(in_int8) < len(lines)
+    picture = cv2.imread(str(pictures / "0.png"))
+    exact, rounded = (edgeface.load(folder, size=128).raw(picture) for folder in (tmp_path / "float", int8))
+    for name, values in exact.items():
+        error = float(((values - rounded[name]) ** 2).mean())
+        # Better than 20 dB, and not the same.
+        assert 0 < error < 0.01 * float((values**2).mean()), name
+
+
+def test_an_import_runs_on_cameras_and_boards_and_is_described(
+    int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = ["camera", "demo", "--model", str(int8), "--size", "128", "--every-frame", "--max-frames", "3"]
+    result = CliRunner().invoke(main, [*camera, "--threads", "1"])
+    assert result.exit_code == 0, result.stderr
+    assert "3 frames, " in result.stdout
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    result = CliRunner().invoke(main, ["deploy", str(int8), "--device", "host", "--out", str(tmp_path / "there")])
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "there" / "bundle.json").is_file()
+    assert "every sha256 there is bundle.json's" in result.stdout
+    described = CliRunner().invoke(main, ["models", "info", str(int8)]).stdout
+    assert "against tiny.onnx by onnxruntime" in described or "no: see 'edgeface import'" in described
+    assert "checkpoint" not in described
+
+
+def test_a_real_file_in_int8_finds_the_face(tmp_path: Path) -> None:
+    if not (DETECTORS / REAL["yunet"]).is_file():
+        pytest.skip("the files are not part of the project, and not beside it")
+    skimage = pytest.importorskip("skimage.data", reason="needs a real face")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "astronaut.png"), skimage.astronaut()[:, :, ::-1])
+    done = import_detector(
+        DETECTORS / REAL["yunet"], "yunet", precision="int8", calibrate=folder, out=tmp_path / "out", pictures=folder
+    )
+    assert done.bundle.verified
+    faces = done.report.sizes[0].faces
+    assert faces is not None
+    assert (faces.reference, faces.matched, faces.missing, faces.extra) == (1, 1, 0, 0)
+    described = CliRunner().invoke(main, ["models", "info", str(tmp_path / "out")]).stdout
+    assert "against yunet_n_640_640.onnx by onnxruntime" in described
 
 
 def test_tflite_and_onnx_find_the_same(tmp_path: Path, pictures: Path) -> None:
@@ -152,8 +216,16 @@ def test_options_that_cannot_work(tmp_path: Path) -> None:
     file = TINY["scrfd"](tmp_path / "tiny.onnx")
     with pytest.raises(UnknownTargetError, match="scrfd"):
         import_detector(file, "srcfd")
-    with pytest.raises(OptionError, match="int8 is made of checkpoints"):
+    with pytest.raises(OptionError, match="give --calibrate a folder"):
         import_detector(file, "scrfd", precision="int8")
+    with pytest.raises(OptionError, match="made for ncnn alone, not tflite"):
+        import_detector(file, "scrfd", precision="int8", engine="tflite", calibrate=tmp_path)
+    with pytest.raises(OptionError, match="--calibrate is for int8"):
+        import_detector(file, "scrfd", calibrate=tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no pictures in it"):
+        import_detector(file, "scrfd", precision="int8", calibrate=tmp_path / "empty", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     with pytest.raises(OptionError, match="engines are ncnn, tflite, onnx"):
         import_detector(file, "scrfd", engine="openvino")
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from edgeface.quantize.calibrated import Calibrated, calibrated
-from edgeface.quantize.calibration import BINS, Seen
 from edgeface.quantize.report import Report, clipped_share, make_report
 from edgeface.quantize.report_files import write_report
 from edgeface.quantize.sensitivity import (
@@ -24,6 +23,7 @@ from edgeface.quantize.sensitivity import (
 from numpy.typing import NDArray
 
 from edgeface.errors import DataError, MissingExtraError, OptionError, OutputError
+from edgeface.int8.clipping import BINS, Seen
 from edgeface.int8.fake import fake_quantise_weight
 from edgeface.int8.modules import convolutions, layer_scales, points, set_mode
 from edgeface.int8.network import keep_in_float

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_tolerance
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,30 @@ from edgeface.evaluation.measure import measure
 from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.preprocess import letterbox_planes
 
 from ..comparison import AP_SCORE, Watch, version_of
 from ..face_parity import FaceSums
-from ..ncnn import from_onnx
+from ..ncnn import from_onnx, int8_from_onnx
 from ..parity import DepartedError, ParityReport, SizeParity, Tolerance
-from ..pictures import Image, Pictures, choose
+from ..pictures import Image, Pictures, calibration_pictures, choose
 from ..tflite import tflite_bytes
 from .graph import ForeignGraph
+from .int8 import calibrated
 from .kind import INPUT, Anchors, ForeignKind, NotThisKindError, Reading, kind
 from .original import Original, agreeing_anchors
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+CALIBRATION_PICTURES = 64
+# How much lower the AP of an int8 bundle may be than the file's.
+INT8_AP_LOSS = 0.01
 ENGINES: Mapping[str, tuple[str, ...]] = {"ncnn": (".param", ".bin"), "tflite": (".tflite",), "onnx": (".onnx",)}
 # The same faces: a box that differs by no more than rounding. In a hundred one may be another by a tie.
 TOLERANCES = {
     "fp32": Tolerance(iou=0.99, score=0.005, share=0.99),
     "fp16": Tolerance(iou=0.95, score=0.02, share=0.98),
+    # Another network: most of the faces, and where there are annotations the AP.
+    "int8": Tolerance(iou=0.7, score=0.2, share=0.9),
 }
 # The package that writes an engine's files.
 _WRITES = {"ncnn": "pnnx", "tflite": "ai_edge_litert", "onnx": "onnxsim"}
@@ -61,6 +69,7 @@ def import_detector(
     out: Path | None = None,
     anchors: Anchors | None = None,
     pictures: Path | None = None,
+    calibrate: Path | None = None,
     size_px: int | None = None,
     force: bool = False,
     watch: Watch | None = None,
@@ -69,15 +78,16 @@ def import_detector(
 
     ``out`` None is ``<file's stem>-<precision>-<engine>`` in the current folder. ``anchors`` are prior boxes' sides in
     pixels, a list a level, for kinds whose files do not say them; None takes the published ones that fit. ``pictures``:
-    the folder for the comparison (see ``pictures.choose``); ``size_px``: the bundle's default input size, by default
-    the file's. ``watch`` and ``force`` are as those of ``convert``: the bundle has the faces of the file, IoU .99, or
-    is not there.
+    the folder for the comparison (see ``pictures.choose``); ``calibrate``: for int8, the folder of those to calibrate
+    on (``pictures.calibration_pictures``); ``size_px``: the bundle's default input size, by default
+    the file's. ``watch`` and ``force`` are as those of ``convert``: the bundle has the faces of the file, as near as
+    TOLERANCES says, or is not there.
 
     Raises UnknownTargetError for another kind, OptionError, ConversionError for a file that is none of that kind,
     MissingExtraError, InputError, DataError, OutputError, EngineError, and DepartedError with the report.
     """
     reader = kind.get(kind_name)
-    _require_possible(engine, precision)
+    _require_possible(engine, precision, calibrate)
     graph = ForeignGraph(path)
     chosen = choose(pictures)
     notes: list[str] = []
@@ -91,7 +101,11 @@ def import_detector(
     directory = out or Path(f"{stem}-{precision}-{engine}")
     files = [stem + suffix for suffix in ENGINES[engine]]
     with writing(directory) as work:
-        _write(graph, reader, reading, [work / file for file in files], engine, precision)
+        paths = [work / file for file in files]
+        if calibrate is None:
+            _write(graph, reader, reading, paths, engine, precision)
+        else:
+            notes += _write_int8(graph, reader, reading, paths, calibrate, watch)
         bundle = Bundle(
             SCHEMA, f"{stem}-{precision}-{engine}", stem, precision, engine,  # type: ignore[arg-type]  # checked above
             [replace(reading.stage, files=files)],
@@ -101,8 +115,9 @@ def import_detector(
         report = _compare(original, bundle, work, chosen, watch)
         if not report.passed and not force:
             raise DepartedError(report, "no bundle was written; --force writes it as not verified")
+        command = f"edgeface import {path.name} --as {kind_name} --engine {engine} --precision {precision}"
         made: dict[str, Any] = {
-            "command": f"edgeface import {path.name} --as {kind_name} --engine {engine} --precision {precision}",
+            "command": command if calibrate is None else f"{command} --calibrate {calibrate.name}",
             "imported": {"file": path.name, "sha256": sha256_of(path), "kind": kind_name, "published": reader.origin},
             "versions": {each: version_of(each) for each in ("edgeface", "onnx", "onnxruntime", _WRITES[engine])},
             "parity": report.summary(),
@@ -113,16 +128,17 @@ def import_detector(
     return Import(directory, bundle, report, notes)
 
 
-def _require_possible(engine: str, precision: str) -> None:
+def _require_possible(engine: str, precision: str, calibrate: Path | None) -> None:
     """Raises OptionError for an engine and a precision that no import is written for."""
-    if precision == "int8":
-        raise OptionError(
-            "int8 is made of checkpoints that edgeface trained, not of a file of others: take fp32 or fp16, or make an "
-            "int8 detector of your own by 'edgeface train' and 'edgeface quantize'"
-        )
+    if precision == "int8" and engine != "ncnn":
+        raise OptionError(f"int8 of a file of others is made for ncnn alone, not {engine}: leave the engine out")
+    if precision == "int8" and calibrate is None:
+        raise OptionError("int8 needs pictures to calibrate on: give --calibrate a folder of 50 and more with faces")
+    if precision != "int8" and calibrate is not None:
+        raise OptionError(f"--calibrate is for int8, and {precision} needs no scales: add --precision int8, or drop it")
     if engine not in ENGINES or precision not in PRECISIONS:
         raise OptionError(
-            f"{engine} {precision} cannot be: engines are {', '.join(ENGINES)}, precisions {' and '.join(PRECISIONS)}"
+            f"{engine} {precision} cannot be: engines are {', '.join(ENGINES)}, precisions {', '.join(PRECISIONS)}"
         )
     if engine == "onnx" and precision != PRECISIONS[0]:
         raise OptionError("onnx bundles are fp32: leave the precision out")
@@ -162,13 +178,44 @@ def _is(graph: ForeignGraph, reader: ForeignKind) -> bool:
     return True
 
 
-def _write(
-    graph: ForeignGraph, reader: ForeignKind, reading: Reading, paths: Sequence[Path], engine: str, precision: str
-) -> None:
+def _rebuilt(graph: ForeignGraph, reader: ForeignKind, reading: Reading) -> onnx.ModelProto:
     pixels = reader.pixels
     # A mean that is one for all channels the runtime subtracts, with the scale.
     mean = (0.0, 0.0, 0.0) if len(set(pixels.mean)) == 1 else pixels.mean
-    model = graph.rebuilt(reading.outputs, input_name=INPUT, is_rgb=pixels.is_rgb, mean=mean)
+    model: onnx.ModelProto = graph.rebuilt(reading.outputs, input_name=INPUT, is_rgb=pixels.is_rgb, mean=mean)
+    return model
+
+
+def _write_int8(
+    graph: ForeignGraph, reader: ForeignKind, reading: Reading, paths: Sequence[Path], folder: Path, watch: Watch | None
+) -> list[str]:
+    """ncnn's files in int8, calibrated on the pictures of ``folder``; lines that say how."""
+    chosen = calibration_pictures(folder, CALIBRATION_PICTURES)
+    stage = reading.stage
+
+    def inputs() -> Iterator[Any]:
+        items: Iterable[tuple[str, Any]] = chosen
+        if watch is not None:
+            items = watch(chosen, "calibrating", len(chosen))
+        for _, image in items:
+            yield letterbox_planes(image, graph.size, 1, mean=stage.mean, scale=stage.scale).x[None]
+
+    done = calibrated(_rebuilt(graph, reader, reading), inputs)
+    with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
+        path = Path(scratch) / "net.onnx"
+        path.write_bytes(done.model.SerializeToString())
+        outputs = [output.name for output in done.model.graph.output]
+        report = int8_from_onnx(path, INPUT, outputs, paths, done.scales, lenient=True)
+    return [
+        f"int8: {len(report.layers)} layers calibrated on {chosen.source}; {len(report.floats)} stay float: "
+        f"{', '.join(report.floats)}"
+    ]
+
+
+def _write(
+    graph: ForeignGraph, reader: ForeignKind, reading: Reading, paths: Sequence[Path], engine: str, precision: str
+) -> None:
+    model = _rebuilt(graph, reader, reading)
     content = model.SerializeToString()
     if engine == "onnx":
         paths[0].write_bytes(_of_any_size(model))
@@ -201,6 +248,8 @@ def _compare(
     import onnxruntime
 
     tolerance = TOLERANCES[bundle.precision]
+    if bundle.precision == "int8" and pictures.annotated:
+        tolerance = replace_tolerance(tolerance, ap_loss=INT8_AP_LOSS)
     sessions = open_sessions(directory, bundle, 1)
     defaults = bundle.defaults
 

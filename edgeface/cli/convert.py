@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from edgeface.cli.writing import note, say_lines
+from edgeface.cli.bundle_written import write_bundle
 
 
 @click.command("convert", short_help="Make a bundle for an engine from a checkpoint.")
@@ -64,33 +64,17 @@ def command(
     not written, unless with --force.
     """
     # Imported here, so that --help does not wait for them.
-    from edgeface.atomic import write_bytes
     from edgeface.cli.progress import progress
-    from edgeface.cli.results import next_step
-    from edgeface.convert import DepartedError, convert
-    from edgeface.errors import OutputError
+    from edgeface.convert import Conversion, convert
 
-    if json_path is not None and not json_path.parent.is_dir():
-        raise OutputError(f"{json_path.parent}: no such folder: make it, or choose another --json")
-    try:
+    def make() -> Conversion:
         with _cleaning_up():
-            done = convert(
+            return convert(
                 model, target_name, precision=precision, out=out, pictures=pictures, size_px=sizes_px or None,
                 force=force, watch=progress,
             )
-    except DepartedError as error:
-        note(error.report.to_text())
-        if json_path is not None:
-            write_bytes(json_path, error.report.to_json())
-        raise
-    say_lines(done.report.to_text())
-    for remark in done.notes:
-        say_lines(remark)
-    size_mb = sum(file.size_bytes for file in done.bundle.files) / 1e6
-    say_lines(f"{done.directory}: {size_mb:.2f} MB{'' if done.bundle.verified else ', not verified'}")
-    say_lines(next_step("demo", "--refine" if done.bundle.is_refinement else "--model", str(done.directory)))
-    if json_path is not None:
-        write_bytes(json_path, done.report.to_json())
+
+    write_bundle(make, json_path, say_licence=False)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeface.cli.writing import note, say_lines
+from edgeface.cli.bundle_written import write_bundle
 from edgeface.errors import OptionError
 
 _ANCHORS = "16,32/64,128/256,512"
@@ -34,7 +34,10 @@ class _Anchors(click.ParamType):  # type: ignore[type-arg]  # generic in some ve
 @click.option("--as", "kind_name", metavar="KIND",
               help="What it is: yunet, scrfd, retinaface, yolov5face or ultralight.")
 @click.option("--engine", default="ncnn", show_default=True, help="What to make: ncnn, tflite or onnx.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, or fp16: half the file.")
+@click.option("--precision", default="fp32", show_default=True,
+              help="fp32; fp16: half the file; int8: a quarter, for ncnn, with --calibrate.")
+@click.option("--calibrate", type=click.Path(path_type=Path), metavar="DIR",
+              help="For int8: a folder of pictures with faces, 64 of which say the scales.")
 @click.option("--anchors", type=_Anchors(), metavar="SIDES",
               help=f"Of retinaface and ultralight: the sides of the prior boxes in pixels, as in {_ANCHORS}.  "
               "[default: the published ones that fit]")
@@ -52,6 +55,7 @@ def command(
     kind_name: str | None,
     engine: str,
     precision: str,
+    calibrate: Path | None,
     anchors: tuple[tuple[float, ...], ...] | None,
     size_px: int | None,
     out: Path | None,
@@ -65,42 +69,26 @@ def command(
     edgeface import scrfd_500m_kps.onnx --as scrfd
     edgeface import yunet.onnx --as yunet --engine tflite --precision fp16
     edgeface import retinaface.onnx --as retinaface --anchors 16,32/64,128/256,512
+    edgeface import scrfd_500m_kps.onnx --as scrfd --precision int8 --calibrate photos
 
     The decoding of its outputs goes into the bundle, so that detect, camera, evaluate, bench and deploy take it by its
     folder, and --refine puts T-CNN behind it. A bundle that finds other faces than FILE is not written, unless with
     --force. The file's licence holds for the bundle.
     """
     # Imported here, so that --help does not wait for them.
-    from edgeface.atomic import write_bytes
     from edgeface.cli.progress import progress
-    from edgeface.cli.results import next_step
-    from edgeface.convert import DepartedError
     from edgeface.convert.targets import require
-    from edgeface.errors import OutputError
 
-    if json_path is not None and not json_path.parent.is_dir():
-        raise OutputError(f"{json_path.parent}: no such folder: make it, or choose another --json")
     require(("onnx", "onnxsim", "onnxruntime"))
     from edgeface.convert.foreign import import_detector, looks_like
 
     if kind_name is None:
         raise OptionError(f"{file}: {looks_like(file)}")
-    try:
-        done = import_detector(
+    write_bundle(
+        lambda: import_detector(
             file, kind_name, engine=engine, precision=precision, out=out, anchors=anchors, pictures=pictures,
-            size_px=size_px, force=force, watch=progress,
-        )
-    except DepartedError as error:
-        note(error.report.to_text())
-        if json_path is not None:
-            write_bytes(json_path, error.report.to_json())
-        raise
-    say_lines(done.report.to_text())
-    for remark in done.notes:
-        say_lines(remark)
-    size_mb = sum(entry.size_bytes for entry in done.bundle.files) / 1e6
-    say_lines(f"{done.directory}: {size_mb:.2f} MB{'' if done.bundle.verified else ', not verified'}")
-    say_lines(f"licence: {done.bundle.licence}")
-    say_lines(next_step("demo", "--model", str(done.directory)))
-    if json_path is not None:
-        write_bytes(json_path, done.report.to_json())
+            calibrate=calibrate, size_px=size_px, force=force, watch=progress,
+        ),
+        json_path,
+        say_licence=True,
+    )

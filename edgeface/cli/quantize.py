@@ -71,8 +71,8 @@ def command(
     require_torch("quantisation")
     from edgeface.bundle import sha256_of
     from edgeface.cli.progress import progress
+    from edgeface.int8.clipping import method as methods
     from edgeface.quantize.calibrated import calibrated
-    from edgeface.quantize.calibration import method as methods
     from edgeface.quantize.plots import require_plots
 
     methods.get(method)

@@ -17,14 +17,16 @@ def parity_ap(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def verification(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    """Pairs of a label and a text: whether and against what it was verified, and its own AP beside its checkpoint's."""
-    parity, checkpoint = _mapping(bundle.made, "parity"), _mapping(bundle.made, "checkpoint")
+    """Pairs of a label and a text: whether and against what it was verified, and its own AP."""
+    parity = _mapping(bundle.made, "parity")
+    imported = _mapping(bundle.made, "imported")
+    source = imported or _mapping(bundle.made, "checkpoint")
     if not bundle.verified:
-        yield "verified", "no: see 'edgeface convert'"
+        yield "verified", f"no: see 'edgeface {'import' if imported else 'convert'}'"
     elif not parity:
         yield "verified", "each of its parts was, before they were combined: see the parts"
     else:
-        yield "verified", f"against {checkpoint.get('file', 'its checkpoint')} by {parity.get('reference', 'torch')}"
+        yield "verified", f"against {source.get('file', 'its checkpoint')} by {parity.get('reference', 'torch')}"
         yield "", f"on {parity.get('pictures', 'pictures')}"
         for size in parity.get("sizes", ()):
             if "faces_matched" in size:
