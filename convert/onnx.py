@@ -63,6 +63,7 @@ def export_qdq(graph: Graph, path: Path, *, free: bool) -> None:
 
     _write_onnx(_baked(graph, "all"), path, free)
     model = onnx.load(path)
+    _unshare(model)
     _with_int8_weights(model, graph.scales)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
@@ -115,6 +116,22 @@ def _free_axes(graph: Graph) -> dict[str, dict[int, str]]:
     puts a map of stride 16 where one of stride 8 was."""
     outputs = {name: {axis: f"{name}_{free}" for axis, free in graph.free.items()} for name in graph.outputs}
     return {graph.input: graph.free, **outputs}
+
+
+def _unshare(model: ModelProto) -> None:
+    """Give every convolution weights and biases of its own, where a network uses a layer several times: onnxruntime
+    quantises a shared bias for each and then finds it there already."""
+    kept = {i.name: i for i in model.graph.initializer}
+    used: set[str] = set()
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if node.op_type not in ("Conv", "Gemm") or name not in kept:
+                continue
+            if name in used:
+                node.input[place] = f"{name}_{len(used)}"
+                model.graph.initializer.add().CopyFrom(kept[name])
+                model.graph.initializer[-1].name = node.input[place]
+            used.add(node.input[place])
 
 
 def _with_int8_weights(model: ModelProto, scales: Sequence[LayerScales]) -> None:

@@ -9,12 +9,14 @@ from torch import nn
 
 from edgeface.errors import ConversionError
 from edgeface.models.family import Inputs
+from edgeface.models.maskface import MaskFace
 from edgeface.models.mos import MOS
 from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_nets import MTCNN, PatchNet
 
 from .patches import cascade_inputs, face_inputs
 from .pictures import Progress, calibration_batches
+from .regions import picture_and_region_inputs
 
 
 @singledispatch
@@ -29,6 +31,11 @@ def calibration_inputs(net: nn.Module, data: Path, pictures: int, progress: Prog
 @calibration_inputs.register
 def _whole_pictures(net: MOS, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     return [{"dense": batch} for batch in calibration_batches(data, pictures, progress)]
+
+
+@calibration_inputs.register
+def _pictures_and_regions(net: MaskFace, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+    return picture_and_region_inputs(net, data, pictures, progress)
 
 
 @calibration_inputs.register

@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeface.data.annotations import Picture
 from edgeface.data.pixels import read_pixels
 from edgeface.data.sets import SetDescription, open_data
+from edgeface.data.targets import targets_of
 from edgeface.errors import DataError
 from edgeface.models.mos import STRIDES
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
@@ -34,14 +37,25 @@ def calibration_batches(
 
     Raises DataError when there is none, or a picture cannot be read.
     """
+    return [batch for batch, _ in pictures_with_faces(data, count, progress, max(STRIDES))]
+
+
+def pictures_with_faces(
+    data: Path, count: int, progress: Progress, multiple: int
+) -> list[tuple[Tensor, NDArray[np.float32]]]:
+    """As ``calibration_batches``, sides multiples of ``multiple``, each with the boxes (n, 4) of its faces in its own
+    pixels; raises as that."""
     chosen = calibration_pictures(data, count)
-    batches = []
+    regress = {picture.path: description.regress for picture, description in chosen}
+    found = []
     for picture in progress([picture for picture, _ in chosen], "reading", len(chosen)):
         size_px = _SCENE_PX if picture.complete else _CROP_PX
-        pixels = letterbox(read_pixels(picture), size_px, max(STRIDES)).pixels
-        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-        batches.append((planes - PIXEL_MEAN) * PIXEL_SCALE)
-    return batches
+        boxed = letterbox(read_pixels(picture), size_px, multiple)
+        planes = torch.from_numpy(boxed.pixels).permute(2, 0, 1)[None].float()
+        targets = targets_of(picture, regress_boxes=regress[picture.path])
+        scale = np.array([boxed.scale_x, boxed.scale_y] * 2, np.float32)
+        found.append(((planes - PIXEL_MEAN) * PIXEL_SCALE, targets.boxes[~targets.ignore] * scale))
+    return found
 
 
 def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, SetDescription]]:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeface.data.annotations import Face, read_annotations
-from edgeface.evaluation.landmarks import auc, evaluate_landmarks, nme, nose_ratios
+from edgeface.data.annotations import Face, Picture, read_annotations
+from edgeface.evaluation.landmarks import auc, evaluate_landmarks, nme, nme68, nose_ratios
 from edgeface.evaluation.locate import face_box, locate
+from edgeface.evaluation.measure import measure
+from edgeface.evaluation.report_text import measure_lines
 from edgeface.faces import Faces
 
 # Eyes 40 apart.
@@ -101,6 +103,32 @@ def test_no_face_found_has_no_mean_and_all_failures() -> None:
     report = evaluate_landmarks([(face(), Faces(np.empty((0, 4), np.float32), np.empty(0, np.float32)))])
     assert (report.found, report.missed_share, report.failure_share, report.auc_10) == (0, 1, 1, 0)
     assert report.nme_percent is report.median_percent is report.over_10_share is None
+
+
+def test_68_points_are_measured_by_the_outer_eye_corners() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(20, 80, (68, 2)).astype(np.float32)
+    points[36], points[45] = (30, 50), (70, 50)
+    moved = points + np.array([3, 4], np.float32)
+    face = Face(box=np.array([10, 10, 90, 90], np.float32), landmarks68=points)
+    found = Faces(np.array([[10, 10, 90, 90]], np.float32), np.ones(1, np.float32), landmarks68=moved[None])
+    report = evaluate_landmarks([(face, found), (face, Faces.empty())], 68)
+    assert report.nme_percent == pytest.approx(100 * 5 / 40)
+    assert (report.faces, report.found, report.nose_ratio) == (2, 1, None)
+    with pytest.raises(ValueError, match="coincide"):
+        nme68(points[None], np.zeros((1, 68, 2), np.float32))
+
+
+def test_68_points_are_measured_where_the_source_and_the_model_have_them() -> None:
+    points = np.random.default_rng(0).uniform(20, 80, (68, 2)).astype(np.float32)
+    face = Face(box=np.array([10, 10, 90, 90], np.float32), landmarks68=points)
+    picture = Picture(Path("a.png"), 100, 100, "dev", False, [face])
+    boxes, scores = np.array([[10, 10, 90, 90]], np.float32), np.ones(1, np.float32)
+    assert measure([picture], [Faces(boxes, scores)]).landmarks68 is None
+    measures = measure([picture], [Faces(boxes, scores, landmarks68=points[None] + 1)])
+    assert measures.landmarks68 is not None
+    text = "\n".join(measure_lines(measures))
+    assert "68 landmarks, error in % of the distance between the outer eye corners, 1 of 1 faces found" in text
 
 
 def test_needs_faces_and_landmarks() -> None:

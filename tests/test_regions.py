@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bright_nets import Run, bundle
 from edgeface.bundle import Bundle, DenseStage, FaceStage, Heatmaps, Level, Map, Regions, inconsistency
+from edgeface.cli.model_lines import predicts
 from edgeface.errors import BundleError, EngineError
 from edgeface.faces import face_records
 from edgeface.frames import as_frame
@@ -197,6 +198,7 @@ def test_heatmaps_of_int8_are_real_values() -> None:
 def test_five_landmarks_come_of_68() -> None:
     whole = bundle(DENSE, stage(MANY))
     assert whole.gives_landmarks
+    assert list(predicts(whole)) == ["boxes", "five landmarks", "68 landmarks"]
     found = detector(whole, Dense((0, 9, 11)), Head(MANY))(dotted(190, 140))
     assert found.landmarks is not None
     assert found.landmarks68 is not None

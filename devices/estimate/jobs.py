@@ -10,9 +10,9 @@ EMPTY = "empty"     # a region with nothing in it: what it costs to mark one fro
 class Place(msgspec.Struct, frozen=True):
     """A region: the index of its job, and what of the job it is.
 
-    Jobs on bundles have the stages "preprocessing", "network", the first stage's net, "pose" and "crops", the nets on
-    faces, and "decoding", all that is neither; ``part`` is a kernel's or a
-    layer's name within the stage, ``kind`` and ``detail`` say more of a layer: "Convolution", "3x3 / 2, 3 to 24". A
+    Jobs on bundles have the stages "preprocessing", "network", the first stage's net, "pose", "regions" and "crops",
+    the nets on faces, and "decoding", all that is neither; ``part`` is a kernel's or a layer's name within the stage,
+    ``kind`` and ``detail`` say more of a layer: "Convolution", "3x3 / 2, 3 to 24". A
     stage that was entered several times has as many regions.
     """
 

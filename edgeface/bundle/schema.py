@@ -365,6 +365,14 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return isinstance(first, DenseStage) and all(level.landmarks is not None for level in first.levels)
 
     @property
+    def gives_landmarks68(self) -> bool:
+        """Whether its faces have the 68 points of 300-W."""
+        stages = self.face_stages
+        return any(each.points == 68 for stage in stages for each in stage.all_of(Landmarks)) or any(
+            each.points == 68 for stage in stages for each in stage.all_of(Heatmaps)
+        )
+
+    @property
     def gives_pose(self) -> bool:
         """Whether its faces have a head pose."""
         return any(stage.tells_pose for stage in self.face_stages)

@@ -17,6 +17,8 @@ def predicts(bundle: Bundle) -> Iterator[str]:
     yield "boxes"
     if bundle.gives_landmarks:
         yield "five landmarks"
+    if bundle.gives_landmarks68:
+        yield "68 landmarks"
     if bundle.gives_pose:
         yield "head pose"
     yield from (f"{name} from {threshold:g}" for name, threshold in bundle.attributes.items())

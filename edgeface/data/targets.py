@@ -137,6 +137,16 @@ def face_box(face: Face) -> NDArray[np.float32] | None:
     return None
 
 
+def face_box_of_points(face: Face, complete: bool) -> NDArray[np.float32] | None:
+    """Where a face is, forehead to chin (4,), of its points where it has them: sets of single faces, which are not
+    ``complete``, annotate tight squares, if any, beside landmarks. None where nothing places it."""
+    if face.landmarks68 is not None:
+        return box_from_landmarks68(np.asarray(face.landmarks68, np.float32))
+    if face.landmarks is not None and not complete:
+        return box_from_landmarks5(np.asarray(face.landmarks, np.float32))
+    return None if face.box is None else np.asarray(face.box, np.float32)
+
+
 def targets_of(picture: Picture, *, regress_boxes: bool) -> Targets:
     """A picture's annotations as arrays; faces that nothing places are left out.
 

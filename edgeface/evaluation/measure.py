@@ -130,6 +130,7 @@ def measure(
         reasons["attributes"] = f"the model gives no {' or '.join(labelled(pictures))}"
     complete = [(picture, found) for picture, found in pairs if picture.complete]
     boxed = "detection" not in reasons
+    many = [(face, found) for p, found in pairs for face in p.faces if _own_landmarks68(face)]
     own_pose = [(face, found) for p, found in pairs for face in p.faces if _own_pose(face)]
     pointed = own_pose and any(found.landmarks is not None for found in detections)
     return Measures(
@@ -141,6 +142,9 @@ def measure(
         pose=None if "pose" in reasons else evaluate_pose(own_pose),
         pose_from_landmarks=evaluate_pose([(face, _posed_by_points(found)) for face, found in own_pose])
         if pointed
+        else None,
+        landmarks68=evaluate_landmarks(many, 68)
+        if many and any(found.landmarks68 is not None for found in detections)
         else None,
         attributes=attributes or None,
         mask_recall=None if "mask_recall" in reasons else evaluate_mask_recall(pictures, detections, default_score),
@@ -165,6 +169,10 @@ def _masked(face: Face) -> bool:
 
 def _own_landmarks(face: Face) -> bool:
     return face.landmarks is not None and not face.teacher and not face.ignore
+
+
+def _own_landmarks68(face: Face) -> bool:
+    return face.landmarks68 is not None and has_place(face) and not face.teacher and not face.ignore
 
 
 def _own_pose(face: Face) -> bool:

@@ -15,6 +15,8 @@ from edgeface.evaluation.operating import OperatingReport
 from edgeface.evaluation.pose import PoseReport
 from edgeface.evaluation.wider import DetectionReport
 
+_WITHOUT_REASON = {"not_measured", "operating", "pose_from_landmarks", "close_ups", "landmarks68"}
+
 
 @dataclass(frozen=True)
 class FalseAlarmReport:
@@ -34,7 +36,8 @@ class Measures:
     """What could be measured; None where it could not, and ``not_measured`` says why, by the field's name.
 
     ``operating`` belongs to ``detection``, and ``pose_from_landmarks``, the head pose that the five points give
-    (``edgeface.pose_from_points``), to ``pose``: they have no reason of their own. ``close_ups`` stands alone.
+    (``edgeface.pose_from_points``), to ``pose``: they have no reason of their own. ``close_ups`` and ``landmarks68``
+    stand alone.
     """
 
     detection: DetectionReport | None = None
@@ -46,12 +49,13 @@ class Measures:
     operating: OperatingReport | None = None
     pose_from_landmarks: PoseReport | None = None
     close_ups: CloseUpReport | None = None
+    landmarks68: LandmarkReport | None = None
     not_measured: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def names(cls) -> set[str]:
         """The names of the measures that can be missing for a reason, the keys that ``not_measured`` can have."""
-        return {entry.name for entry in fields(cls)} - {"not_measured", "operating", "pose_from_landmarks", "close_ups"}
+        return {entry.name for entry in fields(cls)} - _WITHOUT_REASON
 
 
 @dataclass(frozen=True)

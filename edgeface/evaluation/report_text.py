@@ -32,7 +32,10 @@ def measure_lines(measures: Measures) -> Iterator[str]:
     if measures.operating:
         yield from _operating(measures.operating)
     if measures.landmarks:
-        yield from _landmarks(measures.landmarks)
+        yield from _landmarks("five landmarks, error in % of the distance between the eyes", measures.landmarks)
+    if measures.landmarks68:
+        title = "68 landmarks, error in % of the distance between the outer eye corners"
+        yield from _landmarks(title, measures.landmarks68)
     if measures.pose:
         yield from _pose("head pose", measures.pose)
     if measures.pose_from_landmarks:
@@ -65,9 +68,9 @@ def _table(title: str, rows: Mapping[str, AveragePrecision]) -> Iterator[str]:
         yield f"  {name:<50}{row.ap:>6.3f}{row.recall:>8.3f}{row.faces:>7}"
 
 
-def _landmarks(report: LandmarkReport) -> Iterator[str]:
+def _landmarks(title: str, report: LandmarkReport) -> Iterator[str]:
     yield ""
-    yield f"five landmarks, error in % of the distance between the eyes, {report.found} of {report.faces} faces found"
+    yield f"{title}, {report.found} of {report.faces} faces found"
     if report.nme_percent is not None and report.over_10_share is not None:
         yield (
             f"  NME {report.nme_percent:.2f} %, median {report.median_percent:.2f} %, "

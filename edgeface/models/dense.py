@@ -44,7 +44,7 @@ class Parts:
 
 class Dense(nn.Module):
     """``backbone`` gives maps, finest first, ``neck`` takes them and gives as many, ``context`` has a module a level,
-    each (N, C, H, W) -> the same shape, and ``heads`` one that gives the maps of its tasks by name."""
+    each (N, C, H, W) -> the same shape, and ``heads`` one that gives the maps of its tasks by name, or one for all."""
 
     # What checkpoints call it.
     neck_name: ClassVar[str] = "neck"
@@ -59,22 +59,32 @@ class Dense(nn.Module):
         self.context = nn.ModuleList(parts.context)
         self.heads = nn.ModuleList(parts.heads)
 
+    @property
+    def level_heads(self) -> list[Any]:
+        """The head of each level."""
+        heads: list[Any] = list(self.heads)     # torch types a module's attributes as tensors and modules
+        return heads if len(heads) == len(self.context) else heads * len(self.context)
+
     def maps(self, x: Tensor) -> list[dict[str, Tensor]]:
         """(N, 3, H, W) normalised BGR -> each level's maps by the name of the task, and its "features" (N, C, h, w)."""
-        found = []
-        neck = self.get_submodule(self.neck_name)
-        levels = neck(self.backbone(self.data(x) if self.is_deployed else x))
-        for context, head, level in zip(self.context, self.heads, levels, strict=True):
-            features = context(level)
-            maps = head(features)
-            found.append({**maps, "features": features.value if isinstance(features, Signal) else features})
-        return found
+        return [
+            {**maps, "features": features.value if isinstance(features, Signal) else features}
+            for features, maps in self.level_maps(self.backbone(self.data(x) if self.is_deployed else x))
+        ]
+
+    def level_maps(self, levels: Sequence[Any]) -> list[tuple[Any, dict[str, Tensor]]]:
+        """The backbone's maps -> each level's features, as its context module gives them, and its tasks' maps."""
+        levels = self.get_submodule(self.neck_name)(levels)
+        found = [context(level) for context, level in zip(self.context, levels, strict=True)]
+        return [(features, head(features)) for features, head in zip(found, self.level_heads, strict=True)]
 
     def forward(self, x: Tensor) -> DenseOutput:
         """(N, 3, H, W) normalised BGR -> DenseOutput; of a deployed network the background's logits are 0."""
-        found = self.maps(x)
-        heads: list[Any] = list(self.heads)     # torch types a module's attributes as tensors and modules
-        score = [head.score_pairs(maps["score"]) for head, maps in zip(heads, found, strict=True)]
+        return self.output(self.maps(x))
+
+    def output(self, found: Sequence[dict[str, Tensor]]) -> DenseOutput:
+        """The maps of every level as one."""
+        score = [head.score_pairs(maps["score"]) for head, maps in zip(self.level_heads, found, strict=True)]
         box, landmarks, features = (
             [maps[name] for maps in found if name in maps] for name in ("box", "landmarks", "features")
         )

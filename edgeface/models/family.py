@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from edgeface.bundle import Defaults, Stage
 from edgeface.errors import ConversionError, UnknownModelError
+from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
 from edgeface.registry import Registry
 
@@ -53,8 +55,9 @@ class Family(ABC):
     ``build`` makes the network from the options that a configuration and a checkpoint hold. ``starts`` gives a new one
     the weights of a published state dict that is no checkpoint; None where there is no such way. Of the class:
     ``nets`` are those of its trained and of its deployed network; ``trainer`` is the name of who trains it, in
-    training/trainers.py; training canvases are multiples of ``canvas_multiple``; ``channel_multiple`` is what a new
-    quantised network's layout is filled up to. A family that stays in float overrides nothing of int8.
+    training/trainers.py; ``is_dense``: whether its first stage is trained on whole pictures; training canvases are
+    multiples of ``canvas_multiple``; ``channel_multiple`` is what a new quantised network's layout is filled up to. A
+    family that stays in float overrides nothing of int8.
     """
 
     build: Callable[..., nn.Module]
@@ -63,6 +66,7 @@ class Family(ABC):
     nets: ClassVar[tuple[type[nn.Module], ...]]
     defaults: ClassVar[Defaults]
     trainer: ClassVar[str] = "detector"
+    is_dense: ClassVar[bool] = True
     canvas_multiple: ClassVar[int] = 64
     channel_multiple: ClassVar[int] = 1
 
@@ -104,6 +108,15 @@ def family_of(net: nn.Module) -> Family:
         if isinstance(net, families.get(name).nets):
             return families.get(name)
     raise ConversionError(f"{type(net).__name__} has no export graphs: convert one of {', '.join(families.names())}")
+
+
+def scales_of(net: nn.Module, module: nn.Module, shape: tuple[int, ...]) -> tuple[LayerScales, ...]:
+    """The scales of the int8 layers that ``module``, a graph of the deployed ``net``, runs on an input of ``shape``,
+    under their names in ``net``; none in float."""
+    data: Any = net.data
+    if data.mode == "float":
+        return ()
+    return tuple(layer_scales(net, lambda: module(torch.zeros(shape))))
 
 
 def graphs(net: nn.Module) -> list[Graph]:

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from edgeface.bundle import Bins, Defaults, DenseStage, FaceStage, Level, Map, Points, Stage
 from edgeface.errors import ConversionError
-from edgeface.int8.modules import layer_scales
-from edgeface.int8.scales import LayerScales
 from edgeface.models.deploy import deploy
-from edgeface.models.family import Family, Files, Graph, Inputs
+from edgeface.models.family import Family, Files, Graph, Inputs, scales_of
 from edgeface.models.mos import (
     ANCHOR_SIZES,
     MOS,
@@ -82,24 +80,17 @@ def graphs(net: nn.Module) -> list[Graph]:
     # The dense shapes have no side in common, and none is a multiple of another.
     dense = Graph(
         "dense", _Dense(net), INPUT, dense_outputs(),
-        ((1, 3, 480, 640), (1, 3, 256, 352)), {2: "height", 3: "width"}, _scales(net, _Dense(net), (1, 3, 64, 64)),
+        ((1, 3, 480, 640), (1, 3, 256, 352)), {2: "height", 3: "width"}, scales_of(net, _Dense(net), (1, 3, 64, 64)),
     )
     patches = (1, net.channels, PATCH, 5 * PATCH), (1, net.channels, PATCH, 2 * PATCH)
     pose = [
         Graph(
             f"pose{stride}", _Pose(net, level), POSE_INPUT, (POSE_OUTPUT,), patches, {3: "width"},
-            _scales(net, _Pose(net, level), patches[1]),
+            scales_of(net, _Pose(net, level), patches[1]),
         )
         for level, stride in enumerate(STRIDES)
     ]
     return [dense, *pose]
-
-
-def _scales(net: MOS, module: nn.Module, shape: tuple[int, ...]) -> tuple[LayerScales, ...]:
-    """The scales of the int8 layers of one graph, under their names in the whole network; none in float."""
-    if net.data.mode == "float":
-        return ()
-    return tuple(layer_scales(net, lambda: module(torch.zeros(shape))))
 
 
 def stages(files: Files) -> list[Stage]:

@@ -76,6 +76,8 @@ class PatchFamily(Family):
 
     outputs_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
+    is_dense = False
+
     def example(self) -> Inputs:
         return {stem: torch.zeros(1, 3, side, side) for stem, side in self.sides().items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 
@@ -40,13 +40,14 @@ class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Anchor assignment, classification, box loss and the losses' weights.
 
-    What pose, landmarks and learned weights need is for MOS alone, as are ``assignment``, ``classification``,
-    ``box``, ``negative_iou`` and ``min_anchors``. The paper's are iou, mined and smooth_l1, with learned weights; the
-    others come from Zhang et al. 2020 (ATSS), Li et al. 2020 (quality focal loss) and Zheng et al. 2020 (DIoU).
+    What pose, landmarks and learned weights need is for MOS alone; ``assignment``, ``classification``, ``box``,
+    ``negative_iou`` and ``min_anchors`` are for MOS and MaskFace. MOS's paper has iou, mined and smooth_l1, with
+    learned weights; MaskFace's iou, focal and smooth_l1; the others come from Zhang et al. 2020 (ATSS), Li et al. 2020
+    (quality focal loss) and Zheng et al. 2020 (DIoU).
     """
 
     assignment: Literal["iou", "atss"] = "iou"
-    classification: Literal["mined", "quality_focal"] = "mined"
+    classification: Literal["mined", "quality_focal", "focal"] = "mined"
     box: Literal["smooth_l1", "diou"] = "smooth_l1"
     atss_positions: int = 9             # ATSS: how many of a level's nearest positions are candidates of a face
     focal_beta: float = 2.0             # quality focal loss: exponent of the distance to the target
@@ -101,12 +102,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: Run
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file and apply overrides such as ``run.steps=2000`` or ``data.weights.wider=1``.
+ConfigKind = TypeVar("ConfigKind", bound=Config)
+
+
+@overload
+def load_config(path: Path, overrides: Sequence[str] = ...) -> Config: ...
+
+
+@overload
+def load_config(path: Path, overrides: Sequence[str], kind: type[ConfigKind]) -> ConfigKind: ...
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Config] = Config) -> Config:
+    """Read a TOML file and apply overrides such as ``run.steps=2000`` or ``data.weights.wider=1``; as ``kind``.
 
     Raises OptionError that names the file or the override and what is wrong with it.
     """
-    config = read_settings(path, overrides, Config)
+    config = read_settings(path, overrides, kind)
     _check(config, path)
     return config
 
@@ -162,6 +174,11 @@ def default_config_path(model: str) -> Path:
     if not path.is_file():
         raise TrainingError(f"no configuration ships for {model!r}: give one with --config")
     return path
+
+
+def plain_config(config: Config) -> Config:
+    """What a dense detector's trainer takes of a configuration that says more."""
+    return Config(*(getattr(config, name) for name in Config.__struct_fields__))
 
 
 def plain(config: Config) -> dict[str, Any]:

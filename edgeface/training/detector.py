@@ -26,7 +26,7 @@ from edgeface.models.checkpoint import FORMAT, load, read_untrusted
 from edgeface.models.family import Family
 from edgeface.models.starting import is_archive, load_backbone
 from edgeface.registry import unknown_name
-from edgeface.training import objective, s3fd  # noqa: F401  (register their objectives)
+from edgeface.training import maskface_objective, objective, s3fd  # noqa: F401  (register their objectives)
 from edgeface.training.config import Config
 from edgeface.training.dense import objective_of
 from edgeface.training.devices import find_place
@@ -112,8 +112,8 @@ def network_trainer(
 def detector_family(name: str) -> Family:
     """The family of a dense detector; raises UnknownModelError for another model, with those that there are."""
     family = families.get(name)
-    if family.trainer != "detector":
-        others = (other for other in families.names() if families.get(other).trainer == "detector")
+    if not family.is_dense:
+        others = (other for other in families.names() if families.get(other).is_dense)
         raise UnknownModelError(unknown_name("dense detector", name, others))
     return family
 

@@ -37,6 +37,17 @@ def quality_focal(logit: Tensor, quality: Tensor, counted: Tensor, positives: in
     return (entropy * (quality - logit.sigmoid()).abs() ** beta).sum() / max(1, positives)
 
 
+def focal(logit: Tensor, positive: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss (maskface.txt, eq. 2), divided by the positives: ``logit`` (K,) face over background, ``positive``
+    (K,) bool."""
+    logit, target = logit.float(), positive.float()
+    entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+    wrong = (target - logit.sigmoid()).abs()
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    total: Tensor = (weight * wrong**gamma * entropy).sum()
+    return total / positive.sum().clamp_min(1)
+
+
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """IoU of pairs of boxes, (P, 4) and (P, 4) x1 y1 x2 y2 -> (P,)."""
     extent = (torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(boxes[:, :2], others[:, :2])).clamp_min(0)

@@ -17,29 +17,21 @@ from edgeface.models.mos import (
     VARIANCES,
 )
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.training.assign import BACKGROUND, AnchorGrid, anchor_grid, assign, decode_boxes, encode
-from edgeface.training.atss import assign_atss
+from edgeface.training.anchored import AnchoredObjective
+from edgeface.training.assign import anchor_grid, encode
 from edgeface.training.config import Loss
-from edgeface.training.dense import Matches, Objective, flat, objective_of
-from edgeface.training.losses import (
-    TASKS,
-    UncertaintyWeights,
-    box_iou,
-    distance_iou,
-    mined_classification,
-    pose_loss,
-    quality_focal,
-)
+from edgeface.training.dense import Matches, flat, objective_of
+from edgeface.training.losses import TASKS, UncertaintyWeights, pose_loss
 
 # A crowd can match thousands of anchors; the pose of so many a step is enough.
 MAX_POSES = 512
-LEAST_DERIVED_QUALITY = 0.8
 
 
-class MOSObjective(Objective):
+class MOSObjective(AnchoredObjective):
     """The four tasks' losses of a ``MOS``, trained in float or deployed, with weights that are learned along."""
 
     tasks = TASKS
+    anchors_per_position = MOS.anchors_per_position
 
     def __init__(self, net: nn.Module, loss: Loss, small_face_px: float) -> None:
         super().__init__(net, loss, small_face_px)
@@ -55,72 +47,14 @@ class MOSObjective(Objective):
         grid = anchor_grid(images.shape[2], images.shape[3], STRIDES, ANCHOR_SIZES)
         anchors = grid.anchors.to(images.device)
         score, box, landmarks = (flat(maps, c) for maps, c in ((out.score, 2), (out.box, 4), (out.landmarks, 10)))
-        matches, negative = self._match(grid, anchors, faces, complete)
-        rows = box[matches.image, matches.anchor].float()                   # (P, 4)
-        decoded = decode_boxes(anchors[matches.anchor], rows, VARIANCES)    # (P, 4) px
-        if self.loss.box == "diou":
-            weight = _face_logit(score[matches.image, matches.anchor]).detach().sigmoid()
-            box_loss, shares = self._diou_loss(decoded, matches, weight)
-        else:
-            box_loss, shares = self.box_loss(box, anchors, matches, VARIANCES)
+        matches, negative = self.match(grid, anchors, faces, complete)
+        score_loss, box_loss, shares = self.found(score, box, anchors, matches, negative, VARIANCES)
         losses = torch.stack((
-            self._classification(score, decoded.detach(), matches, negative), box_loss,
-            self._landmark_loss(landmarks, anchors, matches),
+            score_loss, box_loss, self._landmark_loss(landmarks, anchors, matches),
             self._pose_loss(out, matches, grid.level_sizes, images.shape[3]),
         ))
         total: Tensor = self.uncertainty(losses)
         return total, losses.detach(), shares
-
-    def _match(
-        self, grid: AnchorGrid, anchors: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
-    ) -> tuple[Matches, Tensor]:
-        """The positives of a batch, and which anchors are background, (B, K) bool."""
-        if self.loss.assignment == "atss":
-            assigned = [
-                assign_atss(
-                    anchors, grid.level_sizes, face[:, :4], face[:, 17] > 0, whole,
-                    candidates=self.loss.atss_positions * MOS.anchors_per_position,
-                )
-                for face, whole in zip(faces, complete, strict=True)
-            ]
-        else:
-            assigned = [
-                assign(
-                    anchors, face[:, :4], face[:, 17] > 0, whole,
-                    positive_iou=self.loss.positive_iou, negative_iou=self.loss.negative_iou,
-                    min_anchors=self.loss.min_anchors,
-                )
-                for face, whole in zip(faces, complete, strict=True)
-            ]
-        return Matches.of(assigned, faces), torch.stack([numbers == BACKGROUND for numbers in assigned])
-
-    def _classification(self, score: Tensor, decoded: Tensor, m: Matches, negative: Tensor) -> Tensor:
-        """Loss of ``score`` (B, K, 2). ``decoded`` (P, 4) are the matches' boxes, ``negative`` (B, K) is background."""
-        positive = torch.zeros_like(negative)
-        positive[m.image, m.anchor] = True
-        if self.loss.classification == "mined":
-            return mined_classification(
-                score.reshape(-1, 2), positive.flatten(), negative.flatten(), self.loss.negatives_per_positive
-            )
-        iou = box_iou(decoded, m.face[:, :4])
-        # A box that was derived from points is about right only: it may not call a good detection a bad one.
-        iou = torch.where(m.face[:, 18] > 0, iou, iou.clamp_min(LEAST_DERIVED_QUALITY))
-        quality = torch.zeros_like(negative, dtype=torch.float32)
-        quality[m.image, m.anchor] = iou
-        return quality_focal(
-            _face_logit(score).flatten(), quality.flatten(), (positive | negative).flatten(), len(iou),
-            self.loss.focal_beta,
-        )
-
-    def _diou_loss(self, decoded: Tensor, m: Matches, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``box_loss``, of decoded boxes (P, 4), with a ``weight`` (P,) each: a sure detection's box counts more."""
-        use = m.face[:, 18] > 0
-        rows = m.face[use]
-        each = distance_iou(decoded[use], rows[:, :4])
-        area = (rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1])
-        small = each.detach()[area <= self.small_face_px**2].sum()
-        mean = (each * weight[use]).sum() / weight[use].sum().clamp_min(1e-3)
-        return mean, torch.stack((small, each.detach().sum()))
 
     def _landmark_loss(self, landmarks: Tensor, anchors: Tensor, m: Matches) -> Tensor:
         use = ~m.face[:, 4:14].isnan().any(1)
@@ -150,11 +84,6 @@ class MOSObjective(Objective):
             spanned = angles.abs() < POSE_BINS * POSE_BIN_DEG / 2
             total = total + pose_loss(logits, torch.where(spanned, angles, torch.nan), self.loss.pose_mse_weight)
         return total / max(1, len(known))
-
-
-def _face_logit(score: Tensor) -> Tensor:
-    """Background and face logits (..., 2) -> (...): its sigmoid is the softmax's share of the face."""
-    return score[..., 1] - score[..., 0]
 
 
 objective_of.register(MOS)(MOSObjective)

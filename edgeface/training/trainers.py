@@ -17,7 +17,7 @@ from edgeface.int8.network import Quantisation
 from edgeface.models import families
 from edgeface.models.checkpoint import load
 from edgeface.registry import Registry
-from edgeface.training.config import default_config_path, load_config, read_settings
+from edgeface.training.config import default_config_path, load_config, plain_config, read_settings
 from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer, versions
 from edgeface.training.loop import StepReport, Trainer
 
@@ -122,6 +122,27 @@ def train_detector(request: Request) -> DetectorTraining:
             settings, request.data, request.out, request.cache or cache_directory(),
             request.licence, request.overrides, request.progress, request.start_from,
         )
+    )
+
+
+@trainer("maskface")
+def train_maskface(request: Request) -> Training:
+    """MaskFace's detector, then its keypoint head; raises as ``detector_trainer`` and ``load_config``."""
+    from edgeface.training.maskface import MaskFaceConfig, MaskFaceTraining
+
+    config = load_config(request.config_path, [f"model={request.model}", *request.overrides], MaskFaceConfig)
+    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
+
+    def detector(out: Path) -> DetectorTraining:
+        return DetectorTraining(
+            detector_trainer(
+                plain_config(config), request.data, out, request.cache or cache_directory(), request.licence,
+                request.overrides, request.progress, request.start_from,
+            )
+        )
+
+    return MaskFaceTraining(
+        config, request.data, request.out, request.cache, made, request.progress, detector, request.start_from
     )
 
 

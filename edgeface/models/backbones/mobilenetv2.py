@@ -6,6 +6,8 @@ int8 layer clips at its scale anyway, and engines make ReLU a part of every conv
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from edgeface.errors import OptionError
@@ -17,8 +19,8 @@ from edgeface.models.layout import Layout
 # Of table 2: expansion, channels, repeats, and stride of the first of them.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _STEM = 32
-# The last blocks before strides 16 and 32, and the last of all: their maps are at strides 8, 16, 32.
-_ENDS = (6, 13, 17)
+# The last blocks before strides 8, 16 and 32, and the last of all: their maps are at strides 4, 8, 16, 32.
+_ENDS = {4: 3, 8: 6, 16: 13, 32: 17}
 
 
 class InvertedResidual(nn.Module):
@@ -43,7 +45,8 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """(N, 3, H, W) -> maps at strides 8, 16, 32 of ``self.channels`` channels: 32, 96 and 320 at ``width`` 1.
+    """(N, 3, H, W) -> maps at strides 8, 16, 32 of ``self.channels`` channels: 32, 96 and 320 at ``width`` 1. With
+    ``finest`` 4 there is one at stride 4 before them, of 24 channels.
 
     ``width`` multiplies all channels, rounded to multiples of 8 as the authors do. Raises OptionError for one that is
     not above 0.
@@ -52,7 +55,7 @@ class MobileNetV2(nn.Module):
     # The first convolution and its batch norm, which see the picture's channels.
     first = ("features.0.0", "features.0.1")
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, finest: Literal[4, 8] = 8) -> None:
         super().__init__()
         if not width > 0:
             raise OptionError(f"no MobileNetV2 of width {width}: choose a number above 0, such as 1.0")
@@ -65,13 +68,14 @@ class MobileNetV2(nn.Module):
                 widths.append(cout)
                 cin = cout
         self.features = nn.Sequential(*blocks)
-        self.channels = tuple(widths[end] for end in _ENDS)
+        self.ends = tuple(end for stride, end in _ENDS.items() if stride >= finest)
+        self.channels = tuple(widths[end] for end in self.ends)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for number, block in enumerate(self.features):
             x = block(x)
-            if number in _ENDS:
+            if number in self.ends:
                 maps.append(x)
         return maps
 
@@ -113,6 +117,7 @@ class FoldedMobileNetV2(nn.Module):
     def __init__(self, net: MobileNetV2) -> None:
         super().__init__()
         stem, *blocks = net.features
+        self.ends = net.ends
         self.layouts: list[Layout] = [list(range(channels)) for channels in net.channels]
         weight, bias = folded(stem)
         self.stem, self.stem_out = FoldedConv(weight, bias, 2, 1), Point()
@@ -123,7 +128,7 @@ class FoldedMobileNetV2(nn.Module):
         maps = []
         for number, block in enumerate(self.blocks, 1):
             signal = block(signal)
-            if number in _ENDS:
+            if number in self.ends:
                 maps.append(signal)
         return maps
 

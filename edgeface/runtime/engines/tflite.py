@@ -111,8 +111,8 @@ class TfliteSession:
         pixels = np.ascontiguousarray(x.transpose(1, 2, 0))
         if self._input.scale is None:
             return pixels
-        levels = np.rint(pixels / np.float32(self._input.scale))
-        clipped: NDArray[np.int8] = np.clip(levels, -_Q_MAX, _Q_MAX).astype(np.int8)
+        levels = np.rint(pixels * (np.float32(1) / np.float32(self._input.scale)))      # as edgeface.int8 rounds
+        clipped: NDArray[np.int8] = np.clip(levels, -_Q_MAX - 1, _Q_MAX).astype(np.int8)
         return clipped
 
     def _interpreter(self, shape: tuple[int, ...]) -> Any:

@@ -16,7 +16,7 @@ from edgeface.data.annotations import Picture
 from edgeface.data.detection import SourceSet
 from edgeface.data.pixels import ProgressBar, open_pixels
 from edgeface.data.sets import describe, open_data
-from edgeface.data.targets import box_from_landmarks5, box_from_landmarks68, face_box, targets_of
+from edgeface.data.targets import face_box, face_box_of_points, targets_of
 from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_nets import O_NET
 from edgeface.runtime.crops import crops, square_crops
@@ -96,15 +96,12 @@ def read_labelled(data: Path, name: str, split: str, cache: Path, progress: Prog
 
 
 def _boxes(picture: Picture) -> Floats:
-    """Where each face is, forehead to chin: sets of single faces annotate tight squares, if any, beside landmarks."""
+    """Where each face is (n, 4), NaN where nothing places it."""
     boxes = np.full((len(picture.faces), 4), np.nan, np.float32)
     for box, face in zip(boxes, picture.faces, strict=True):
-        if face.landmarks68 is not None:
-            box[:] = box_from_landmarks68(face.landmarks68)
-        elif face.landmarks is not None and not picture.complete:
-            box[:] = box_from_landmarks5(face.landmarks)
-        elif face.box is not None:
-            box[:] = face.box
+        found = face_box_of_points(face, picture.complete)
+        if found is not None:
+            box[:] = found
     return boxes
 
 
