@@ -134,6 +134,15 @@ def test_formats_agree_on_a_smooth_picture() -> None:
         assert np.abs(align(frame, landmarks) - grey).max() <= 2
 
 
+def test_68_points_are_turned_by_their_five() -> None:
+    five = placed(90, 70, 1.2, 20)
+    many = np.zeros((1, 68, 2))
+    many[0, 36:42], many[0, 42:48], many[0, [30, 48, 54]] = five[0], five[1], five[2:]
+    frame = random_frame("bgr", 240, 200, 0)
+    np.testing.assert_allclose(similarity(many), similarity(five[None]), rtol=1e-5, atol=1e-4)
+    assert np.abs(align(frame, many).astype(int) - align(frame, five[None])).mean() < 0.2
+
+
 def test_no_face_is_no_crop() -> None:
     assert align(np.zeros((8, 8, 3), np.uint8), np.empty((0, 5, 2), np.float32)).shape == (0, SIZE_PX, SIZE_PX, 3)
 
@@ -141,7 +150,7 @@ def test_no_face_is_no_crop() -> None:
 @pytest.mark.parametrize(
     ("landmarks", "why"),
     [
-        (np.zeros((5, 2)), r"must be \(N, 5, 2\), not \(5, 2\)"),
+        (np.zeros((5, 2)), r"must be \(N, 5, 2\) or \(N, 68, 2\), not \(5, 2\)"),
         (np.zeros((1, 4, 2)), r"must be \(N, 5, 2\)"),
         (np.stack((placed(0, 0, 1, 0), np.full((5, 2), np.nan))), "face 1 are not finite"),
         (np.full((1, 5, 2), np.inf), "face 0 are not finite"),

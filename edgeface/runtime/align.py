@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import InputError, OptionError
 from edgeface.frames import Frame, Picture, as_frame
+from edgeface.landmarks import five_of_68
 from edgeface.runtime.kernels import library, pictures
 from edgeface.runtime.resampling import yuv_to_bgr
 
@@ -34,6 +35,7 @@ TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 
+_MANY = 68
 _ONE = 1 << 16
 _LARGEST = 1 << 44      # of a transform's numbers in 2^-16: EF_MAP_MAX
 _Y_BLACK, _UV_BLACK = 16, 128
@@ -45,7 +47,8 @@ def align(picture: Picture, landmarks: NDArray[np.floating], *, size_px: int = S
     """Upright crops uint8 (N, size_px, size_px, 3) BGR of N faces in a picture, uint8 (H, W, 3) BGR or a Frame.
 
     ``landmarks`` (N, 5, 2) are those of ``Faces``: left eye, right eye, nose, left and right mouth corner as seen, x y
-    in pixels of the picture, whose first pixel reaches from 0 to 1. ``size_px`` scales the template. Raises InputError
+    in pixels of the picture, whose first pixel reaches from 0 to 1; of 68 points (N, 68, 2) these five are taken
+    (``edgeface.landmarks.five_of_68``). ``size_px`` scales the template. Raises InputError
     for another picture and for landmarks that are not finite, all in one place or of a face of no sensible size, and
     OptionError for a size that cannot work.
     """
@@ -63,15 +66,17 @@ def align_reference(picture: Picture, landmarks: NDArray[np.floating], *, size_p
 
 
 def similarity(landmarks: NDArray[np.floating], *, size_px: int = SIZE_PX) -> NDArray[np.float64]:
-    """The transforms (N, 2, 3) from a picture's coordinates, as ``landmarks`` (N, 5, 2) have them, to the crops'.
+    """The transforms (N, 2, 3) from a picture's coordinates, as ``landmarks`` (N, 5 or 68, 2) have them, to the crops'.
 
     A crop's first pixel reaches from 0 to 1 too. Raises as ``align``.
     """
     if not 1 <= size_px <= MAX_SIZE_PX:
         raise OptionError(f"crops of {size_px} pixels cannot work: choose 1 to {MAX_SIZE_PX}")
     points = np.asarray(landmarks, np.float64)
+    if points.ndim == 3 and points.shape[1:] == (_MANY, 2):
+        points = five_of_68(points).astype(np.float64)
     if points.ndim != 3 or points.shape[1:] != TEMPLATE.shape:
-        raise InputError(f"landmarks must be (N, 5, 2), not {points.shape}")
+        raise InputError(f"landmarks must be (N, 5, 2) or (N, {_MANY}, 2), not {points.shape}")
     wrong = ~np.isfinite(points).all(axis=(1, 2))
     if wrong.any():
         raise InputError(f"the landmarks of face {int(wrong.argmax())} are not finite")
