@@ -58,13 +58,13 @@ def expand(source: str) -> list[Path]:
     return found
 
 
-def drawn_name(path: Path, *, is_video: bool, taken: set[str]) -> str:
+def drawn_name(path: Path, *, video_suffix: str | None = None, taken: set[str]) -> str:
     """A file name for what is drawn on ``path``, none of ``taken`` (lower case), which it joins.
 
-    ``photo.jpg`` stays ``photo.jpg``; a second one becomes ``photo-2.jpg``. Videos become .mp4, and pictures whose
-    format is not written here .png.
+    ``photo.jpg`` stays ``photo.jpg``; a second one becomes ``photo-2.jpg``. Videos get ``video_suffix``, and pictures,
+    which it is None for, .png where their format is not written here.
     """
-    suffix = ".mp4" if is_video else path.suffix if path.suffix.lower() in _KEPT_SUFFIXES else ".png"
+    suffix = video_suffix or (path.suffix if path.suffix.lower() in _KEPT_SUFFIXES else ".png")
     name, number = f"{path.stem}{suffix}", 1
     while name.lower() in taken:
         number += 1

@@ -1,15 +1,13 @@
-"""Reading video files frame by frame, and writing them whole."""
+"""Reading video files frame by frame."""
 
 from __future__ import annotations
 
 import base64
-import errno
 import math
 import os
 import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,19 +16,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.atomic import refused, replacing
-from edgeface.errors import ImageTooLargeError, InputError, OutputError
+from edgeface.atomic import refused
+from edgeface.errors import ImageTooLargeError, InputError
 from edgeface.file_kinds import open_regular
 from edgeface.image_headers import MAX_MEGAPIXELS
 from edgeface.mjpeg import JPEG_START
 from edgeface.motion_jpeg import jpeg_frames
-from edgeface.opencv_files import folder_name, open_name
+from edgeface.opencv_files import open_name
 from edgeface.video_sizes import SizeChanges
 
 _FALLBACK_FPS = 25.0
-# FFmpeg writes by pieces of 32 KiB, and the index at the end.
-_LEAST_FREE_BYTES = 128 * 1024
-_FRAMES_A_LOOK = 8
 # How OpenCV turns the frames of a container that says by how many degrees.
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _CONVERT = "convert it to MP4 with H.264 (ffmpeg -i IN -c:v libx264 OUT.mp4)"
@@ -157,99 +152,6 @@ class Video:
             )
 
 
-class VideoSink:
-    """Takes frames; made by writing_video(). The video has the first one's size: ``remarks`` say, for people, where
-    that is not the size of all, or one that MP4 does not have here."""
-
-    def __init__(self, path: Path, temporary: str, fps: float) -> None:
-        self.remarks: list[str] = []
-        self._path = path
-        self._temporary = temporary
-        self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
-        self._size_px = 0, 0
-        self._last_px = 0, 0
-        self._frames = 0
-
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """Append uint8 (H, W, 3) BGR: of another size than the first, it is brought into it, with black bars.
-
-        Raises OutputError when the encoder refuses the size, and when the disk is full.
-        """
-        height_px, width_px = image.shape[:2]
-        if self._writer is None:
-            self._size_px = self._last_px = width_px, height_px
-            # OpenCV would leave out the last column or row.
-            even_px = width_px + width_px % 2, height_px + height_px % 2
-            if even_px != self._size_px:
-                self.remarks.append(
-                    f"has {even_px[0]} x {even_px[1]} pixels for {width_px} x {height_px}: MP4 takes even sizes alone, "
-                    "so the last column or row stands there twice"
-                )
-            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(self._temporary, fourcc, self._fps, even_px)
-        if self._last_px != (width_px, height_px):
-            self._last_px = width_px, height_px
-            self.remarks.append(
-                f"frames from number {self._frames} on have {width_px} x {height_px} pixels: they are brought into the "
-                f"{self._size_px[0]} x {self._size_px[1]} of the first"
-            )
-        if not self._writer.isOpened():
-            raise OutputError(
-                f"{self._path}: OpenCV cannot write {width_px} x {height_px} pixels as MP4, or the disk is full: "
-                "use --no-draw, or free some space"
-            )
-        fitted = _letterboxed(image, self._size_px)
-        odd = self._size_px[0] % 2, self._size_px[1] % 2
-        if any(odd):
-            fitted = np.asarray(cv2.copyMakeBorder(fitted, 0, odd[1], 0, odd[0], cv2.BORDER_REPLICATE), np.uint8)
-        if self._frames % _FRAMES_A_LOOK == 0:
-            self._check_space()
-        self._writer.write(fitted)
-        self._frames += 1
-
-    def _check_space(self) -> None:
-        """Raise OutputError when the disk takes no more: FFmpeg goes on then as if it did."""
-        try:
-            disk = os.statvfs(Path(self._temporary).parent)
-        except OSError:
-            return
-        # Root may use what is kept back for it.
-        if (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize < _LEAST_FREE_BYTES:
-            raise refused(self._path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-
-    def finish(self) -> None:
-        """Close the file and read back that it is complete, since OpenCV's writer reports no error of the disk."""
-        if self._writer is None:
-            raise OutputError(f"{self._path}: no frame was written")
-        self._writer.release()
-        check = cv2.VideoCapture(self._temporary, cv2.CAP_FFMPEG)
-        complete = check.isOpened() and int(check.get(cv2.CAP_PROP_FRAME_COUNT)) == self._frames
-        check.release()
-        if not complete:
-            raise OutputError(f"{self._path}: cannot be written whole: free some space, or choose another place")
-
-    def close(self) -> None:
-        """Let go of the encoder, after an error too."""
-        if self._writer is not None:
-            self._writer.release()
-
-
-@contextmanager
-def writing_video(path: Path, fps: float) -> Iterator[VideoSink]:
-    """An MP4 (``mp4v``, no sound) that appears at ``path`` when the block ends without an error; raises OutputError."""
-    with ExitStack() as stack:
-        temporary = stack.enter_context(replacing(path))
-        try:
-            folder = stack.enter_context(folder_name(temporary.parent))
-        except OSError as error:
-            raise refused(path, error) from None
-        sink = VideoSink(path, f"{folder}/{temporary.name}", fps)
-        stack.callback(sink.close)
-        yield sink
-        sink.finish()
-
-
 def _opened(stream: BinaryIO, *settings: int) -> cv2.VideoCapture:
     # FFmpeg alone: another reader would take digits in a name for a sequence of pictures.
     return cv2.VideoCapture(open_name(stream), cv2.CAP_FFMPEG, settings)
@@ -277,20 +179,6 @@ def _decodes_av1() -> bool:
         done, _ = capture.read()
         capture.release()
     return bool(done)
-
-
-def _letterboxed(image: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
-    """The picture as large as it fits into (width, height), in the middle of it, on black."""
-    height_px, width_px = image.shape[:2]
-    if (width_px, height_px) == size_px:
-        return image
-    scale = min(size_px[0] / width_px, size_px[1] / height_px)
-    inner_px = max(1, round(width_px * scale)), max(1, round(height_px * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    left, top = (size_px[0] - inner_px[0]) // 2, (size_px[1] - inner_px[1]) // 2
-    canvas = np.zeros((size_px[1], size_px[0], 3), np.uint8)
-    canvas[top : top + inner_px[1], left : left + inner_px[0]] = cv2.resize(image, inner_px, interpolation=method)
-    return canvas
 
 
 def _as_pixels(image: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -194,7 +194,8 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               help="Append one JSON line a frame; '-' is standard output, and replaces the lines for people.")
 @click.option("--mqtt", metavar="ADDRESS",
               help="Publish every result: mqtt://[USER@]HOST[:PORT][/PREFIX]; password in EDGEFACE_MQTT_PASSWORD.")
-@click.option("--video", metavar="FILE", help="Record an MP4 with what was found drawn into it.")
+@click.option("--video", metavar="FILE", help="Record with what was found drawn in: an .mp4 or .webm, "
+              "or a folder (DIR/) of them, which --show plays back.")
 @click.option("--window/--no-window", default=False,
               help="Show a window, where this machine has a display and OpenCV has windows.")
 @click.option("--best-shots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",

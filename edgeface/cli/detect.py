@@ -84,8 +84,9 @@ def command(
     taken, by their suffix, and not those of the folders inside: for these write a pattern, 'photos/**/*.jpg'.
 
     What is drawn goes to a folder of its own under the source's file name, with a number when two sources share
-    it; a source is never replaced. A video becomes an MP4 without sound. Each source has a line on standard output:
-    its faces, and the time that they took beside the time that OpenCV took to read the file.
+    it; a source is never replaced. A video becomes one that browsers play, without sound: an MP4 with H.264 where
+    ffmpeg or PyAV is installed, else a WebM with VP8. Each source has a line on standard output: its faces, and the
+    time that they took beside the time that OpenCV took to read the file.
 
     Coordinates are pixels of the picture as viewers show it, turned as its EXIF data say. Transparent parts count as
     grey; of 16 bits a channel the upper 8 are used; of an animation the first picture.

@@ -79,7 +79,7 @@ class _Batch:
         from edgeface.drawing import draw_faces
         from edgeface.images import read_image, write_image
 
-        target = self._target(path, is_video=False)
+        target = self._target(path)
         start = perf_counter()
         with decoder_notes() as notes:
             image = read_image(path, max_megapixels=self.options.max_megapixels)
@@ -98,13 +98,17 @@ class _Batch:
 
     def _video(self, path: Path) -> None:
         from edgeface.drawing import draw_faces
-        from edgeface.videos import Video, writing_video
+        from edgeface.video_encoders import MP4, video_encoding
+        from edgeface.video_writing import writing_video
+        from edgeface.videos import Video
 
-        target = self._target(path, is_video=True)
+        encoding = None if self.options.out is None else video_encoding()
+        target = self._target(path, video_suffix=MP4 if encoding is None else encoding.suffix)
         video = Video(path, max_megapixels=self.options.max_megapixels)
         times_ms: list[float] = []
         most = with_faces = 0
-        with nullcontext() if target is None else writing_video(target, video.fps) as sink:
+        writing = nullcontext() if target is None or encoding is None else writing_video(target, video.fps, encoding)
+        with writing as sink:
             frames = video.frames()
             if self.bar_per_video:
                 frames = progress(frames, path.name, video.frames_claimed or None)
@@ -123,21 +127,22 @@ class _Batch:
             f"median {statistics.median(times_ms):.1f} ms a frame, slowest {max(times_ms):.1f} ms",
             target,
             () if sink is None else sink.remarks,
+            "" if encoding is None else f", {encoding}",
         )
         if video.damaged:
             complain(f"{path}: {_count(video.damaged, 'damaged frame')} left out")
 
-    def _target(self, path: Path, *, is_video: bool) -> Path | None:
+    def _target(self, path: Path, *, video_suffix: str | None = None) -> Path | None:
         if self.options.out is None:
             return None
-        target = self.options.out / drawn_name(path, is_video=is_video, taken=self.drawn)
+        target = self.options.out / drawn_name(path, video_suffix=video_suffix, taken=self.drawn)
         if real_path(target) in self.sources:
             raise OutputError(f"{path}: what is drawn would replace the source {target}: choose another --out")
         return target
 
-    def _say(self, summary: str, target: Path | None, remarks: Sequence[str] = ()) -> None:
+    def _say(self, summary: str, target: Path | None, remarks: Sequence[str] = (), made: str = "") -> None:
         if self.options.json != STDOUT:
-            say(f"{summary} -> {target}" if target is not None else summary)
+            say(f"{summary} -> {target}{made}" if target is not None else summary)
         for remark in remarks:
             complain(f"{target}: {remark}")
 

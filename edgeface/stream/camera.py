@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeface.stream.loop import Loop, Totals
     from edgeface.stream.notify.options import NotifyOptions
     from edgeface.stream.preview.web import Web, WebOptions
+    from edgeface.stream.recordings import Recordings
     from edgeface.stream.sinks import Sink, SinkContext
     from edgeface.stream.sources import SourceSpec
     from edgeface.stream.supervision import Supervisor
@@ -132,7 +133,7 @@ def run(
     notify = _notify_options(options)
     context = SinkContext(
         ready.spec.shown, options.fps, options.every_frame, ready.controls, options.blur, notify.zone_names(),
-        notify.kinds, options.home_assistant,
+        notify.kinds, options.home_assistant, _recordings(options),
     )
     with ExitStack() as stack:
         sinks = _opened(options, context, stack, on_web)
@@ -313,6 +314,16 @@ def _web_options(options: Options) -> WebOptions:
     )
 
 
+def _recordings(options: Options) -> Recordings | None:
+    target = dict(options.sinks).get("video")
+    if target is None:
+        return None
+    from edgeface.stream.recordings import Recordings
+
+    # Those of other runs may show faces.
+    return Recordings(target, own_only=options.blur)
+
+
 def _check_target(name: str, target: str) -> None:
     """Raises OptionError or OutputError for a sink's target that cannot work."""
     if name == "mqtt":
@@ -321,8 +332,10 @@ def _check_target(name: str, target: str) -> None:
         Address.parse(target)
         return
     if name == "video":
-        from edgeface.stream.sinks.video import video_path
+        from edgeface.stream.recordings import Recordings
 
-        video_path(target)
-    if name != "window" and target != "-" and not os.access(Path(target).absolute().parent, os.W_OK):
+        Recordings(target)
+    path = Path(target).absolute()
+    folder = path if name == "video" and path.is_dir() else path.parent
+    if name != "window" and target != "-" and not os.access(folder, os.W_OK):
         raise OutputError(f"{target}: its folder is not there or cannot be written: choose another place")

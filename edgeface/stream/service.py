@@ -34,6 +34,8 @@ RestartSec=5
 TimeoutStartSec=90
 TimeoutStopSec=10
 WatchdogSec={watchdog_s}
+# The encoder of a recording gets the frames up to the end.
+KillMode=mixed
 {identity}WorkingDirectory={folder}
 Environment=PYTHONUNBUFFERED=1
 # Secrets, such as EDGEFACE_TOKEN=... and EDGEFACE_MQTT_PASSWORD=..., where nobody else reads them.

@@ -18,6 +18,7 @@ from edgeface.registry import Registry
 
 if TYPE_CHECKING:
     from edgeface.stream.controls import Controls
+    from edgeface.stream.recordings import Recordings
     from edgeface.stream.results import Result
     from edgeface.stream.shots import Shot, Status
 
@@ -47,7 +48,8 @@ class SinkContext:
     ``lossless``: the source waits for the loop (every frame of a file is wanted), so a full queue waits as well
     instead of dropping. ``controls`` are the settings that may be changed while it runs. ``hide_faces``: no picture
     leaves the process with a face that can be recognised. ``zones`` and ``event_kinds`` are those that events tell of,
-    and ``home_assistant``: a broker is told of them as Home Assistant wants it.
+    and ``home_assistant``: a broker is told of them as Home Assistant wants it. ``recordings``: where this run's videos
+    go, for the page.
     """
 
     source: str
@@ -58,6 +60,7 @@ class SinkContext:
     zones: tuple[str, ...] = ()
     event_kinds: tuple[str, ...] = ()
     home_assistant: bool = False
+    recordings: Recordings | None = None
 
 
 SinkOpener = Callable[[str, SinkContext], Sink]

@@ -30,12 +30,15 @@ class CallQueue:
     further call is run. ``finish`` is called in the thread at the end, after an error too.
     """
 
-    def __init__(self, name: str, finish: Callable[[], None], *, capacity: int, lossless: bool = False) -> None:
+    def __init__(
+        self, name: str, finish: Callable[[], None], *, capacity: int, lossless: bool = False, close_s: float = CLOSE_S
+    ) -> None:
         self.dropped = 0
         self._name = name
         self._finish = finish
         self._capacity = capacity
         self._lossless = lossless
+        self._close_s = close_s
         self._calls: deque[tuple[bool, Callable[[], None]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -60,19 +63,19 @@ class CallQueue:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Give the queue a second to empty and drop what is left. Raises what a call raised; safe to call twice.
+        """Give the queue ``close_s`` to empty and drop what is left. Raises what a call raised; safe to call twice.
 
         A call that still hangs then is left to its thread, which does not keep the process alive.
         """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(CLOSE_S)
+        self._thread.join(self._close_s)
         if self._thread.is_alive():
             with self._changed:
                 self.dropped += len(self._calls)
                 self._calls.clear()
-            _log.warning("%s: did not finish within %g s: what was left is lost", self._name, CLOSE_S)
+            _log.warning("%s: did not finish within %g s: what was left is lost", self._name, self._close_s)
         self._raise()
 
     def _is_full(self) -> bool:
@@ -127,9 +130,11 @@ class Queued:
     """``inner`` as a sink that never waits. Results wait in a CallQueue, with their pictures, so ``capacity`` is small;
     changes of state are never dropped."""
 
-    def __init__(self, inner: Sink, name: str, *, capacity: int = 4, lossless: bool = False) -> None:
+    def __init__(
+        self, inner: Sink, name: str, *, capacity: int = 4, lossless: bool = False, close_s: float = CLOSE_S
+    ) -> None:
         self._inner = inner
-        self._queue = CallQueue(name, inner.close, capacity=capacity, lossless=lossless)
+        self._queue = CallQueue(name, inner.close, capacity=capacity, lossless=lossless, close_s=close_s)
 
     @property
     def dropped(self) -> int:
