@@ -19,7 +19,8 @@ from edgeface.stream.controls import Controls
 from edgeface.stream.preview.board import Board
 
 STATIC = Path(__file__).parent / "static"
-FILES = {"/": "index.html", **{f"/{name}": name for name in ("start.js", "page.js", "overlay.js", "page.css")}}
+_SCRIPTS = ("start.js", "page.js", "overlay.js", "recordings.js", "page.css")
+FILES = {"/": "index.html", **{f"/{name}": name for name in _SCRIPTS}}
 # Pictures that may be on their way to one viewer. Two keep the line busy while the page draws; more would be delay.
 MOST_CREDITS = 2
 _SEND_S = 10.0              # a viewer that takes no byte for so long is gone

@@ -15,6 +15,7 @@ from edgeface.stream.metrics import Metrics
 from edgeface.stream.preview.access import choose_token
 from edgeface.stream.preview.board import Board
 from edgeface.stream.preview.page import Page
+from edgeface.stream.preview.playback import Playback
 from edgeface.stream.preview.server import Server
 from edgeface.stream.results import Result
 from edgeface.stream.shots import Shot, Status
@@ -64,6 +65,8 @@ class Web:
         if options.page:
             self._board = Board(context.source, context.controls, hide_faces=options.hide_faces, machine=machine)
             routes += Page(self._board, context.controls, most_viewers=options.most_viewers).routes()
+            if context.recordings is not None:
+                routes += Playback(context.recordings).routes()
         try:
             self._server = Server(
                 routes, bind=options.bind, port=options.port, token=token, allow_hosts=options.allow_hosts,

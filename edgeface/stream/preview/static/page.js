@@ -2,6 +2,7 @@
 // so that on a slow line there are fewer of them and none is old.
 
 import { draw, paint } from "./overlay.js";
+import "./recordings.js";
 
 const RETRY_MS = [500, 1000, 2000, 4000];
 const SIZES = [160, 224, 320, 416, 512, 640, 960, 1280];
