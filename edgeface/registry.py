@@ -18,10 +18,16 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
     Upper and lower case are alike to the suggestion, so that 'NCNN' is answered with 'ncnn'.
     """
     known = sorted(choices)
-    folded = {choice.casefold(): choice for choice in known}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1)
-    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
+    near = nearest(name, known)
+    hint = f" Did you mean {near!r}?" if near else ""
     return f"no {kind} {name!r}.{hint} {kind.capitalize()}s: {', '.join(known) or 'none'}."
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that is spelled most like ``name``, upper and lower case alike; None where none is near."""
+    folded = {choice.casefold(): choice for choice in choices}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
 
 
 # By kind and name: the module that registers the entry.

@@ -212,7 +212,9 @@ def test_schedule_warms_up_and_ends_low() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("run.stepz=3", "stepz"),
+        ("run.stepz=3", r"\[run\] has no key 'stepz'. Did you mean 'steps'\? Its keys are steps, budget_minutes"),
+        ("runs.steps=3", "no section or key 'runs'. Did you mean 'run'"),
+        ("canvases=[{size=256}]", r"\[canvases\[0\]\] has no key 'size'. Did you mean 'size_px'"),
         ("run.steps=many", "steps"),
         ("steps", "section.key=value"),
         ("canvases=[{size_px=100, batch=2, share=1.0}]", "multiple of 64"),

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeface.errors import OptionError
+from edgeface.toml_reasons import reason
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -118,23 +119,10 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = msgspec.toml.decode(content, type=CameraConfig)
     except msgspec.ValidationError as error:
-        raise OptionError(f"{path}: {_plain(str(error))}") from None
+        raise OptionError(f"{path}: {reason(error, CameraConfig)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: not TOML: {error}") from None
     settings: dict[str, Any] = {}
     for section in msgspec.to_builtins(config).values():
         settings |= section
     return settings
-
-
-def _plain(reason: str) -> str:
-    """msgspec's reason, with the keys that there are where one is not known."""
-    what, _, where = reason.partition(" - at `$")
-    section = where.rstrip("`").lstrip(".").split(".")[0]
-    if "unknown field" not in what:
-        return f"{where.rstrip('`').lstrip('.')}: {what}" if where else what
-    name = what.split("`")[1]
-    if not section:
-        return f"no section [{name}]: sections are {', '.join(CameraConfig.__struct_fields__)}"
-    keys = type(getattr(CameraConfig(), section)).__struct_fields__
-    return f"[{section}] has no key {name!r}: its keys are {', '.join(keys)}"

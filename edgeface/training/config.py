@@ -11,6 +11,7 @@ import msgspec
 
 from edgeface.data.settings import Data
 from edgeface.errors import OptionError, TrainingError
+from edgeface.toml_reasons import reason
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -137,7 +138,7 @@ def read_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) ->
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
-        raise OptionError(f"{where}: {error}") from None
+        raise OptionError(f"{where}: {reason(error, kind)}") from None
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -1,0 +1,47 @@
+"""Why a TOML file or an override does not fit its settings, in a line that names the keys that would."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from edgeface.registry import nearest
+
+
+def reason(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
+    """msgspec's reason, with the place in front, and with the keys that there are where one is not known.
+
+    ``error`` is what decoding to ``kind`` raised.
+    """
+    what, _, path = str(error).partition(" - at `$")
+    place = path.rstrip("`").lstrip(".")
+    if "unknown field" not in what:
+        return f"{place}: {what}" if place else what
+    name = what.split("`")[1]
+    keys = _keys(kind, re.findall(r"\w+", re.sub(r"\[[^]]*\]", "", place)))
+    near = nearest(name, keys)
+    hint = f" Did you mean {near!r}?" if near else ""
+    if not place:
+        return f"no section or key {name!r}.{hint} There are {', '.join(keys)}"
+    return f"[{place}] has no key {name!r}.{hint} Its keys are {', '.join(keys)}"
+
+
+def _keys(kind: type[msgspec.Struct], path: list[str]) -> list[str]:
+    """The keys of the struct that lies at a path of keys below ``kind``; none where the path leaves the structs."""
+    found: inspect.Type = inspect.type_info(kind)
+    for name in path:
+        fields = found.fields if isinstance(found, inspect.StructType) else ()
+        found = next((_inner(field.type) for field in fields if field.encode_name == name), inspect.AnyType())
+    return [field.encode_name for field in found.fields] if isinstance(found, inspect.StructType) else []
+
+
+def _inner(found: inspect.Type) -> inspect.Type:
+    """The struct inside an optional, a list or a table of structs; else the type itself."""
+    parts: list[Any] = list(getattr(found, "types", ()))
+    parts += [part for part in (getattr(found, "item_type", None), getattr(found, "value_type", None)) if part]
+    parts += getattr(found, "item_types", ())
+    inner = [_inner(part) for part in parts]
+    return next((part for part in inner if isinstance(part, inspect.StructType)), found)
