@@ -44,9 +44,9 @@ def on_crops(file: str, size_px: int, score: Score, limit: int, *more: Output) -
     return FaceStage([[file]], "data", Crops(128.0, 1 / 128, size_px, 1.0), [score, Box("box"), *more], limit)
 
 
-def tcnn_stage(*attributes: Output, threshold: float = 0.3) -> FaceStage:
+def tcnn_stage(*attributes: Output, threshold: float = 0.3, share_before: float = 0.5) -> FaceStage:
     """T-CNN with these attributes."""
-    score = Score("score", threshold, nms_iou=0.4, combine="mean")
+    score = Score("score", threshold, nms_iou=0.4, combine="mean", share_before=share_before)
     return on_crops("tcnn", 48, score, 20, Landmarks("landmarks"), *attributes)
 
 

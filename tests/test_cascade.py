@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bright_nets import (
+    ATTRIBUTES,
     DENSE,
     MHCNN,
     NO,
@@ -212,12 +213,17 @@ def test_only_what_can_still_become_a_face_is_looked_at(
     assert sum(refiner.sizes) == looked_at
 
 
-@given(first=st.floats(-6, 6), second=st.floats(-6, 6), refined=st.floats(-6, 6), score=st.floats(0, 1))
+@given(first=st.floats(-6, 6), second=st.floats(-6, 6), refined=st.floats(-6, 6), score=st.floats(0, 1),
+       share=st.sampled_from([0.2, 0.5, 0.7]))
 @settings(max_examples=100, deadline=None)
-def test_looking_at_fewer_loses_no_face(first: float, second: float, refined: float, score: float) -> None:
-    whole = detector(MHCNN, [TwoFaces(first, second), tcnn(refined)], size_px=128, score=score, nms_iou=1.0)
+def test_looking_at_fewer_loses_no_face(
+    first: float, second: float, refined: float, score: float, share: float
+) -> None:
+    two = bundle(DENSE, tcnn_stage(*ATTRIBUTES, share_before=share))
+    whole = detector(two, [TwoFaces(first, second), tcnn(refined)], size_px=128, score=score, nms_iou=1.0)
     found = whole(picture([], 128, 128))
-    means = [(sigmoid(dense) + sigmoid(refined)) / 2 for dense in (first, second) if sigmoid(dense) >= 0.3]
+    before = [sigmoid(dense) for dense in (first, second)]
+    means = [share * dense + (1 - share) * sigmoid(refined) for dense in before if dense >= 0.3]
     sure = [mean for mean in means if mean >= max(score, 0.3) + 1e-5]
     maybe = [mean for mean in means if mean >= max(score, 0.3) - 1e-5]
     assert len(sure) <= len(found) <= len(maybe)

@@ -233,7 +233,7 @@ def test_the_description_names_every_stage(tmp_path: Path) -> None:
     assert "finds       boxes, five landmarks, mask from 0.6" in text
     assert "windows of 12 every 2 px" in text
     assert "faces from 24 px" in text
-    assert "score 0.3, averaged with the one before, at most 20" in text
+    assert "score 0.3, 0.5 of it and 0.5 of the one before, at most 20" in text
     assert "refines     boxes" in run("models", "info", written(tmp_path / "alone", REFINEMENT)).output
 
 

@@ -174,7 +174,7 @@ class Regions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regi
 
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="score", tag_field="kind"):
     """A new score: ``output`` (1), the logit of face. It replaces the score before, or is averaged with it (``combine``
-    "mean": mhcnn.txt, section 3.3).
+    "mean": mhcnn.txt, section 3.3), where ``share_before`` is the weight of the one before in the mean.
 
     Faces of at least ``threshold`` stay, after suppression at ``nms_iou``. With "mean", and after a dense stage, a face
     needs the threshold before as well, so that few are looked at. In the last stage the detector's own score threshold
@@ -185,6 +185,7 @@ class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="score"
     threshold: Share
     nms_iou: Share
     combine: Literal["replace", "mean"] = "replace"
+    share_before: Annotated[float, Meta(gt=0, lt=1)] = 0.5
 
 
 class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box", tag_field="kind"):

@@ -36,6 +36,8 @@ PYRAMID_FACTOR, LEVEL_NMS_IOU, MERGE_NMS_IOU = 0.7071, 0.5, 0.7
 _MIN_FACE_PX = 20.0
 # A crop's side over the box's longer one: T-CNN sees a face from forehead to chin with some of its hair, ears and neck.
 TCNN_MARGIN = 1.2
+# Chosen on the dev part of WIDER behind MOS-S (docs/weights/tcnn): the detector saw what is round the face.
+TCNN_SCORE, DETECTOR_SHARE = 0.02, 0.7
 _EVEN = 0.5
 
 
@@ -178,10 +180,13 @@ class TCNNFamily(PatchFamily):
             FaceStage(
                 [list(files("tcnn"))], INPUT, Crops(PIXEL_MEAN, PIXEL_SCALE, O_NET.size_px, TCNN_MARGIN),
                 [
-                    Score("score", thresholds.get("tcnn", 0.05), nms_iou=0.4, combine="mean"), Box("box"),
-                    Landmarks("landmarks"), PoseFromPoints("landmarks"),
+                    Score(
+                        "score", thresholds.get("tcnn", TCNN_SCORE), nms_iou=0.4, combine="mean",
+                        share_before=DETECTOR_SHARE,
+                    ),
+                    Box("box"), Landmarks("landmarks"), PoseFromPoints("landmarks"),
                     *(Binary(name, output, i, thresholds.get(name, _EVEN)) for name, output, i in places),
                 ],
-                limit=200,
+                limit=500,
             )
         ]

@@ -80,7 +80,8 @@ class CropsKind(StageKind):
         )
         score = stage.one_of(Score)
         if score is not None:
-            how = "averaged with the one before" if score.combine == "mean" else "instead of the one before"
+            is_mean, share = score.combine == "mean", score.share_before
+            how = f"{1 - share:g} of it and {share:g} of the one before" if is_mean else "instead of the one before"
             yield "", f"score {score.threshold:g}, {how}{'' if stage.limit is None else f', at most {stage.limit}'}"
 
     def pixels(self, stage: FaceStage, picture: Image, size_px: Size) -> Image:

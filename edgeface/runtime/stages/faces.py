@@ -85,7 +85,8 @@ class FaceNet:
             raise FloatingPointError("a score is not a number")
         scores = sigmoid(logits)
         if score.combine == "mean":
-            scores = (found.scores + scores) / np.float32(2)
+            share = np.float32(score.share_before)
+            scores = share * found.scores + (np.float32(1) - share) * scores
         kept = np.flatnonzero(scores >= np.float32(max(least, score.threshold)))
         seen = seen.select(kept)
         assert seen.squares is not None         # a stage on anything else than crops has no boxes
@@ -100,9 +101,11 @@ class FaceNet:
 
 
 def _entry_score(score: Score, least: float) -> float:
-    """The score that a face needs to be looked at, where ``least`` is wanted of it after: a mean with at most 1 cannot
-    reach it from below 2 * least - 1."""
-    return max(score.threshold, 2 * least - 1) if score.combine == "mean" else 0.0
+    """The score that a face needs to be looked at, where ``least`` is wanted of it after: below it, a mean with a new
+    score of 1 cannot reach that."""
+    if score.combine != "mean":
+        return 0.0
+    return max(score.threshold, (least - (1 - score.share_before)) / score.share_before)
 
 
 class _Later:
