@@ -42,7 +42,8 @@ class Tolerance:
 
 
 FP32 = Tolerance(raw=1e-3, iou=0.99, score=0.005, cascade_share=0.98)
-FP16 = Tolerance(raw=0.02, iou=0.95, score=0.02, cascade_share=0.95)
+# The raw bound is on the one worst of all values: at 640 px and on 100 pictures that is one of millions.
+FP16 = Tolerance(raw=0.03, iou=0.95, score=0.02, cascade_share=0.95)
 # int8 against the float network is another network: only what it finds can be held against it.
 INT8_AGAINST_FLOAT = Tolerance(iou=0.9, score=1.0, share=0.0, ap_loss=0.005)
 
