@@ -8,10 +8,12 @@ import logging
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import requests
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
@@ -21,6 +23,8 @@ from edgeface.faces import Faces
 from edgeface.frames import Frame
 from edgeface.stream.events.recorder import EventOptions, EventRecorder
 from edgeface.stream.events.store import DATABASE, Event, EventStore
+from edgeface.stream.preview.events import KeptEvents
+from edgeface.stream.preview.server import Server
 from edgeface.stream.results import Result as Found
 from edgeface.stream.results import TrackedFaces
 from edgeface.stream.shots import Shot, Status
@@ -234,6 +238,31 @@ def test_what_cannot_work(
     assert result.exit_code == exit_code
     assert says in result.stderr
     assert len(events(seen)) == 2
+
+
+def test_the_page_lists_the_newest_and_their_shots(seen: Path) -> None:
+    def served(folder: Path | None, *, hide_faces: bool = False) -> tuple[int, Any, int]:
+        routes = KeptEvents(folder, hide_faces=hide_faces).routes()
+        server = Server(routes, bind="127.0.0.1", port=0, token=None)
+        try:
+            url = f"http://127.0.0.1:{server.port}"
+            listed = requests.get(f"{url}/events.json", timeout=20)
+            shot = requests.get(f"{url}/shots/1.png", timeout=20)
+            assert requests.get(f"{url}/shots/99.png", timeout=20).status_code == 404
+            assert requests.get(f"{url}/shots/..%2Fevents.db", timeout=20).status_code == 404
+            return listed.status_code, listed.json() if listed.content else None, shot.status_code
+        finally:
+            server.close()
+
+    status, rows, shot_status = served(seen)
+    assert (status, shot_status) == (200, 200)
+    assert [(row["id"], row["has_mask"], row["has_shot"]) for row in rows] == [(2, False, True), (1, True, True)]
+    # Shots of an earlier run are not shown by one that hides faces.
+    status, rows, shot_status = served(seen, hide_faces=True)
+    assert (status, shot_status, [row["has_shot"] for row in rows]) == (200, 404, [False, False])
+    assert served(None) == (204, None, 404)
+    (seen / DATABASE).unlink()
+    assert served(seen)[0] == 503
 
 
 def test_the_camera_keeps_events(tmp_path: Path) -> None:

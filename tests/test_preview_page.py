@@ -8,15 +8,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from edgeface.board_health import Health, Zone
 from edgeface.stream.controls import Controls
+from edgeface.stream.events.store import Event, EventStore
 from edgeface.stream.machine import Machine, Warmth
 from edgeface.stream.preview import board as board_module
 from edgeface.stream.preview.board import Board
+from edgeface.stream.preview.events import KeptEvents
 from edgeface.stream.preview.page import Page as PreviewPage
 from edgeface.stream.preview.server import Server
 from preview_shots import SOURCE, result, shot, status
@@ -55,11 +58,14 @@ class WarmMachine(Machine):
 class Stage:
     """A server whose source moves: a new frame every 40 ms, a face that wanders one pixel a frame."""
 
-    def __init__(self, token: str | None = None, allow_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, token: str | None = None, allow_hosts: tuple[str, ...] = (), events: Path | None = None
+    ) -> None:
         self.controls = Controls(0.5, 320)
         self.machine = WarmMachine()
         self.board = Board(SOURCE, self.controls, machine=self.machine)
         routes = PreviewPage(self.board, self.controls).routes()
+        routes += KeptEvents(events, hide_faces=False).routes()
         self.server = Server(
             routes, bind="127.0.0.1", port=0, token=token, allow_hosts=allow_hosts, on_start=self.board.attach
         )
@@ -314,3 +320,20 @@ def test_numbers_that_are_none_are_left_out_of_the_drawing(page: Page, stage: St
     for part in ("points", "pose"):
         only(page, part)
         assert drawn(page) is None, part
+
+
+def test_it_lists_what_was_kept(page: Page, tmp_path: Path) -> None:
+    store = EventStore(tmp_path, create=True)
+    event = Event("door", 1, 1.8e9, 1.8e9 + 3.2, 9, 64, 48, *([0.0] * 8), score=0.9, mask=0.1, has_mask=0)
+    png = cv2.imencode(".png", np.full((112, 112, 3), 90, np.uint8))[1].tobytes()
+    store.change(store.add(event), event, png)
+    store.close()
+    stage = Stage(events=tmp_path)
+    try:
+        page.goto(stage.url)
+        row = page.locator("#event-list li")
+        row.wait_for()
+        assert row.inner_text().endswith("3.2 s, no mask")
+        page.wait_for_function("document.querySelector('#event-list img').naturalWidth === 112")
+    finally:
+        stage.close()

@@ -311,6 +311,7 @@ def _web_options(options: Options) -> WebOptions:
         allow_hosts=options.allow_host,
         most_viewers=MOST_VIEWERS if options.viewers is None else options.viewers,
         hide_faces=options.blur,
+        events=options.events,
     )
 
 

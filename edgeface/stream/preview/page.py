@@ -19,7 +19,7 @@ from edgeface.stream.controls import Controls
 from edgeface.stream.preview.board import Board
 
 STATIC = Path(__file__).parent / "static"
-_SCRIPTS = ("start.js", "page.js", "overlay.js", "recordings.js", "page.css")
+_SCRIPTS = ("start.js", "page.js", "overlay.js", "events.js", "recordings.js", "page.css")
 FILES = {"/": "index.html", **{f"/{name}": name for name in _SCRIPTS}}
 # Pictures that may be on their way to one viewer. Two keep the line busy while the page draws; more would be delay.
 MOST_CREDITS = 2

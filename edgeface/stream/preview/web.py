@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.routing import BaseRoute
 
@@ -14,6 +15,7 @@ from edgeface.stream.machine import Machine
 from edgeface.stream.metrics import Metrics
 from edgeface.stream.preview.access import choose_token
 from edgeface.stream.preview.board import Board
+from edgeface.stream.preview.events import KeptEvents
 from edgeface.stream.preview.page import Page
 from edgeface.stream.preview.playback import Playback
 from edgeface.stream.preview.server import Server
@@ -32,7 +34,8 @@ LARGEST_VIEWERS = 64
 class WebOptions:
     """``page``: whether there is one, or the figures alone; ``bind`` and ``port``: where; ``token``: what every request
     must show, None for what ``access.choose_token`` says; ``allow_hosts``: names under which it may be asked for beside
-    this machine's own; ``most_viewers``, up to LARGEST_VIEWERS; ``hide_faces`` blurs them in every picture."""
+    this machine's own; ``most_viewers``, up to LARGEST_VIEWERS; ``hide_faces`` blurs them in every picture; ``events``:
+    the folder of what is kept, which the page lists."""
 
     page: bool = True
     bind: str = DEFAULT_BIND
@@ -41,6 +44,7 @@ class WebOptions:
     allow_hosts: tuple[str, ...] = ()
     most_viewers: int = MOST_VIEWERS
     hide_faces: bool = False
+    events: Path | None = None
 
 
 class Web:
@@ -67,6 +71,7 @@ class Web:
             routes += Page(self._board, context.controls, most_viewers=options.most_viewers).routes()
             if context.recordings is not None:
                 routes += Playback(context.recordings).routes()
+            routes += KeptEvents(options.events, hide_faces=options.hide_faces).routes()
         try:
             self._server = Server(
                 routes, bind=options.bind, port=options.port, token=token, allow_hosts=options.allow_hosts,

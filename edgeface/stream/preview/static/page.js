@@ -1,6 +1,7 @@
 // Shows the newest picture and what was found in it. The page asks for each picture (see "more" in preview/page.py),
 // so that on a slow line there are fewer of them and none is old.
 
+import { watchEvents } from "./events.js";
 import { draw, paint } from "./overlay.js";
 import "./recordings.js";
 
@@ -223,3 +224,4 @@ at("snapshot").addEventListener("click", () => {
 
 notice(""); // it says at first that this script was not loaded
 connect();
+watchEvents(at("events"), at("event-list"));
