@@ -116,16 +116,20 @@ def import_detector(
         if not report.passed and not force:
             raise DepartedError(report, "no bundle was written; --force writes it as not verified")
         command = f"edgeface import {path.name} --as {kind_name} --engine {engine} --precision {precision}"
-        made: dict[str, Any] = {
-            "command": command if calibrate is None else f"{command} --calibrate {calibrate.name}",
-            "imported": {"file": path.name, "sha256": sha256_of(path), "kind": kind_name, "published": reader.origin},
-            "versions": {each: version_of(each) for each in ("edgeface", "onnx", "onnxruntime", _WRITES[engine])},
-            "parity": report.summary(),
-            "notes": notes,
-        }
+        command += "" if calibrate is None else f" --calibrate {calibrate.name}"
+        made = _made(command, path, kind_name, reader, engine) | {"parity": report.summary(), "notes": notes}
         bundle = replace(bundle, made=made, verified=report.passed)
         write_manifest(work, bundle)
     return Import(directory, bundle, report, notes)
+
+
+def _made(command: str, path: Path, kind_name: str, reader: ForeignKind, engine: str) -> dict[str, Any]:
+    """Of which file, by which command, and with what."""
+    return {
+        "command": command,
+        "imported": {"file": path.name, "sha256": sha256_of(path), "kind": kind_name, "published": reader.origin},
+        "versions": {each: version_of(each) for each in ("edgeface", "onnx", "onnxruntime", _WRITES[engine])},
+    }
 
 
 def _require_possible(engine: str, precision: str, calibrate: Path | None) -> None:
