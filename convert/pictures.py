@@ -16,7 +16,7 @@ from edgeface.evaluation.measure import check_size, spread
 
 Image = NDArray[np.uint8]
 
-DATA_BESIDE = Path("../shared/data/wider")
+DATA_HERE = Path("data/wider")
 LIMIT = 100
 _EXTENSIONS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -48,16 +48,16 @@ class Pictures:
 
 
 def choose(folder: Path | None = None, limit: int = LIMIT) -> Pictures:
-    """At most ``limit`` pictures, evenly spread: those of ``folder``, else the dev part of ``../shared/data/wider``
-    where it is, else scikit-image's astronaut where that is installed, else synthetic scenes.
+    """At most ``limit`` pictures, evenly spread: those of ``folder``, else the dev part of ``data/wider`` where it
+    is, else scikit-image's astronaut where that is installed, else synthetic scenes.
 
     A folder with annotations.jsonl gives its dev split. Raises InputError for a folder that gives none, and DataError
     for wrong annotations.
     """
     if folder is not None:
         return _of_folder(folder, limit)
-    if (DATA_BESIDE / ANNOTATIONS).is_file():
-        return _of_folder(DATA_BESIDE, limit)
+    if (DATA_HERE / ANNOTATIONS).is_file():
+        return _of_folder(DATA_HERE, limit)
     if find_spec("skimage") is not None:
         return Pictures("scikit-image's astronaut at three sizes", _astronaut())
     return Pictures("synthetic scenes without faces", _scenes())

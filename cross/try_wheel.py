@@ -18,9 +18,13 @@ from edgeface.convert.face_parity import IOU
 from edgeface.devices import boards
 from edgeface.devices.emulation import ensure_root
 
-from edgeface.errors import DeviceError, ParityError
+from edgeface.bundle import read_bundle
+from edgeface.cli.tables import counted
+from edgeface.errors import DeviceError, MissingExtraError, ParityError
 from edgeface.faces import Faces
 from edgeface.matching import match
+from edgeface.runtime import catalog
+from edgeface.runtime.engines.tflite import interpreter_class
 from reporting import Script, progress
 
 MODELS = ("mos_s-int8-ncnn", "mos_s-fp16-ncnn", "mos_s-int8-tflite")
@@ -54,11 +58,22 @@ def detect(
     )
 
 
+def check_engines(models: Sequence[str]) -> None:
+    """Raise MissingExtraError for a bundle whose engine is not installed here, before a root takes its minutes."""
+    for model in models:
+        if read_bundle(catalog.find(model), verify=False).engine == "tflite":
+            try:
+                interpreter_class()
+            except MissingExtraError as error:
+                others = " ".join(f"--model {other}" for other in models if other != model)
+                raise MissingExtraError(f"{model}: {error}{f', or leave it out: {others}' if others else ''}") from None
+
+
 def compare(host: Faces, board: Faces) -> tuple[bool, str]:
     """Whether both are the same faces, each box with a partner of IoU 0.9, and a line that says how alike they are."""
     pairs = match(host.boxes, board.boxes, IOU)
     same = len(pairs) == len(host) == len(board)
-    line = f"{len(board)} faces, {len(host)} on this machine"
+    line = f"{counted(len(board), 'face')}, {len(host)} on this machine"
     if pairs:
         apart = max(abs(float(host.scores[i] - board.scores[j])) for i, j, _ in pairs)
         line += f", least IoU {min(overlap for _, _, overlap in pairs):.4f}, scores at most {apart:.4f} apart"
@@ -76,6 +91,7 @@ def compare(host: Faces, board: Faces) -> tuple[bool, str]:
 def command(wheel: Path, photo: Path, name: str, models: tuple[str, ...], out: Path) -> None:
     """Find the faces in PHOTO with WHEEL on every processor of an emulated board; exits with 8 when they differ."""
     board = boards.find(name)
+    check_engines(models)
     root = ensure_root(board, wheel=wheel, progress=progress)
     differing = []
     for model in models:

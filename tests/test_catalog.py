@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,26 @@ def test_what_detect_does_not_read_is_answered_with_what_does(shelf: Path, sourc
     assert said in result.stderr
     assert "secret" not in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says", "command"),
+    [
+        (b"words", "damaged, or not a checkpoint", ["detect", "x.png", "--model", "mos_s.pt"]),
+        (b"\x08\x07\x12\x07pytorch", "an ONNX model, and no checkpoint", ["convert", "mos_s.pt", "--target", "ncnn"]),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_told_without_torch(
+    here: Path, content: bytes, says: str, command: list[str]
+) -> None:
+    (here / "mos_s.pt").write_bytes(content)
+    (here / "x.png").write_bytes(b"")
+    code = (
+        "import sys\nfrom edgeface.cli import main\n"
+        f"try: main({command!r})\n"
+        "except SystemExit as end: assert end.code == 5 and 'torch' not in sys.modules"
+    )
+    run = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"edgeface: mos_s.pt: {says}")

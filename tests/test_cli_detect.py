@@ -362,3 +362,15 @@ def test_the_bundled_model_finds_the_astronauts_face(here: Path) -> None:
     )
     # Five points take a smile for a head that looks down.
     assert (np.abs([face["pose"][angle] for angle in ("pitch", "yaw", "roll")]) < [30, 10, 10]).all()
+
+
+def test_what_hung_on_its_side_is_turned_first(detect: Detect, here: Path, astronaut: NDArray[np.uint8]) -> None:
+    upright = cv2.resize(astronaut, (160, 128))
+    photo(here / "a.png", upright)
+    photo(here / "b.png", cv2.rotate(upright, cv2.ROTATE_90_COUNTERCLOCKWISE))
+    (one,) = lines_of(detect("a.png", "--json", "-", "--score", "0.1").stdout)
+    (other,) = lines_of(detect("b.png", "--json", "-", "--score", "0.1", "--rotate", "90").stdout)
+    assert one["faces"] == other["faces"]
+    assert (other["width"], other["height"]) == (160, 128)
+    assert cv2.imread(str(here / "edgeface-out" / "b.png")).shape == (128, 160, 3)
+    assert detect("a.png", "--rotate", "45").exit_code == 2

@@ -70,7 +70,7 @@ def test_a_recording_of_bare_jpegs_keeps_sizes_and_leaves_out_what_is_damaged(
     opened = open_file(SourceSpec(kind="file", address="turned", every_frame=True))
     grabs = list(iter(opened.read, None))   # type: ignore[arg-type]  # iter's sentinel is None on purpose
     assert [grab.frame.width for grab in grabs] == [160, 160, 90, 90, 90]
-    assert caplog.messages == ["turned: 1 damaged frames left out"]
+    assert caplog.messages == ["turned: 1 damaged frame left out"]
 
 
 def test_a_codec_that_is_not_decoded_is_told_from_damage(detect: Detect, here: Path, shared_cases: Path) -> None:

@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.detect import MODEL_HELP, complete_model
 from edgeface.cli.results import STDOUT
+from edgeface.cli.tables import counted
 from edgeface.cli.verbosity import told
 from edgeface.cli.writing import complain, say
 from edgeface.errors import OptionError
@@ -52,7 +53,7 @@ class _Report:
             return
         rate = len(self._latencies_ms) / (now_s - self._next_s + _REPORT_S)
         say(
-            f"{shot.source}: {rate:.1f} frames a second, {len(result.faces)} faces, capture to result "
+            f"{shot.source}: {rate:.1f} frames a second, {counted(len(result.faces), 'face')}, capture to result "
             f"{statistics.median(self._latencies_ms):.0f} ms, {result.dropped - self._dropped_before} dropped"
         )
         self._next_s, self._latencies_ms, self._dropped_before = now_s + _REPORT_S, [], result.dropped
@@ -101,7 +102,7 @@ def _summary(totals: Totals) -> str:
     rate = f", {(totals.frames - 1) / totals.seconds:.1f} a second" if totals.seconds else ""
     failed = f", {totals.failed} failed" if totals.failed else ""
     return (
-        f"{totals.frames} frames{rate}, faces in {totals.with_faces}, {totals.dropped} dropped{failed}; "
+        f"{counted(totals.frames, 'frame')}{rate}, faces in {totals.with_faces}, {totals.dropped} dropped{failed}; "
         f"capture to result: median {median_ms:.1f} ms, 95 % within {p95_ms:.1f} ms"
     )
 

@@ -65,6 +65,9 @@ def command(
     """
     # Imported here, so that --help does not wait for them.
     from edgeface.cli.progress import progress
+    from edgeface.runtime.catalog import check_file
+
+    check_file(Path(model))
     from edgeface.convert import Conversion, convert
 
     def make() -> Conversion:

@@ -49,6 +49,8 @@ def complete_model(
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
 @cascade_options
 @click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
+@click.option("--rotate", "rotate_deg", type=click.Choice(("0", "90", "180", "270")), default="0", metavar="DEGREES",
+              help="Turn every picture clockwise by 90, 180 or 270 first; coordinates are those of the turned one.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help=f"The folder for the drawn pictures and videos.  [default: {DEFAULT_OUT}]")
 @click.option("--no-draw", is_flag=True, help="Draw nothing and make no folder.")
@@ -72,6 +74,7 @@ def command(
     thresholds: tuple[float, ...] | None,
     candidates: int | None,
     device: str,
+    rotate_deg: str,
     out: Path | None,
     no_draw: bool,
     json_target: str | None,
@@ -101,6 +104,6 @@ def command(
     drawn = None if no_draw else out or DEFAULT_OUT
     options = Options(
         model, size, score, nms, threads, engine, refine, min_face, thresholds, candidates, drawn, json_target,
-        max_megapixels, device, results,
+        max_megapixels, device, results, int(rotate_deg),
     )
     context.exit(run(sources, options))

@@ -18,6 +18,7 @@ from edgeface.addresses import redacted
 from edgeface.cli.progress import progress
 from edgeface.cli.result_targets import ResultTargets, output_folder
 from edgeface.cli.results import STDOUT
+from edgeface.cli.tables import counted
 from edgeface.cli.writing import ResultsLostError, complain, say
 from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS
@@ -26,6 +27,9 @@ from edgeface.regular_files import real_path
 from edgeface.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgeface.cli.result_writing import Results
     from edgeface.runtime.detector import Detector
 
@@ -52,6 +56,7 @@ class Options:
     max_megapixels: float = MAX_MEGAPIXELS
     device: str = "cpu"
     results: ResultTargets = field(default_factory=ResultTargets)
+    rotate_deg: int = 0
 
 
 @dataclass
@@ -82,7 +87,7 @@ class _Batch:
         target = self._target(path)
         start = perf_counter()
         with decoder_notes() as notes:
-            image = read_image(path, max_megapixels=self.options.max_megapixels)
+            image = self._upright(read_image(path, max_megapixels=self.options.max_megapixels))
             check_notes(path, notes())
         read_ms = (perf_counter() - start) * 1e3
         faces, timing = self.detector.timed(image)
@@ -91,7 +96,7 @@ class _Batch:
         self.results.write(path, image, faces, timing)
         parts = f"preprocess {timing.preprocess_ms:.1f}, network {timing.network_ms:.1f}, decode {timing.decode_ms:.1f}"
         self._say(
-            f"{path}: {_count(len(faces), 'face')} in {timing.total_ms:.1f} ms ({parts}; "
+            f"{path}: {counted(len(faces), 'face')} in {timing.total_ms:.1f} ms ({parts}; "
             f"OpenCV read the file in {read_ms:.1f} ms)",
             target,
         )
@@ -113,24 +118,33 @@ class _Batch:
             if self.bar_per_video:
                 frames = progress(frames, path.name, video.frames_claimed or None)
             for frame in frames:
-                faces, timing = self.detector.timed(frame.image)
+                image = self._upright(frame.image)
+                faces, timing = self.detector.timed(image)
                 times_ms.append(timing.total_ms)
                 most, with_faces = max(most, len(faces)), with_faces + bool(len(faces))
                 if sink is not None:
-                    sink.write(draw_faces(frame.image, faces))
-                self.results.write(path, frame.image, faces, timing, frame)
+                    sink.write(draw_faces(image, faces))
+                self.results.write(path, image, faces, timing, frame)
                 if self.stop.is_set():
                     break
         stopped = "stopped: " if self.stop.is_set() else ""
         self._say(
-            f"{path}: {stopped}faces in {with_faces} of {_count(len(times_ms), 'frame')}, at most {most} at once; "
+            f"{path}: {stopped}faces in {with_faces} of {counted(len(times_ms), 'frame')}, at most {most} at once; "
             f"median {statistics.median(times_ms):.1f} ms a frame, slowest {max(times_ms):.1f} ms",
             target,
             () if sink is None else sink.remarks,
             "" if encoding is None else f", {encoding}",
         )
         if video.damaged:
-            complain(f"{path}: {_count(video.damaged, 'damaged frame')} left out")
+            complain(f"{path}: {counted(video.damaged, 'damaged frame')} left out")
+
+    def _upright(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if not self.options.rotate_deg:
+            return image
+        from edgeface.frames import Frame
+        from edgeface.stream.sources.orientation import turned
+
+        return turned(Frame(image), self.options.rotate_deg, flip=False).pixels
 
     def _target(self, path: Path, *, video_suffix: str | None = None) -> Path | None:
         if self.options.out is None:
@@ -250,7 +264,3 @@ def _load(options: Options) -> Detector:
         candidates=options.candidates,
         device=options.device,
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.atomic import refused, replacing
+from edgeface.checkpoint_start import is_of_torch, why_no_checkpoint
 from edgeface.errors import CheckpointError, EdgefaceError
 from edgeface.int8.network import Quantisation
 from edgeface.models.family import families
@@ -23,8 +24,6 @@ from edgeface.regular_files import IrregularFileError, open_regular
 FORMAT = "edgeface-checkpoint"
 VERSION = 2
 # A version 1 file is a version 2 one that is not quantised.
-# The first bytes of an ONNX file: its version, then its producer's name, or one of the fields that may stand there.
-_ONNX_VERSION_FIELD, _ONNX_NEXT_FIELDS = 0x08, (0x12, 0x1A, 0x22, 0x3A, 0x42)
 _READABLE = (1, VERSION)
 _PARTS = {"model": str, "options": dict, "state": dict, "metrics": dict, "made": dict, "licence": str}
 _MOST_FOLDED = 16
@@ -127,15 +126,11 @@ def read_untrusted(path: Path) -> dict[str, Any]:
 def _what_else(path: Path, error: Exception) -> str:
     """What a file that torch does not load seems to be, by its first bytes, and what to do."""
     try:
-        with path.open("rb") as stream:
-            start = stream.read(16)
+        if isinstance(error, pickle.UnpicklingError) and is_of_torch(path):
+            return "a PyTorch file of another program, with objects that are not loaded: give an edgeface checkpoint"
+        return why_no_checkpoint(path)
     except OSError as unreadable:
         return f"cannot be read: {unreadable.strerror}"
-    if isinstance(error, pickle.UnpicklingError) and start.startswith((b"PK\x03\x04", b"\x80")):
-        return "a PyTorch file of another program, with objects that are not loaded: give an edgeface checkpoint"
-    if len(start) > 2 and start[0] == _ONNX_VERSION_FIELD and start[1] < 0x20 and start[2] in _ONNX_NEXT_FIELDS:
-        return "an ONNX model, and no checkpoint: 'edgeface import' makes a bundle of a detector that it knows"
-    return "damaged, or not a checkpoint: copy it again"
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

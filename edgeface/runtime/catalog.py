@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeface import weights
 from edgeface.bundle import MANIFEST, Bundle, read_bundle
-from edgeface.errors import BundleError, EdgefaceError, OptionError, UnknownModelError
+from edgeface.checkpoint_start import is_of_torch, why_no_checkpoint
+from edgeface.errors import BundleError, CheckpointError, EdgefaceError, OptionError, UnknownModelError
 from edgeface.registry import unknown_name
 from edgeface.weights import SHIPPED
 
@@ -52,11 +54,12 @@ def find(model: str | Path, engine: str | None = None) -> Path:
 
     The log of this module says what was taken: as a warning where a shipped file stands in for one that is not here,
     or one here is in the way of a shipped one. Raises UnknownModelError with the choices, OptionError when the model
-    has nothing for the engine, and BundleError for a folder without a bundle in it, or a shipped bundle that cannot be
-    read.
+    has nothing for the engine, BundleError for a folder without a bundle in it, or a shipped bundle that cannot be
+    read, and CheckpointError for a file that does not begin as a checkpoint does.
     """
     if isinstance(model, Path):
         if _exists(model):
+            check_file(model)
             return model
         raise UnknownModelError(f"{model}: no such bundle or checkpoint. {_choices()}")
     name = model.removeprefix(SHIPPED)
@@ -75,6 +78,7 @@ def find(model: str | Path, engine: str | None = None) -> Path:
 
 def _found_here(name: str, is_shipped_too: bool) -> Path:
     path = Path(name)
+    check_file(path)
     kind = "folder" if path.is_dir() else "file"
     other = f"; the one that comes with edgeface is {SHIPPED}{name}" if is_shipped_too else ""
     if path.is_dir() and not (path / MANIFEST).exists():
@@ -86,6 +90,14 @@ def _found_here(name: str, is_shipped_too: bool) -> Path:
     else:
         _log.info("%s: taking the %s here", name, kind)
     return path
+
+
+def check_file(path: Path) -> None:
+    """Raise CheckpointError for a file that is there and cannot be a checkpoint, before torch is imported to say so."""
+    if path.is_file():
+        with suppress(OSError):     # whoever reads it says why it cannot be read
+            if not is_of_torch(path):
+                raise CheckpointError(f"{path}: {why_no_checkpoint(path)}")
 
 
 def _find_shipped(name: str, engine: str | None) -> Path | None:

@@ -89,7 +89,9 @@ def open_file(spec: SourceSpec) -> Source:
             if shown < playing.frames_claimed:
                 _log.warning("%s: ends after %d of %d frames: the file is damaged", path, shown, playing.frames_claimed)
             if playing.damaged:
-                _log.warning("%s: %d damaged frames left out", path, playing.damaged)
+                _log.warning(
+                    "%s: %d damaged frame%s left out", path, playing.damaged, "" if playing.damaged == 1 else "s"
+                )
             if not spec.loop:
                 return
             offset_s += shown / rate
