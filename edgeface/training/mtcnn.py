@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from torch import nn
 
 from edgeface.data.detection import SourceSet, read_sources
@@ -30,6 +31,7 @@ from edgeface.training.patches.mining import (
     propose,
     random_samples,
 )
+from edgeface.training.patches.own_sets import own_sets
 from edgeface.training.patches.run import PatchRun, Say
 from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, POSITIVE, SampleList, Samples
 from edgeface.training.state import RunDirectory
@@ -87,6 +89,9 @@ class MTCNNTraining(PatchRun):
             raise OptionError(f"no round {unknown[0]!r}: choose rounds from {', '.join(ROUNDS)}")
         if quantisation is not None and not config.samples_of:
             raise TrainingError("training in int8 needs samples_of: give it the folder of the run in float")
+        own = own_sets(data, (*config.sampling.scenes, *config.sampling.faces))
+        if own:
+            config = replace(config, sampling=replace(config.sampling, scenes=own, faces=own))
         super().__init__(net, config, config.options, config.rounds, out, made, licence, quantisation)
         self._data, self._cache, self._progress = data, cache, progress
         self._sources: dict[str, dict[str, SourceSet]] = {}

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace as replace_fields
 from numpy.typing import NDArray
 
 from edgeface.data.pixels import ProgressBar
@@ -38,11 +39,13 @@ from edgeface.training.patches.faces import (
 )
 from edgeface.training.patches.labels import LABELS, QUALITY
 from edgeface.training.patches.loop import PatchTrainer, Step, predict
+from edgeface.training.patches.own_sets import own_sets
 from edgeface.training.patches.run import PatchRun, Say
 from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Batches, SampleList, Samples
 
 STEPS = ("faces", "quality")
 _LEVELLED_ON = 1024     # samples of quality that its bias is set on
+OWN_SIZE_PX = 640       # the longest side at which the detector looks at the pictures of one's own sets
 _LOG = logging.getLogger(__name__)
 Found = Sequence[NDArray[np.float32]]
 Add = Callable[[SampleList, Labelled, Found, Drawing, np.random.Generator, ProgressBar], None]
@@ -152,6 +155,10 @@ class TCNNTraining(PatchRun):
         made: Mapping[str, Any], licence: str, progress: ProgressBar, quantisation: Quantisation | None = None,
         say: Say = _LOG.warning,
     ) -> None:
+        own = own_sets(data, (*config.drawing.scenes, *config.drawing.faces))
+        if own:
+            drawing = replace_fields(config.drawing, scenes={name: [OWN_SIZE_PX] for name in own}, faces=own)
+            config = replace_fields(config, drawing=drawing)
         super().__init__(net, config, config.options, STEPS, out, made, licence, quantisation)
         self.thresholds: dict[str, float] = {}
         self._say = say
