@@ -20,6 +20,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # A board has one pytest, which keeps its workers. Elsewhere each core has one; files stay together for their fixtures.
 case " $* " in
   *" --device"*) parallel=() ;;
-  *) parallel=(--numprocesses auto --maxprocesses 8 --dist loadgroup) ;;
+  # Not in the order of their numbers of tests: files of few and long ones would come last, on one core.
+  *) parallel=(--numprocesses auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder) ;;
 esac
 "$venv/bin/python" -m pytest ${parallel[@]+"${parallel[@]}"} "$@"

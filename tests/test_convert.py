@@ -37,6 +37,7 @@ from edgeface.models.mos_export import graphs
 from edgeface.runtime.engines import Session
 from edgeface.runtime.loading import open_sessions
 from lively_mos import save_lively_mos, scenes
+from lively_patches import save_lively
 
 SIZE_PX = 192
 
@@ -63,6 +64,12 @@ def ncnn_fp32(checkpoint: Path, pictures: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def onnx_fp32(checkpoint: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     return convert(checkpoint, "onnx", out=tmp_path_factory.mktemp("onnx") / "b", pictures=pictures, size_px=SIZE_PX)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of one small net, for what is the same whatever is converted."""
+    return save_lively(tmp_path_factory.mktemp("small") / "tcnn.pt", "tcnn")
 
 
 def run(*arguments: str | Path) -> Result:
@@ -207,13 +214,12 @@ NOTHING_ALLOWED = Tolerance(raw=0, iou=0.99, score=0)
 
 
 def test_missed_parity_writes_nothing(
-    checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tolerate(monkeypatch, "onnx", NOTHING_ALLOWED)
     report_path = tmp_path / "report.json"
     result = run(
-        checkpoint, "--target", "onnx", "--out", tmp_path / "b", "--pictures", pictures, "--size", 64,
-        "--json", report_path,
+        small, "--target", "onnx", "--out", tmp_path / "b", "--pictures", pictures, "--json", report_path
     )
     assert result.exit_code == ParityError.exit_code
     assert "no bundle was written" in result.stderr.splitlines()[-1]
@@ -223,19 +229,19 @@ def test_missed_parity_writes_nothing(
 
 
 def test_force_writes_it_as_not_verified_and_a_good_one_replaces_it(
-    checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as strict:
         tolerate(strict, "onnx", NOTHING_ALLOWED)
         with pytest.raises(DepartedError) as missed:
-            convert(checkpoint, "onnx", out=tmp_path / "b", pictures=pictures, size_px=64)
+            convert(small, "onnx", out=tmp_path / "b", pictures=pictures)
         assert missed.value.report.failures
-        done = convert(checkpoint, "onnx", out=tmp_path / "b", pictures=pictures, size_px=64, force=True)
+        done = convert(small, "onnx", out=tmp_path / "b", pictures=pictures, force=True)
     assert not done.report.passed
     forced = read_bundle(tmp_path / "b")
     assert not forced.verified
     assert forced.made["command"].endswith("--force")
-    convert(checkpoint, "onnx", out=tmp_path / "b", pictures=pictures, size_px=64)
+    convert(small, "onnx", out=tmp_path / "b", pictures=pictures)
     assert read_bundle(tmp_path / "b").verified
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 

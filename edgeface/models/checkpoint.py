@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from edgeface.atomic import refused, replacing
 from edgeface.checkpoint_start import is_of_torch, why_no_checkpoint
@@ -26,6 +27,7 @@ VERSION = 2
 # A version 1 file is a version 2 one that is not quantised.
 _READABLE = (1, VERSION)
 _PARTS = {"model": str, "options": dict, "state": dict, "metrics": dict, "made": dict, "licence": str}
+# Times the size of its weights, which of a quantised network are folded together and fewer, that a network may have.
 _MOST_FOLDED = 16
 
 
@@ -53,26 +55,46 @@ class Checkpoint:
         """
         builder = families.get(self.model).build
         try:
-            self._check_size(builder)
-            net = builder(**self.options)
+            with _Bounded(_MOST_FOLDED * sum(tensor.untyped_storage().nbytes() for tensor in self.state.values())):
+                net = builder(**self.options)
             if self.quantisation is not None:
                 net = quantised(net, self.quantisation)
             net.load_state_dict(self.state)
         except EdgefaceError:
             raise
+        except _TooLargeError:
+            large = f"weights do not fit {self.model} {self.options}: the network has many more"
+            raise CheckpointError(large) from None
         except Exception as error:      # options and weights are the file's: whatever they make a builder raise
             reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
             raise CheckpointError(f"weights do not fit {self.model} {self.options}: {reason}") from None
         return net.eval()
 
-    def _check_size(self, builder: Callable[..., nn.Module]) -> None:
-        """Raise CheckpointError for options that make a network far larger than the weights, before it takes memory."""
-        with torch.device("meta"):
-            outline = builder(**self.options)
-        wanted_bytes = sum(tensor.nbytes for tensor in outline.state_dict().values())
-        # Weights of a quantised network are folded together, and fewer.
-        if wanted_bytes > _MOST_FOLDED * sum(tensor.untyped_storage().nbytes() for tensor in self.state.values()):
-            raise CheckpointError(f"weights do not fit {self.model} {self.options}: the network has many more")
+
+class _TooLargeError(Exception):
+    """A network is being built that is far larger than its weights."""
+
+
+class _Bounded(TorchFunctionMode):
+    """Within it, layers may take ``most_bytes`` together; _TooLargeError before more is taken.
+
+    The device meta would tell the size of a whole network as well. But torch has initialisers for it in Python alone,
+    and the first of them loads its compiler, which costs every process 3 s.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._left_bytes = most_bytes
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones):
+            self._left_bytes -= func(*args, **{**options, "device": "meta"}).nbytes
+            if self._left_bytes < 0:
+                raise _TooLargeError
+        return func(*args, **options)
 
 
 def finished(checkpoint: Checkpoint, net: nn.Module) -> Checkpoint:
