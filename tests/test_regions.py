@@ -188,6 +188,17 @@ def test_heatmaps_equal_opencv_s_resizing_and_a_softmax(
     np.testing.assert_array_equal(found, heatmap_points_reference(RawMap(values), output))
 
 
+def test_equal_peaks_are_the_first_and_tiny_maps_have_one() -> None:
+    rng = np.random.default_rng(5)
+    for number in range(60):
+        shuffle, upsample, reach = (int(v) for v in rng.integers((1, 1, 0), (4, 5, 6)))
+        output = Heatmaps("maps", 5, shuffle, upsample, reach)
+        shape = (5 * shuffle**2, int(rng.integers(1, 9)), int(rng.integers(1, 9)))
+        levels = rng.integers(-1, 2, shape) if number % 3 else np.zeros(shape)
+        raw = RawMap(levels.astype(np.float32) * np.float32(10.0 ** rng.uniform(-3, 3)))
+        np.testing.assert_array_equal(heatmap_points(raw, output), heatmap_points_reference(raw, output))
+
+
 def test_heatmaps_of_int8_are_real_values() -> None:
     levels = np.random.default_rng(4).integers(-127, 128, (20, 6, 6)).astype(np.int8)
     output = Heatmaps("maps", 5, 2, 2, 3)

@@ -87,8 +87,8 @@ def heatmap_points(
     if channels != points * shuffle**2 or 0 in raw.values.shape:
         raise ValueError(f"heatmaps {raw.values.shape} are not of {points} points")
     packed, _held = packed_maps([raw])
-    coarse = height * width * shuffle**2
-    room = np.empty(width * shuffle + coarse * (1 + upsample**2), np.float32)
+    rows, columns = height * shuffle, width * shuffle
+    room = np.empty(columns * (1 + rows + 4 * upsample) + rows, np.float32)
     found = np.empty((points, 2), np.float32)
     result = library.ef_heatmap_points(packed, points, shuffle, upsample, reach, address(room), address(found))
     if result == _NOT_FINITE:
