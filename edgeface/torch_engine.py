@@ -117,8 +117,9 @@ def network_detector(
 ) -> Detector:
     """A detector on a network that is still in memory, for looking at it while it trains.
 
-    ``threads`` 0 leaves torch's number. The network is put into eval mode and shares its weights with the detector.
-    Raises ConversionError for a network without export graphs.
+    It has the stages that training is looked at by (``Family.looked_at``). ``threads`` 0 leaves torch's number. The
+    network is put into eval mode and shares its weights with the detector. Raises ConversionError for a network without
+    export graphs.
     """
     import torch
 
@@ -127,7 +128,7 @@ def network_detector(
     family = family_of(net)
     options = Options(threads or torch.get_num_threads(), device=device)
     sessions = {graph.stem: TorchSession(graph, graph.stem, options) for graph in family.graphs(net)}
-    stages = family.stages(lambda stem: [stem], {}, {})
+    stages = family.stages(lambda stem: [stem], family.options_of(net), {})[: family.looked_at]
     bundle = Bundle(
         schema=SCHEMA, name="network in memory", model="", precision="fp32", engine="torch",
         stages=stages, defaults=family.defaults, files=[], licence="", metrics={}, made={}, verified=True,

@@ -17,6 +17,7 @@ from edgeface.errors import DataError
 from edgeface.mean_face import MIRRORED_68
 from edgeface.models.checkpoint import load
 from edgeface.models.maskface import FORMS, MaskFace
+from edgeface.torch_engine import network_detector
 from edgeface.training.config import Loss, default_config_path, load_config
 from edgeface.training.dense import objective_of
 from edgeface.training.keypoint_samples import Cutter, Drawing, KeypointSamples, _flipped, _target, read_faces
@@ -25,6 +26,7 @@ from edgeface.training.losses import focal
 from edgeface.training.maskface import MaskFaceConfig
 from edgeface.training.regions import region_features
 from lively_maskface import SMALL, lively_maskface, pictures
+from lively_mos import scenes
 from tiny_data import write_tiny_data
 
 OVERRIDES = (
@@ -147,6 +149,14 @@ def test_regions_of_the_parts_are_those_of_the_finest_map() -> None:
         trunk, detail = region_features(net.parts_of_regions(x), net.form.region_strides, boxes, gather)
         assert net.detail is not None
         torch.testing.assert_close(trunk + net.detail(detail), whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pyramid", FORMS)
+def test_training_is_looked_at_by_the_detector_alone(pyramid: str) -> None:
+    detector = network_detector(lively_maskface(pyramid=pyramid), size_px=192, score=0.5, nms_iou=0.4)
+    found = detector(scenes(1)[0])
+    assert len(found) > 0
+    assert found.landmarks68 is None
 
 
 def test_a_mirrored_face_has_its_points_where_they_belong() -> None:

@@ -55,9 +55,10 @@ class Family(ABC):
     ``build`` makes the network from the options that a configuration and a checkpoint hold. ``starts`` gives a new one
     the weights of a published state dict that is no checkpoint; None where there is no such way. Of the class:
     ``nets`` are those of its trained and of its deployed network; ``trainer`` is the name of who trains it, in
-    training/trainers.py; ``is_dense``: whether its first stage is trained on whole pictures; training canvases are
-    multiples of ``canvas_multiple``; ``channel_multiple`` is what a new quantised network's layout is filled up to. A
-    family that stays in float overrides nothing of int8.
+    training/trainers.py; ``is_dense``: whether its first stage is trained on whole pictures; ``looked_at``: how many of
+    the stages that training is looked at by, None for all; training canvases are multiples of ``canvas_multiple``;
+    ``channel_multiple`` is what a new quantised network's layout is filled up to. A family that stays in float
+    overrides nothing of int8.
     """
 
     build: Callable[..., nn.Module]
@@ -67,6 +68,7 @@ class Family(ABC):
     defaults: ClassVar[Defaults]
     trainer: ClassVar[str] = "detector"
     is_dense: ClassVar[bool] = True
+    looked_at: ClassVar[int | None] = None
     canvas_multiple: ClassVar[int] = 64
     channel_multiple: ClassVar[int] = 1
 
@@ -82,6 +84,10 @@ class Family(ABC):
         ``options`` are the builder's. ``thresholds`` are probabilities, by stem or by attribute, that take the place of
         the family's own; a checkpoint keeps them among its metrics as "thresholds".
         """
+
+    def options_of(self, net: nn.Module) -> Mapping[str, Any]:
+        """What ``stages`` needs of the builder's options to say what ``net`` gives on whole pictures."""
+        return {}
 
     def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
         """The trained network as engines run it, in float, with copies of the weights, ready to be quantised.

@@ -71,6 +71,8 @@ class MaskFaceFamily(Family):
     # A stitched canvas has crops of half its size.
     canvas_multiple = 64
     nets = (MaskFace,)
+    # The keypoint head is trained after that.
+    looked_at = 1
     defaults = Defaults(size_px=640, score=0.6, nms_iou=0.4)
 
     def graphs(self, net: nn.Module) -> list[Graph]:
@@ -107,6 +109,11 @@ class MaskFaceFamily(Family):
             ),
             FaceStage([list(files(KEYPOINTS))], REGION_INPUT, gather, [points], LIMIT),
         ]
+
+    def options_of(self, net: nn.Module) -> Mapping[str, Any]:
+        assert isinstance(net, MaskFace)
+        pyramid = next(name for name, form in FORMS.items() if form == net.form)
+        return {"pyramid": pyramid, "channels": net.channels, "margin": net.margin}
 
     def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
         assert isinstance(net, MaskFace)
