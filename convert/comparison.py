@@ -15,6 +15,7 @@ import numpy as np
 from edgeface.bundle import Bundle, file_sets
 from edgeface.evaluation.measure import measure
 from edgeface.faces import Faces
+from edgeface.freed_memory import keep_freed_memory
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.stages.kind import Sight
@@ -108,6 +109,7 @@ def compare(
     the pictures. Raises OptionError, InputError, DataError, EngineError, and ParityError when an output has another
     shape.
     """
+    keep_freed_memory()
     tolerance = tolerance_of(reference.bundle, candidate.bundle)
     sizes = [_at_size(reference, candidate, pictures, tolerance, size_px, watch) for size_px in sizes_px]
     report = ParityReport(candidate.bundle.name, reference.describe(), pictures.source, tolerance, sizes)

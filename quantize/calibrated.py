@@ -17,9 +17,8 @@ from edgeface.models.checkpoint import Checkpoint
 from edgeface.models.family import Inputs, families, family_of
 from edgeface.models.quantised import quantised
 
-from .calibration import calibrate, observe
+from .calibration import Passes, calibrate, observe
 from .inputs import calibration_inputs
-from .pictures import Progress
 
 PICTURES = 64
 
@@ -44,7 +43,7 @@ def calibrated(
     how: str,
     keep_float: Sequence[str] = (),
     pictures: int = PICTURES,
-    progress: Progress = lambda items, _label, _total: items,
+    progress: Passes = lambda items, _label, _total: items,
 ) -> Calibrated:
     """Fold, quantise and calibrate a float checkpoint by the method ``how`` on ``pictures`` training pictures.
 
@@ -61,15 +60,17 @@ def calibrated(
     net = quantised(checkpoint.build(), quantisation)
     kept = keep_in_float(net, keep_float)
     set_mode(net.eval(), "float")
-    seen = calibrated_on(net, calibration_inputs(net, data, pictures, progress), how)
+    seen = calibrated_on(net, calibration_inputs(net, data, pictures, progress), how, progress)
     return Calibrated(net, replace(quantisation, keep_float=kept), seen)
 
 
-def calibrated_on(net: nn.Module, inputs: Sequence[Inputs], how: str) -> dict[str, Seen]:
+def calibrated_on(
+    net: nn.Module, inputs: Sequence[Inputs], how: str, progress: Passes = lambda items, _label, _total: items
+) -> dict[str, Seen]:
     """Give every point of ``net``, a network from ``quantised``, a scale by the method ``how`` from what it holds on
     ``inputs``, and put the net into the mode "all"; what the points held. Errors as in ``observe`` and ``calibrate``.
     """
-    seen = observe(net.eval(), inputs, partial(family_of(net).run, net))
+    seen = observe(net.eval(), inputs, partial(family_of(net).run, net), progress)
     calibrate(net, seen, how)
     set_mode(net, "all")
     return seen

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgeface.errors import DataError
+from edgeface.freed_memory import keep_freed_memory
 from edgeface.int8.clipping import BINS, LEAST_SCALE, Seen, method
 from edgeface.int8.modules import Point, points, set_mode
 from edgeface.int8.scales import Q_MAX
@@ -17,7 +18,16 @@ from edgeface.int8.scales import Q_MAX
 Given = TypeVar("Given")
 
 
-def observe(net: nn.Module, batches: Sequence[Given], run: Callable[[Given], object]) -> dict[str, Seen]:
+class Passes(Protocol):
+    """Wraps a loop over what a network is shown, to say how far it is: (items, label, total) -> the same items."""
+
+    def __call__(self, items: Iterable[Any], label: str, total: int, /) -> Iterable[Any]: ...
+
+
+def observe(
+    net: nn.Module, batches: Sequence[Given], run: Callable[[Given], object],
+    progress: Passes = lambda items, _label, _total: items,
+) -> dict[str, Seen]:
     """What every point of ``net`` holds in float while ``run`` takes it through ``batches``, by the point's name.
 
     Goes through the batches twice: the histograms need the ranges. The net's mode afterwards is "float". Raises
@@ -25,10 +35,12 @@ def observe(net: nn.Module, batches: Sequence[Given], run: Callable[[Given], obj
     """
     if not batches:
         raise DataError("no calibration pictures: give --data a folder whose sets have a train part")
+    keep_freed_memory()
     set_mode(net, "float")
     named = dict(points(net))
-    largest = _watch(named, batches, run, _Largest)
-    counts = _watch(named, batches, run, lambda name: _Histogram(largest[name].value))
+    passes = (progress(batches, f"calibrating, pass {number} of 2", len(batches)) for number in (1, 2))
+    largest = _watch(named, next(passes), run, _Largest)
+    counts = _watch(named, next(passes), run, lambda name: _Histogram(largest[name].value))
     return {name: Seen(largest[name].value, counts[name].counts) for name in named}
 
 

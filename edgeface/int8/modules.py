@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.int8.fake import fake_quantise, fake_quantise_weight, weight_scales
+from edgeface.int8.rounding import rounded_away, rounded_even, scale_sums
 from edgeface.int8.scales import Q_MAX, LayerScales
 
 Mode = Literal["float", "inputs", "all"]
@@ -104,20 +105,15 @@ class Point(nn.Module):
 
         ncnn rounds halves away from zero and stops at -127; TFLite and ONNX round them to even and stop at -128.
         """
-        steps = x * (1 / self.log_scale.exp())
-        if self.mode == "all":
-            return steps.round().clamp(-Q_MAX - 1, Q_MAX)
-        whole = steps.trunc()
-        # In place, since maps are large: whole + trunc(2 * (steps - whole)).
-        return steps.sub_(whole).mul_(2).trunc_().add_(whole).clamp_(-Q_MAX, Q_MAX)
+        factor = 1 / self.log_scale.exp()
+        return rounded_even(x, factor) if self.mode == "all" else rounded_away(x, factor)
 
     def forward(self, x: Tensor | Sums) -> Signal:
         """A tensor that the network has just computed, rounded where every tensor is int8."""
         if isinstance(x, Sums):
             # XNNPACK's order: one factor a channel in float32, halves to even.
             scale = self.log_scale.exp()
-            levels = (x.values * (x.steps / scale)[:, None, None]).round().clamp(-Q_MAX - 1, Q_MAX)
-            return Signal(levels * scale, self)
+            return Signal(rounded_even(x.values, x.steps / scale).mul_(scale), self)
         if self.observer is not None:
             self.observer(x)
         return Signal(self._rounded(x) if self.mode == "all" else x, self)
@@ -180,7 +176,7 @@ class FoldedConv(nn.Module):
         elif self.training:
             y = self._convolved(signal.point.read(signal.value), fake_quantise_weight(self.weight), self.bias)
         else:
-            y = self._whole_numbers(signal)
+            return self._whole_numbers(signal)
         return torch.relu(y) if self.relu else y
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -209,11 +205,8 @@ class FoldedConv(nn.Module):
 
     def _whole_numbers(self, signal: Signal) -> Tensor:
         sums = self._whole_sums(signal.point.integers(signal.value)).float()
-        channel_steps = self.steps(signal.point)
-        steps = channel_steps[:, None, None]
-        bias = (self.bias / channel_steps).round()[:, None, None] * steps
-        # In double and then rounded once, as ncnn's fused multiply-add does.
-        return sums.double().mul_(steps.double()).add_(bias.double()).float()
+        steps = self.steps(signal.point)
+        return scale_sums(sums, steps, (self.bias / steps).round() * steps, relu=self.relu)
 
     def _sums(self, signal: Signal) -> Sums:
         scales = self._whole_weight().scales

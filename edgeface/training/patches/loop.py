@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.errors import TrainingError
+from edgeface.freed_memory import keep_freed_memory
 from edgeface.models.patch_nets import PatchOutput, normalised
 from edgeface.models.patch_units import ConvUnit
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
@@ -26,8 +26,6 @@ from edgeface.training.schedule import build_optimiser, done_share, learning_rat
 from edgeface.training.state import AveragedWeights, Progress, RunDirectory, to_cpu
 
 _DEV_BATCH = 1024
-# Of malloc.h, and the most that mallopt takes.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, (1 << 31) - 1
 LOG_EVERY_STEPS = 100
 
 
@@ -211,17 +209,6 @@ def _channels_last(net: nn.Module) -> nn.Module:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return net
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of large tensors, where it is glibc.
-
-    By default it gives it back to the system at once, which clears every page of the next tensor: 1.6 times slower.
-    """
-    gnu = getattr(ctypes.CDLL(None), "mallopt", None)
-    if gnu is not None:
-        for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            gnu(parameter, _KEPT_BYTES)
 
 
 def predict(net: nn.Module, patches: NDArray[np.uint8]) -> PatchOutput:
