@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edgeface.runtime.nms import iou, nms
+from edgeface.runtime.nms import iou, nms, nms_reference
 
 Floats = NDArray[np.float32]
 
@@ -40,6 +40,25 @@ def brute_force(boxes: Floats, scores: Floats, threshold: float) -> list[int]:
 def test_nms_is_the_brute_force(case: tuple[Floats, Floats], threshold: float) -> None:
     boxes, scores = case
     assert nms(boxes, scores, threshold).tolist() == brute_force(boxes, scores, threshold)
+
+
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(0, 150), power=st.integers(-30, 30),
+    offset=st.sampled_from([0.0, 1e3, 1e6]), tall=st.sampled_from([1.0, 0.01, 100.0]),
+    threshold=st.sampled_from([-1.0, 0.0, 0.04, 0.05, 0.3, 0.5, 0.9, 1.0, 1.5]), odd=st.booleans(),
+)
+def test_a_crowd_of_any_size_and_place(
+    seed: int, n: int, power: int, offset: float, tall: float, threshold: float, odd: bool
+) -> None:
+    """What the C kernel skips, because it lies elsewhere or is of another size, overlaps too little."""
+    rng = np.random.default_rng(seed)
+    centres, sides = rng.uniform(0, 60, (n, 2)) + offset, rng.uniform(0, 1, (n, 2)) ** 2 * 40 * (1.0, tall)
+    boxes = (np.concatenate((centres - sides / 2, centres + sides / 2), axis=1) * 2.0**power).astype(np.float32)
+    if odd and n > 3:
+        boxes[:4] = [[0, np.nan, 1, 1], [0, 0, np.inf, 1], [-3e38, -3e38, 3e38, 3e38], [5, 5, 5, 5]]
+    scores = rng.integers(0, 40, n).astype(np.float32)
+    with np.errstate(all="ignore"):
+        assert nms(boxes, scores, threshold).tolist() == nms_reference(boxes, scores, threshold).tolist()
 
 
 @given(scored_boxes())

@@ -1,12 +1,10 @@
-/* Boxes, points and angles of kept anchors, and suppression: edgeface/runtime/decode.py and nms.py. */
+/* Boxes, points and angles of kept anchors: edgeface/runtime/decode.py. */
 #include "ef_exp.h"
 #include "ef_maps.h"
+#include "ef_nms.h"
 
 enum { EF_NOT_FINITE = -3, BOX = 4, POINTS = 10, BLOCK = 16 };
 
-EF_API int32_t ef_nms(
-    int32_t n, const float *boxes, const float *scores, float iou_threshold, float *columns, int32_t *order,
-    int32_t *spare, int64_t *kept);
 EF_API int32_t ef_best_boxes(
     const ef_pyramid *pyramid, const ef_map *maps, int32_t n, const ef_anchor *anchors, const float *logits,
     float iou_threshold, float scale_x, float scale_y, float *boxes, int64_t *kept, float *room);
@@ -16,75 +14,6 @@ EF_API int32_t ef_decode_landmarks(
 EF_API void ef_sigmoid(int32_t n, const float *logits, float *out);
 EF_API int32_t ef_pose_degrees(
     int32_t n, const float *logits, int32_t bins, float bin_deg, float first_centre_deg, float *degrees);
-
-/* As numpy.maximum(value, 0): a NaN stays one. */
-static inline float at_least_zero(float value) { return value > 0.0f || value != value ? value : 0.0f; }
-
-/* In the order of numpy.argsort(-scores): the largest first, NaNs last. */
-static inline int is_after(float a, float b) { return a < b || (a != a && b == b); }
-
-/* Indices by falling score, equal ones in their order: merged from runs of doubling length. */
-static int32_t *sorted(int32_t n, const float *scores, int32_t *order, int32_t *spare)
-{
-    for (int32_t i = 0; i < n; i++)
-        order[i] = i;
-    for (int64_t run = 1; run < n; run *= 2) {
-        for (int64_t start = 0; start < n; start += 2 * run) {
-            int64_t a = start, a_end = start + run < n ? start + run : n;
-            int64_t b = a_end, b_end = start + 2 * run < n ? start + 2 * run : n;
-            for (int64_t to = start; to < b_end; to++)
-                spare[to] = b >= b_end || (a < a_end && !is_after(scores[order[a]], scores[order[b]])) ? order[a++]
-                                                                                                      : order[b++];
-        }
-        int32_t *swap = order;
-        order = spare;
-        spare = swap;
-    }
-    return order;
-}
-
-/* Greedy suppression of n boxes (n, 4): writes the indices of those that stay to `kept`, best first, and returns their
- * number. Room: `columns` for 5 n values, `order`, `spare` and `kept` for n.
- */
-int32_t ef_nms(
-    int32_t n, const float *boxes, const float *scores, float iou_threshold, float *columns, int32_t *order,
-    int32_t *spare, int64_t *kept)
-{
-    if (n < 0)
-        return EF_REFUSED;
-    order = sorted(n, scores, order, spare);
-    float *x1 = columns, *y1 = x1 + n, *x2 = y1 + n, *y2 = x2 + n, *area = y2 + n;
-    for (int32_t i = 0; i < n; i++) {
-        const float *box = boxes + BOX * (int64_t)order[i];
-        x1[i] = box[0], y1[i] = box[1], x2[i] = box[2], y2[i] = box[3];
-        area[i] = at_least_zero(box[2] - box[0]) * at_least_zero(box[3] - box[1]);
-    }
-    int32_t alive = n, count = 0, first = 0;
-    while (first < alive) {
-        float bx1 = x1[first], by1 = y1[first], bx2 = x2[first], by2 = y2[first], barea = area[first];
-        kept[count++] = order[first];
-        int32_t to = first + 1;
-        for (int32_t i = first + 1; i < alive; i++) {
-            float width = (bx2 < x2[i] ? bx2 : x2[i]) - (bx1 > x1[i] ? bx1 : x1[i]);
-            float height = (by2 < y2[i] ? by2 : y2[i]) - (by1 > y1[i] ? by1 : y1[i]);
-            float overlap = 0.0f;
-            if (width > 0.0f && height > 0.0f) {
-                /* A box with a NaN has a NaN for its area, and so overlaps nothing. */
-                float shared = width * height, together = barea + area[i] - shared;
-                if (together > 0.0f)
-                    overlap = shared / together;
-            }
-            if (overlap <= iou_threshold) {
-                x1[to] = x1[i], y1[to] = y1[i], x2[to] = x2[i], y2[to] = y2[i];
-                area[to] = area[i], order[to] = order[i];
-                to++;
-            }
-        }
-        alive = to;
-        first++;
-    }
-    return count;
-}
 
 typedef struct {
     const ef_map *map;
