@@ -113,6 +113,7 @@ def test_a_training_run_is_answered_with_its_checkpoint(shelf: Path) -> None:
         ("Mos_S-FP16-ncnn", f"Did you mean '{NAME}'"),
         ("MOS.pt", "no such file here, and no checkpoint 'MOS.pt'. Did you mean 'mos_s.pt'"),
         ("x" * 5000, "no model"),
+        ("mos_tiny", "comes without weights: train it with 'edgeface train mos_tiny', or choose another. Models:"),
         ("face.onnx", "no such bundle or checkpoint"),
     ],
 )

@@ -52,6 +52,17 @@ def written(pictures: Path, tiny_bundle: Path) -> list[dict[str, Any]]:
     return lines_of((pictures / "faces.jsonl").read_text())
 
 
+def test_a_run_in_which_nothing_could_be_used_leaves_files_as_they_were(tmp_path: Path, tiny_bundle: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    files = [tmp_path / name for name in ("a.csv", "a.json", "a.jsonl")]
+    for file in files:
+        file.write_text("kept")
+    arguments = ["--csv", files[0], "--coco", files[1], "--json", files[2], "--no-draw", "--model", tiny_bundle]
+    result = CliRunner().invoke(main, ["detect", str(tmp_path / "bad.png"), *map(str, arguments)])
+    assert result.exit_code == 3
+    assert [file.read_text() for file in files] == ["kept"] * 3
+
+
 def test_every_face_is_in_every_file(written: list[dict[str, Any]], pictures: Path, tiny_bundle: Path) -> None:
     faces = [len(line["faces"]) for line in written]
     assert [line["image"] for line in written] == ["photos/a.png", "photos/none.png", "more/a.png", *["clip.avi"] * 2]

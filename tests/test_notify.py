@@ -297,6 +297,7 @@ def test_the_camera_tells_a_command(tmp_path: Path) -> None:
         (["--no-track", "--webhook", "http://x"], "leave --no-track out"),
         (["--blur", "--webhook", "http://x", "--on", "best_shot"], "choose one of them"),
         (["--exec", "'x"], "quote it as a shell wants it"),
+        (["--exec", " "], "the command is empty"),
     ):
         refused = CliRunner().invoke(main, [*camera, *options])
         assert (refused.exit_code, says in refused.stderr) == (2, True)

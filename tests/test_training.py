@@ -227,6 +227,11 @@ def test_a_wrong_setting_is_named(override: str, message: str) -> None:
         config(override)
 
 
+def test_an_option_that_the_network_has_not_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"\[options\] has no key 'widht'. Did you mean 'width'\? Its keys are width"):
+        trainer(data, tmp_path / "run", "options.widht=0.5x")
+
+
 def test_a_missing_set_and_an_unusable_one_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="masks"):
         trainer(data, tmp_path / "run", "data.weights={masks=1.0}")

@@ -7,7 +7,7 @@ import signal
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, current_thread, main_thread
@@ -182,6 +182,7 @@ def run(sources: Sequence[str], options: Options) -> int:
         from edgeface.cli.result_writing import results
 
         with (
+            suppress(_NothingUsableError),
             output_folder(options.out, "--out"),
             results(options.results, options.json, detector.bundle, resolved) as written,
         ):
@@ -200,6 +201,8 @@ def run(sources: Sequence[str], options: Options) -> int:
                         raise
                     except EdgefaceError as error:
                         _fail(failures, str(path), error)
+            if failures and not written.pictures:
+                raise _NothingUsableError
         if batch.stop.is_set():
             complain("stopped")
             return INTERRUPTED
@@ -207,6 +210,10 @@ def run(sources: Sequence[str], options: Options) -> int:
     if failures and tried > 1:
         complain(f"{len(failures)} of {tried} failed: {', '.join(name for name, _ in failures)}")
     return failures[0][1].exit_code if failures else 0
+
+
+class _NothingUsableError(Exception):
+    """No source could be used: result files that were there stay as they were."""
 
 
 @contextmanager

@@ -111,6 +111,8 @@ def export(folder: Path, file: Path, kind: str, since: float | None, until: floa
     """Write the events of FOLDER to FILE, the newest first. Shots stay where they are; their names are in it."""
     from edgeface.atomic import refused, replacing
 
+    if str(file) == "-":
+        raise OptionError("events are exported to a file: give its name, and 'edgeface events list --json' for a pipe")
     count = 0
     with _opened(folder) as store, replacing(file) as temporary:
         try:

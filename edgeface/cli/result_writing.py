@@ -30,7 +30,8 @@ from edgeface.videos import Frame
 
 
 class Results:
-    """Made by ``results``. ``tables`` have one file a run, ``files`` have their own about each picture."""
+    """Made by ``results``. ``tables`` have one file a run, ``files`` have their own about each picture; ``pictures``,
+    frames too, are in them so far."""
 
     def __init__(
         self, sources: frozenset[Path], lines: JsonLines | None, tables: list[CsvTable | CocoFile],
@@ -43,6 +44,7 @@ class Results:
         self._embedder = embedder
         self._stems = Stems()
         self._renamed: set[Path] = set()
+        self.pictures = 0
 
     def write(
         self, path: Path, image: NDArray[np.uint8], faces: Faces, timing: Timing, frame: Frame | None = None
@@ -71,6 +73,7 @@ class Results:
             if frame is not None:
                 record |= {"frame": frame.index, "time_s": round(frame.time_s, 3)}
             self._lines.write(record)
+        self.pictures += 1
 
     def _picture(
         self, path: Path, image: NDArray[np.uint8], faces: Faces, frame: Frame | None

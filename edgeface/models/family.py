@@ -6,6 +6,7 @@ parts knows a network by its class.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.bundle import Defaults, Stage
-from edgeface.errors import ConversionError, UnknownModelError
+from edgeface.errors import ConversionError, OptionError, UnknownModelError
 from edgeface.int8.modules import layer_scales
 from edgeface.int8.scales import LayerScales
-from edgeface.registry import Registry
+from edgeface.registry import Registry, nearest
 
 # What a network is given once, by the part that it is given to: float32 (N, C, H, W) each.
 Inputs = Mapping[str, Tensor]
@@ -71,6 +72,17 @@ class Family(ABC):
     looked_at: ClassVar[int | None] = None
     canvas_multiple: ClassVar[int] = 64
     channel_multiple: ClassVar[int] = 1
+
+    def network(self, options: Mapping[str, Any]) -> nn.Module:
+        """The network by ``options``, as a configuration has them. Raises OptionError for one that ``build`` does not
+        know, and whatever ``build`` raises for a value."""
+        known = list(inspect.signature(self.build).parameters)
+        for name in options:
+            if name not in known:
+                near = nearest(name, known)
+                hint = f" Did you mean {near!r}?" if near else ""
+                raise OptionError(f"[options] has no key {name!r}.{hint} Its keys are {', '.join(known) or 'none'}")
+        return self.build(**options)
 
     @abstractmethod
     def graphs(self, net: nn.Module) -> list[Graph]:

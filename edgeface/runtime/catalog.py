@@ -121,6 +121,10 @@ def _find_shipped(name: str, engine: str | None) -> Path | None:
 
 def _unknown(name: str, engine: str | None, is_known: bool) -> EdgefaceError:
     """The error for a name that means nothing here."""
+    if not is_known and name in _trainable():
+        return UnknownModelError(
+            f"{name} comes without weights: train it with 'edgeface train {name}', or choose another. {_choices()}"
+        )
     if (name.endswith(_CHECKPOINT) or (is_known and engine == "torch")) and not shipped_checkpoints():
         return UnknownModelError(
             f"{name}: no such checkpoint here, and edgeface for a board comes without any: go on at another computer, "
@@ -147,6 +151,13 @@ def _exists(path: Path) -> bool:
 
 def _checkpoint_files() -> list[str]:
     return [f"{stem}{_CHECKPOINT}" for stem in shipped_checkpoints()]
+
+
+def _trainable() -> set[str]:
+    """The models that a training is configured for. Their configurations are looked for and not imported, as a board
+    has nothing that trains."""
+    found = (Path(__file__).parents[1] / "training" / "configs").glob("*.toml")
+    return {path.stem for path in found if not path.stem.endswith("_qat")}
 
 
 def _choices() -> str:

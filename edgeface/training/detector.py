@@ -54,7 +54,7 @@ def detector_trainer(
     torch.manual_seed(config.run.seed)
     made: dict[str, Any] = {"overrides": list(overrides)}
     if start_from is None:
-        net = family.build(**config.options)
+        net = family.network(config.options)
     else:
         net, made_before = _started(start_from, config, family)
         made["started_from"] = {"sha256": sha256_of(start_from), "made": made_before}
@@ -124,10 +124,10 @@ def _started(path: Path, config: Config, family: Family) -> tuple[nn.Module, dic
     Raises TrainingError when a checkpoint is not the configuration's, and CheckpointError.
     """
     if is_archive(path):
-        net = family.build(**config.options)
+        net = family.network(config.options)
         return net, {"backbone": load_backbone(net, path)}
     if family.starts is not None and (state := read_untrusted(path)).get("format") != FORMAT:
-        net = family.build(**config.options)
+        net = family.network(config.options)
         family.starts(net, state, str(path))
         return net, {"backbone": path.name}
     checkpoint = load(path)

@@ -237,7 +237,7 @@ class TCNNTraining(PatchRun):
 
 def fitted(net: PatchNet, name: str, options: Mapping[str, Any], rows: Sequence[int]) -> PatchNet:
     """A net of ``options`` with the weights of ``net``, of whose attribute outputs it has ``rows``."""
-    smaller = families.get(name).build(**options)
+    smaller = families.get(name).network(options)
     if not isinstance(smaller, PatchNet):
         raise TrainingError(f"{name} is not T-CNN, the only network that this trainer knows")
     state = net.state_dict()

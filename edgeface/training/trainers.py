@@ -203,7 +203,7 @@ def starting_net(
                 )
             made["started_from"] = {"sha256": sha256_of(path), "made": checkpoint.made}
             return checkpoint.build(), checkpoint.quantisation
-    net = families.get(name).build(**options)
+    net = families.get(name).network(options)
     if path is not None:
         made["started_from"] = started_from(net, path)
     return net, None

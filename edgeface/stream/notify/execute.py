@@ -23,9 +23,12 @@ def split_command(text: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(text, str):
         return tuple(text)
     try:
-        return tuple(shlex.split(text))
+        arguments = tuple(shlex.split(text))
     except ValueError as error:
         raise OptionError(f"--exec {text}: {error}: quote it as a shell wants it") from None
+    if not arguments:
+        raise OptionError("--exec: the command is empty: give one, or leave the option out")
+    return arguments
 
 
 class Execute:
