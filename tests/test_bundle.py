@@ -124,7 +124,7 @@ def test_another_schema_is_refused(tmp_path: Path, schema: object) -> None:
         (lambda b: b["stages"][0]["features"][0].update(stride=16), "points need features features8 of stride 8"),
         (lambda b: b["stages"][0]["features"][0].update(channels=0), "channels"),
         (lambda b: b["stages"][1]["outputs"].clear(), "outputs"),
-        (lambda b: b["stages"][1]["gather"].update(kind="regions"), "regions"),
+        (lambda b: b["stages"][1]["gather"].update(kind="polygons"), "polygons"),
         (lambda b: b["stages"][0].update(files=["other.bin"]), "stage file 'other.bin' is not under 'files'"),
         (lambda b: b["stages"][1]["files"].pop(), "1 nets on points of 2 maps for 2 levels"),
         (lambda b: b["defaults"].update(score=1.5), "score"),

@@ -189,6 +189,7 @@ def test_a_checkpoint_that_is_none_is_named(shelf: Path) -> None:
 
 
 def test_a_checkpoint_has_no_hashes_to_verify(shelf: Path) -> None:
+    (shelf / "mos_s.pt").write_bytes(b"PK\x03\x04")
     result = models("verify", shelf / "mos_s.pt")
     assert result.exit_code == 6
     assert "not a bundle" in result.stderr

@@ -104,7 +104,7 @@ def test_the_bundle_says_what_it_is_and_how_it_was_made(ncnn_fp32: Conversion, c
     assert bundle == ncnn_fp32.bundle
     assert (bundle.name, bundle.model, bundle.precision, bundle.engine) == ("mos_s-fp32-ncnn", "mos_s", "fp32", "ncnn")
     assert (bundle.licence, bundle.metrics) == ("tests only", {"ap_easy": 0.5})
-    assert (bundle.defaults.size_px, bundle.defaults.score, bundle.defaults.nms_iou) == (SIZE_PX, 0.7, 0.4)
+    assert (bundle.defaults.size_px, bundle.defaults.score, bundle.defaults.nms_iou) == (SIZE_PX, 0.6, 0.4)
     made = bundle.made
     assert made["command"] == f"edgeface convert mine.pt --target ncnn --precision fp32 --size {SIZE_PX}"
     assert made["checkpoint"]["sha256"] == sha256_of(checkpoint)

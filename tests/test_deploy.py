@@ -248,7 +248,7 @@ def test_an_engine_that_the_board_lacks(
 
 
 def test_a_checkpoint_is_no_bundle(link: Link, tmp_path: Path, astronaut: NDArray[np.uint8]) -> None:
-    (tmp_path / "net.pt").write_bytes(b"")
+    (tmp_path / "net.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(BundleError, match=r"net.pt: is not a bundle: make one with edgeface convert"):
         deploy(link, tmp_path / "net.pt", astronaut)
 

@@ -102,7 +102,7 @@ def test_the_head_alone_begins_with_a_trained_detector(data: Path, run: Path, tm
         (['parts=["keypoints"]'], "needs --start-from, a MaskFace whose detector is trained"),
         (["parts=[]"], "parts must be detector, keypoints, or both"),
         (["loss.learn_weights=true"], "fixed weights"),
-        (["keypoints.batches=3"], "unknown field `batches`"),
+        (["keypoints.batches=3"], "has no key 'batches'. Did you mean 'batch'"),
         (["canvases=[{size_px=96, batch=2, share=1.0}]"], "multiple of 64"),
     ],
 )

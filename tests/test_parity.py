@@ -318,7 +318,7 @@ def test_without_a_folder_the_data_beside_then_what_is_installed(
     scenes = choose()
     assert "synthetic" in scenes.source
     assert all(image.dtype == np.uint8 and image.ndim == 3 and image.std() > 10 for _, image in scenes)
-    folder = write_pictures(tmp_path / "shared" / "data" / "wider", 1)
+    folder = write_pictures(here / "data" / "wider", 1)
     (folder / "annotations.jsonl").write_text(line_of(0, "dev"))
     assert choose().source == "1 of 1 pictures, dev part of wider"
 
