@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from edgeface.cli import main
 from edgeface.errors import OptionError
-from edgeface.stream.camera import Options
+from edgeface.stream.camera import Options, _prepared
 from edgeface.stream.config import CameraConfig, read_config
 
 
@@ -22,6 +22,18 @@ def written(folder: Path, text: str) -> Path:
 
 def check(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["camera", *arguments, "--check"])
+
+
+@pytest.mark.parametrize(
+    ("score", "track", "started_from", "detected_from"),
+    [(None, True, 0.6, 0.4), (None, False, 0.6, 0.6), (0.2, True, 0.2, 0.2)],
+)
+def test_a_face_counts_from_the_model_s_own_score(
+    score: float | None, track: bool, started_from: float, detected_from: float
+) -> None:
+    ready = _prepared(Options(source="demo", model="mos_s", score=score, track=track))
+    assert ready.detector.bundle.defaults.score == 0.6
+    assert (ready.controls.settings.score, ready.detector.score) == (started_from, detected_from)
 
 
 def test_only_what_the_file_says_is_set(tmp_path: Path) -> None:

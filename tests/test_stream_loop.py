@@ -152,7 +152,7 @@ def test_with_a_tracker_the_score_is_the_least_that_starts_a_track() -> None:
         controls.set(score=0.2)
         next(results)
     assert (detector.score, tracker.options.low_score, tracker.options.start_score) == (0.2, 0.2, 0.2)
-    assert tracking_options(0.9).low_score == tracking_options(None).low_score
+    assert tracking_options(0.9).low_score == tracking_options(0.7).low_score
 
 
 def test_limits_and_a_stop_end_the_run() -> None:

@@ -77,12 +77,13 @@ def stream(
         every_frame=every_frame, any_redirect=any_redirect, any_certificate=any_certificate, rotate_deg=rotate_deg,
         flip=flip,
     )
-    options = tracking_options(score) if track else None
     detector = load(
-        model, engine=engine, threads=threads, size=size, nms=nms,
-        score=score if options is None else options.low_score, refine=refine, min_face=min_face, thresholds=thresholds,
-        candidates=candidates,
+        model, engine=engine, threads=threads, size=size, nms=nms, score=score, refine=refine, min_face=min_face,
+        thresholds=thresholds, candidates=candidates,
     )
+    options = tracking_options(detector.score) if track else None
+    if options is not None:
+        detector.score = options.low_score
     return _started(spec, deadlines, detector, options, detect_every)
 
 

@@ -175,13 +175,15 @@ def _prepared(options: Options) -> _Ready:
         raise OptionError("--bind, --port, --token, --allow-host and --viewers are the page's: add --show or --metrics")
     _check_kept(options)
     _check_told(options)
-    tracking = tracking_options(options.score) if options.track else None
     detector = load(
         options.model, engine=options.engine, size=options.size, nms=options.nms, refine=options.refine,
         min_face=options.min_face, thresholds=options.thresholds, candidates=options.candidates,
-        threads=options.threads,
-        score=options.score if tracking is None else tracking.low_score,
+        threads=options.threads, score=options.score,
     )
+    own_score = detector.score
+    tracking = tracking_options(own_score) if options.track else None
+    if tracking is not None:
+        detector.score = tracking.low_score
     upright = {"--best-shots": options.best_shots is not None, "--on best_shot": "best_shot" in options.on}
     for option in (option for option, is_given in upright.items() if is_given):
         if not detector.bundle.gives_landmarks:
@@ -190,7 +192,7 @@ def _prepared(options: Options) -> _Ready:
                 "model with landmarks, or add --refine tcnn"
             )
     controls = Controls(
-        detector.score if tracking is None else tracking.start_score,
+        own_score,
         detector.size_px if isinstance(detector.size_px, int) else max(detector.size_px),
         smallest_px=detector.smallest_px,
     )

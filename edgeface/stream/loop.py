@@ -192,14 +192,12 @@ class Loop:
         self._detector.score = options.low_score
 
 
-def tracking_options(score: float | None, options: TrackerOptions | None = None) -> TrackerOptions:
-    """The options of a tracker, by default TrackerOptions(), with ``score`` as the least that starts a track."""
+def tracking_options(score: float, options: TrackerOptions | None = None) -> TrackerOptions:
+    """The options of a tracker, by default TrackerOptions(), with ``score`` as the least that starts a track: the
+    model's own, where the user wants no other."""
     from edgeface.stream.tracking import TrackerOptions
 
-    options = options or TrackerOptions()
-    if score is None:
-        return options
-    return replace(options, start_score=score, low_score=min(TrackerOptions().low_score, score))
+    return replace(options or TrackerOptions(), start_score=score, low_score=min(TrackerOptions().low_score, score))
 
 
 def run(loop: Loop, sinks: Sequence[Sink], stop: threading.Event, limits: Limits | None = None) -> Totals:
