@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import edgeface
-from edgeface.bundle import FaceStage, Heatmaps, Regions, inconsistency, read_bundle
+from edgeface.bundle import DenseStage, FaceStage, Heatmaps, Regions, inconsistency, read_bundle
 from edgeface.errors import OptionError
 from edgeface.faces import Faces
 from edgeface.images import write_image
@@ -67,8 +67,9 @@ def test_the_maps_have_the_strides_and_channels_that_the_stages_say(name: str) -
         (8, height // stride, width // stride) for stride in form.region_strides
     ]
     stages = families.get("maskface").stages(lambda stem: [stem], {**SMALL, "pyramid": name}, {})
-    assert [each.name for each in stages[0].features] == list(dense_outputs(form))[-len(maps) :]  # type: ignore[union-attr]
-    assert all(each.channels == 8 for each in stages[0].features)  # type: ignore[union-attr]
+    assert isinstance(stages[0], DenseStage)
+    assert [each.name for each in stages[0].features] == list(dense_outputs(form))[-len(maps) :]
+    assert all(each.channels == 8 for each in stages[0].features)
 
 
 def test_the_anchors_are_the_paper_s() -> None:

@@ -79,9 +79,8 @@ def import_detector(
     ``out`` None is ``<file's stem>-<precision>-<engine>`` in the current folder. ``anchors`` are prior boxes' sides in
     pixels, a list a level, for kinds whose files do not say them; None takes the published ones that fit. ``pictures``:
     the folder for the comparison (see ``pictures.choose``); ``calibrate``: for int8, the folder of those to calibrate
-    on (``pictures.calibration_pictures``); ``size_px``: the bundle's default input size, by default
-    the file's. ``watch`` and ``force`` are as those of ``convert``: the bundle has the faces of the file, as near as
-    TOLERANCES says, or is not there.
+    on (``pictures.calibration_pictures``); ``size_px``: the bundle's default input size, None the file's. ``watch`` and
+    ``force`` are as those of ``convert``: the bundle has the faces of the file, as TOLERANCES says, or is not there.
 
     Raises UnknownTargetError for another kind, OptionError, ConversionError for a file that is none of that kind,
     MissingExtraError, InputError, DataError, OutputError, EngineError, and DepartedError with the report.

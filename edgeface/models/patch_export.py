@@ -48,7 +48,7 @@ class GraphOutputs(PatchNet):
     def __init__(self, net: PatchNet, outputs: Sequence[str]) -> None:
         super().__init__(net.architecture, net.activation, net.parts_for(outputs))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:     # type: ignore[override]
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:     # type: ignore[override]  # exporters want a tuple
         return tuple(self.maps(x).values())
 
 

@@ -130,7 +130,7 @@ class PatchNet(nn.Module):
         self.units = nn.ModuleList(parts.units)
         self.shared, self.quality_unit = parts.shared, parts.quality_unit
         self.heads = nn.ModuleDict({name: parts.heads[name] for name in OUTPUTS if name in parts.heads})
-        self.register_load_state_dict_pre_hook(_with_names_of_now)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_names_of_now)  # type: ignore[no-untyped-call]  # untyped in torch
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """Every output by name. (N, 3, S, S) gives (N, O, 1, 1), a strip of P patches (N, 3, S * P, S) gives (N, O, P,

@@ -92,7 +92,7 @@ class S3FD(Dense):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self.register_load_state_dict_pre_hook(_with_names_of_now)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_names_of_now)  # type: ignore[no-untyped-call]  # untyped in torch
 
     @classmethod
     def of(cls, stages: Sequence[nn.Module], channels: Sequence[int]) -> S3FD:

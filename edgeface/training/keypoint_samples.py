@@ -4,7 +4,6 @@ memory-mapped files (maskface.txt, section 3.3, "Training on the AFLW and 300W d
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeface.atomic import refused, working_folder
 from edgeface.bundle import Regions
 from edgeface.data import augment
 from edgeface.data.annotations import Face, Picture
@@ -31,6 +29,7 @@ from edgeface.models.maskface import FIVE, MaskFace
 from edgeface.models.maskface_export import gather_of
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.runtime.gather.regions import widened
+from edgeface.training.array_folders import open_arrays, write_arrays
 from edgeface.training.regions import region_features
 
 Floats = NDArray[np.float32]
@@ -80,23 +79,12 @@ class KeypointSamples:
 
     def write(self, folder: Path) -> None:
         """Write the arrays to ``folder``, which is complete or not there. Raises OutputError."""
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with working_folder(folder.parent) as work:
-                for name in _FIELDS:
-                    np.save(work / f"{name}.npy", getattr(self, name))
-                shutil.rmtree(folder, ignore_errors=True)
-                work.replace(folder)
-        except OSError as error:
-            raise refused(folder, error) from None
+        write_arrays(folder, {name: getattr(self, name) for name in _FIELDS})
 
     @classmethod
     def open(cls, folder: Path) -> KeypointSamples:
         """The samples that ``write`` left in ``folder``, mapped; raises TrainingError when they cannot be read."""
-        try:
-            return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS))
-        except (OSError, ValueError, EOFError):
-            raise TrainingError(f"{folder}: its samples cannot be read: remove the folder, and train again") from None
+        return cls(*open_arrays(folder, _FIELDS))
 
 
 _FIELDS = ("trunk", "detail", "points", "size_px")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeface.atomic import refused, working_folder
 from edgeface.errors import TrainingError
+from edgeface.training.array_folders import open_arrays, write_arrays
 
 # What a patch is of (mtcnn.txt, section III.A).
 NEGATIVE, PART, POSITIVE, LANDMARK = range(4)
@@ -55,23 +54,12 @@ class Samples:
 
     def write(self, folder: Path) -> None:
         """Write the arrays to ``folder``, which is complete or not there. Raises OutputError."""
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with working_folder(folder.parent) as work:
-                for name in _FIELDS:
-                    np.save(work / f"{name}.npy", getattr(self, name))
-                shutil.rmtree(folder, ignore_errors=True)
-                work.replace(folder)
-        except OSError as error:
-            raise refused(folder, error) from None
+        write_arrays(folder, {name: getattr(self, name) for name in _FIELDS})
 
     @classmethod
     def open(cls, folder: Path) -> Samples:
         """The samples that ``write`` left in ``folder``, mapped; raises TrainingError when they cannot be read."""
-        try:
-            return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FIELDS))
-        except (OSError, ValueError, EOFError):
-            raise TrainingError(f"{folder}: its samples cannot be read: remove the folder, and train again") from None
+        return cls(*open_arrays(folder, _FIELDS))
 
 
 class SampleList:
