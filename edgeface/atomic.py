@@ -23,6 +23,7 @@ _NEXT_STEP = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "free some space, or choose another place",
     errno.EFBIG: "choose another place",
+    errno.ENOENT: "make its folder first, or choose another place",
 }
 _TEMPORARY = re.compile(r"\.edgeface-(\d{1,10})-[0-9a-f]{12}(\.|$)")
 

@@ -18,10 +18,13 @@ def reason(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
     """
     what, _, path = str(error).partition(" - at `$")
     place = path.rstrip("`").lstrip(".")
+    path_of_keys = re.findall(r"\w+", re.sub(r"\[[^]]*\]", "", place))
+    if what.startswith("Invalid enum value"):
+        return _wrong_choice(place, what.removeprefix("Invalid enum value").strip(" '"), kind, path_of_keys)
     if "unknown field" not in what:
         return f"{place}: {what}" if place else what
     name = what.split("`")[1]
-    keys = _keys(kind, re.findall(r"\w+", re.sub(r"\[[^]]*\]", "", place)))
+    keys = _keys(kind, path_of_keys)
     near = nearest(name, keys)
     hint = f" Did you mean {near!r}?" if near else ""
     if not place:
@@ -29,13 +32,27 @@ def reason(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
     return f"[{place}] has no key {name!r}.{hint} Its keys are {', '.join(keys)}"
 
 
+def _wrong_choice(place: str, value: str, kind: type[msgspec.Struct], path: list[str]) -> str:
+    found = _at(kind, path)
+    choices = [str(choice) for choice in found.values] if isinstance(found, inspect.LiteralType) else []
+    near = nearest(value, choices)
+    hint = f" Did you mean {near!r}?" if near else ""
+    return f"{place} has no value {value!r}.{hint} Its values are {', '.join(choices)}"
+
+
 def _keys(kind: type[msgspec.Struct], path: list[str]) -> list[str]:
     """The keys of the struct that lies at a path of keys below ``kind``; none where the path leaves the structs."""
+    found = _at(kind, path)
+    return [field.encode_name for field in found.fields] if isinstance(found, inspect.StructType) else []
+
+
+def _at(kind: type[msgspec.Struct], path: list[str]) -> inspect.Type:
+    """The type of the value that lies at a path of keys below ``kind``."""
     found: inspect.Type = inspect.type_info(kind)
     for name in path:
         fields = found.fields if isinstance(found, inspect.StructType) else ()
         found = next((_inner(field.type) for field in fields if field.encode_name == name), inspect.AnyType())
-    return [field.encode_name for field in found.fields] if isinstance(found, inspect.StructType) else []
+    return found
 
 
 def _inner(found: inspect.Type) -> inspect.Type:

@@ -262,3 +262,11 @@ def test_best_shots_need_a_model_with_landmarks(here: Path, tiny_bundle: Path) -
     assert "--best-shots turns faces upright by their landmarks" in result.output
     assert "add --refine tcnn" in result.output
     assert not (here / "shots").exists()
+
+
+def test_missing_masks_need_a_model_that_tells_them(camera: Camera) -> None:
+    told = ("--exec", "true", "--on", "mask_missing", "--check")
+    result = camera("demo", *told)
+    assert result.exit_code == 2
+    assert "--on mask_missing needs a model that tells masks" in result.output
+    assert camera("demo", "--refine", "tcnn-int8-ncnn", *told).exit_code == 0

@@ -159,9 +159,22 @@ def test_info_says_what_it_was_verified_against_and_its_own_ap(shelf: Path) -> N
     size = {"size_px": 640, "faces": 5, "faces_matched": 5, "ap": {"easy": [0.9, 0.8], "hard": [0.5, 0.4]}}
     parity = {"reference": "torch 2", "pictures": "100 of 329 pictures", "sizes": [size]}
     write_manifest(directory, replace(bundle, made=bundle.made | {"parity": parity}))
-    assert "AP          easy 0.800, hard 0.400 at 640 px on 100 of 329 pictures" in models("info", directory).stdout
+    assert "640 px: AP easy 0.800, hard 0.400 there" in models("info", directory).stdout
     row = json.loads(models("list", "--json").stdout)[1]
     assert row["parity_ap"] == {"size_px": 640, "pictures": "100 of 329 pictures", "easy": 0.8, "hard": 0.4}
+
+
+def test_info_says_what_was_measured_of_this_very_bundle(shelf: Path) -> None:
+    directory = shelf / "mos_s-fp16-ncnn"
+    ap = {"easy": 0.7, "medium": 0.6, "hard": 0.5}
+    measured = {"ap": ap, "size_px": 640, "pictures": "329 pictures", "mask_recall": {"share": 0.5, "faces": 294}}
+    sha256 = hashlib.sha256((directory / "bundle.json").read_bytes()).hexdigest()
+    for kept, is_said in ((sha256, True), ("0" * 64, False)):
+        figures = {"bundles": {directory.name: {"measured": measured | {"bundle_sha256": kept}}}}
+        (shelf / "figures.json").write_text(json.dumps(figures))
+        shown = models("info", "mos_s").stdout
+        assert ("AP          easy 0.700, medium 0.600, hard 0.500 at 640 px on 329 pictures" in shown) is is_said
+        assert ("50% of 294 faces in masks found" in shown) is is_said
 
 
 def test_info_as_json_is_the_manifest(shelf: Path) -> None:

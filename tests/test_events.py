@@ -97,6 +97,7 @@ def test_a_track_is_a_row_and_its_best_shot_lies_beside_it(seen: Path) -> None:
         picture = cv2.imread(str(seen / event.shot))
         assert picture.shape == (112, 112, 3)
         assert event.shot_bytes == (seen / event.shot).stat().st_size
+    assert seen.stat().st_mode & 0o077 == 0
     assert (seen / DATABASE).stat().st_mode & 0o077 == 0
     assert (seen / "shots").stat().st_mode & 0o077 == 0
 
@@ -197,6 +198,7 @@ def test_events_are_listed_shown_exported_and_purged(seen: Path, tmp_path: Path)
     assert [line.split()[-4] for line in listed.stdout.splitlines()[1:]] == ["2", "1"]
     assert len(json.loads(command("list", seen, "--json", "--most", "1").stdout)) == 1
     assert json.loads(command("list", seen, "--json", "--since", "1h").stdout) == []
+    assert "give the earlier one to --since" in command("list", seen, "--since", "1h", "--until", "2h").stderr
     shown = json.loads(command("show", seen, "1", "--json").stdout)
     assert (shown["has_mask"], shown["last_box"][0], shown["attributes"]["hat"]) == (True, 14, 0.2)
     assert str(seen / "shots" / "00000001.png") in command("show", seen, "1").stdout

@@ -212,6 +212,7 @@ def test_schedule_warms_up_and_ends_low() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("loss.box=diuo", "loss.box has no value 'diuo'. Did you mean 'diou'. Its values are diou, smooth_l1"),
         ("run.stepz=3", r"\[run\] has no key 'stepz'. Did you mean 'steps'\? Its keys are steps, budget_minutes"),
         ("runs.steps=3", "no section or key 'runs'. Did you mean 'run'"),
         ("canvases=[{size=256}]", r"\[canvases\[0\]\] has no key 'size'. Did you mean 'size_px'"),

@@ -35,6 +35,8 @@ from .original import Original, agreeing_anchors
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION_PICTURES = 64
+# Fewer cannot show what a layer reads: a line says so.
+FEW_PICTURES = 20
 # How much lower the AP of an int8 bundle may be than the file's.
 INT8_AP_LOSS = 0.01
 ENGINES: Mapping[str, tuple[str, ...]] = {"ncnn": (".param", ".bin"), "tflite": (".tflite",), "onnx": (".onnx",)}
@@ -209,9 +211,14 @@ def _write_int8(
         path.write_bytes(done.model.SerializeToString())
         outputs = [output.name for output in done.model.graph.output]
         report = int8_from_onnx(path, INPUT, outputs, paths, done.scales, lenient=True)
+    few = [] if len(chosen) >= FEW_PICTURES else [
+        f"int8: scales from {len(chosen)} picture{'' if len(chosen) == 1 else 's'} may cut off what others have: give "
+        f"--calibrate {FEW_PICTURES} and more"
+    ]
     return [
         f"int8: {len(report.layers)} layers calibrated on {chosen.source}; {len(report.floats)} stay float: "
-        f"{', '.join(report.floats)}"
+        f"{', '.join(report.floats)}",
+        *few,
     ]
 
 

@@ -9,6 +9,7 @@ import click
 
 from edgeface.cli.detect import complete_model
 from edgeface.cli.devices import complete_device
+from edgeface.cli.tables import counted
 from edgeface.cli.writing import print_json, say
 
 
@@ -47,7 +48,7 @@ def command(bundle: str, device: str, out: str | None, picture: Path | None, as_
         return
     say(f"{done.bundle} -> {done.device} ({done.where}): {done.directory}")
     replaced = "; the one that was there is gone" if done.replaced else ""
-    say(f"{done.files} files, {done.size_bytes / 1e6:.2f} MB, every sha256 there is bundle.json's{replaced}")
+    say(f"{counted(done.files, 'file')}, {done.size_bytes / 1e6:.2f} MB, every sha256 there is bundle.json's{replaced}")
     say(f"{pictures.source}: {done.agreement.text}")
     if not done.agreement.here:
         say("No face was found: a --picture with one would say more.")

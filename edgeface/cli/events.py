@@ -63,6 +63,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def list_(folder: Path, since: float | None, until: float | None, most: int, as_json: bool) -> None:
     """List the events of FOLDER, the newest first."""
+    _require_order(since, until)
     with _opened(folder) as store:
         found = list(store.events(since_unix_s=since, until_unix_s=until, most=most))
     if as_json:
@@ -113,6 +114,7 @@ def export(folder: Path, file: Path, kind: str, since: float | None, until: floa
 
     if str(file) == "-":
         raise OptionError("events are exported to a file: give its name, and 'edgeface events list --json' for a pipe")
+    _require_order(since, until)
     count = 0
     with _opened(folder) as store, replacing(file) as temporary:
         try:
@@ -140,6 +142,13 @@ def purge(folder: Path, before: float | None, number: int | None, everything: bo
             store.event(number)
         count = store.purge(before_unix_s=before, number=number)
     say(f"{folder}: {counted(count, 'event')} deleted")
+
+
+def _require_order(since: float | None, until: float | None) -> None:
+    if since is not None and until is not None and since >= until:
+        raise OptionError(
+            f"no time lies between --since {_time(since)} and --until {_time(until)}: give the earlier one to --since"
+        )
 
 
 def _opened(folder: Path) -> Any:

@@ -11,6 +11,7 @@ import msgspec
 
 from edgeface.bundle import Bundle, read_bundle
 from edgeface.cli.model_lines import predicts, size_bytes
+from edgeface.cli.tables import counted
 from edgeface.cli.verification import verification
 from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError, OptionError
@@ -58,7 +59,8 @@ def list_(context: click.Context, as_json: bool) -> None:
 def info(model: str, with_provenance: bool, as_json: bool) -> None:
     """Describe a MODEL: a name from the list, a bundle's folder, or a checkpoint (.pt), which takes torch.
 
-    The AP is of this very bundle, on the pictures that it was compared with its checkpoint on.
+    Every AP is of this very bundle: of one that comes with edgeface on a whole dev part, and under "verified" on the
+    pictures that it was compared with its checkpoint on.
     """
     from edgeface.runtime import catalog
 
@@ -104,7 +106,7 @@ def verify(context: click.Context, models: tuple[str, ...], as_json: bool) -> No
         files, total_bytes = len(bundle.files), size_bytes(bundle)
         results.append({"name": name, "ok": True, "files": files, "size_bytes": total_bytes, "error": None})
         if not as_json:
-            say(f"{name}: whole: {files} files, {total_bytes / 1e6:.2f} MB, every sha256 is bundle.json's")
+            say(f"{name}: whole: {counted(files, 'file')}, {total_bytes / 1e6:.2f} MB, every sha256 is bundle.json's")
     if as_json:
         print_json(results)
     for failure in failures:
@@ -136,7 +138,8 @@ def combine(detector: str, refinement: str, model: str, out: Path, by_reference:
         raise OptionError("--name is empty: give the new model a name, as in mhcnn")
     directories = _bundle_directory(detector), _bundle_directory(refinement)
     made = combine_bundles(*directories, model, out, by_reference=by_reference, score=score)
-    say(f"{out}: {made.name}, {len(made.files)} files, {size_bytes(made) / 1e6:.2f} MB: {', '.join(predicts(made))}")
+    files = f"{counted(len(made.files), 'file')}, {size_bytes(made) / 1e6:.2f} MB"
+    say(f"{out}: {made.name}, {files}: {', '.join(predicts(made))}")
 
 
 @command.command()
@@ -165,6 +168,7 @@ def _bundle_directory(model: str) -> Path:
 
 
 def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
+    from edgeface.cli.models_list import measured_lines
     from edgeface.runtime.stages.kinds import kind_of
 
     defaults = bundle.defaults
@@ -175,6 +179,7 @@ def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
     for stage in bundle.stages:
         yield from kind_of(stage).describe(stage)
     yield "defaults", f"size {defaults.size_px} px, score {defaults.score:g}, NMS {defaults.nms_iou:g}"
+    yield from measured_lines(directory)
     yield from verification(bundle)
     yield "licence", bundle.licence
     beside = f", those of {' and '.join(bundle.parts)} beside it" if bundle.parts else ""

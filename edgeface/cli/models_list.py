@@ -48,8 +48,29 @@ def _kept() -> Mapping[str, Any]:
     return bundles
 
 
+def measured_lines(directory: Path) -> Iterator[tuple[str, str]]:
+    """Pairs of a label and a text: what was measured of the bundle in ``directory``, where it came with edgeface and is
+    still the one that was measured."""
+    if directory.parent.resolve() != weights.directory().resolve():
+        return
+    kept = _kept().get(directory.name, {})
+    measured = kept.get("measured")
+    if not measured or measured["bundle_sha256"] != _sha256_of_manifest(directory):
+        return
+    if "ap" in measured:
+        figures = ", ".join(f"{name} {measured['ap'][name]:.3f}" for name in _SUBSETS)
+        yield "AP", f"{figures} at {measured['size_px']} px on {measured['pictures']}"
+    if "mask_recall" in measured:
+        recall = measured["mask_recall"]
+        yield "masked", f"{recall['share']:.0%} of {recall['faces']} faces in masks found"
+
+
+def _sha256_of_manifest(directory: Path) -> str:
+    return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+
+
 def _bundle_row(entry: catalog.Shipped, bundle: Bundle, kept: Mapping[str, Any]) -> Row:
-    is_now = hashlib.sha256((entry.directory / MANIFEST).read_bytes()).hexdigest()
+    is_now = _sha256_of_manifest(entry.directory)
     measured, estimate = (
         None if kept.get(key) is None else
         {name: value for name, value in kept[key].items() if name != "bundle_sha256"}

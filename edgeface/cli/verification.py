@@ -17,7 +17,7 @@ def parity_ap(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def verification(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    """Pairs of a label and a text: whether and against what it was verified, and its own AP."""
+    """Pairs of a label and a text: whether and against what it was verified, with its own AP there."""
     parity = _mapping(bundle.made, "parity")
     imported = _mapping(bundle.made, "imported")
     source = imported or _mapping(bundle.made, "checkpoint")
@@ -33,7 +33,7 @@ def verification(bundle: Bundle) -> Iterator[tuple[str, str]]:
                 yield "", f"{size['size_px']} px: {size['faces_matched']} of {size['faces']} faces the same"
     for found in _measured(bundle):
         figures = (f"{name} {found[name]:.3f}" for name in _SUBSETS if name in found)
-        yield "AP", f"{', '.join(figures)} at {found['size_px']} px on {found['pictures']}"
+        yield "", f"{found['size_px']} px: AP {', '.join(figures)} there"
 
 
 def _measured(bundle: Bundle) -> Iterator[dict[str, Any]]:

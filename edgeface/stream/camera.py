@@ -191,6 +191,11 @@ def _prepared(options: Options) -> _Ready:
                 f"{option} turns faces upright by their landmarks, and {detector.bundle.name} gives none: choose a "
                 "model with landmarks, or add --refine tcnn"
             )
+    if "mask_missing" in options.on and "mask" not in detector.bundle.attributes:
+        raise OptionError(
+            f"--on mask_missing needs a model that tells masks, and {detector.bundle.name} does not: choose one that "
+            "does (edgeface models list), or add --refine tcnn"
+        )
     controls = Controls(
         own_score,
         detector.size_px if isinstance(detector.size_px, int) else max(detector.size_px),

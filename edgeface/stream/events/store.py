@@ -79,6 +79,7 @@ class EventStore:
         self.folder = folder
         path = folder / DATABASE
         if create:
+            _make_private(folder)
             _make_private(folder / SHOTS)
         elif not path.is_file():
             raise InputError(f"{folder}: no {DATABASE} in it: give the folder of 'edgeface camera --events'")
