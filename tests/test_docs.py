@@ -1,0 +1,226 @@
+"""README and docs hold: commands and options exist, code runs, exit codes are those of the errors, the site has all."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+import edgeface
+from docs_blocks import SHELL, Block, blocks, edgeface_arguments, inline_commands, shell_lines
+from edgeface import errors
+from edgeface.cli import INTERRUPTED, main
+from edgeface.stream import stream
+from edgeface.stream.config import read_config
+from edgeface.stream.results import TrackedFaces
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(edgeface.__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if (ROOT / "docs").is_dir() else []
+DOCS = ROOT / "docs"
+# Pages whose commands find faces in pictures: they are run, in a folder that has what they name.
+RUN = ("README.md", "docs/tutorials/first-picture.md", "docs/exports.md")
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="needs the source tree")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def resolved(arguments: list[str]) -> tuple[click.Command, click.Context, list[str]]:
+    """The command that words name, and the words left for it."""
+    command: click.Command = main
+    context = click.Context(main, info_name="edgeface")
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        below = command.get_command(context, arguments[0])
+        assert below is not None, f"no command {arguments[0]!r}"
+        context = click.Context(below, context, info_name=arguments[0], **below.context_settings)
+        command, arguments = below, arguments[1:]
+    return command, context, arguments
+
+
+def check(arguments: list[str], *, whole: bool) -> None:
+    """Whether a command line could be: command, options, their choices and, where it is ``whole``, its arguments."""
+    command, context, words = resolved(arguments)
+    try:
+        values, left, _ = command.make_parser(context).parse_args([word for word in words if word != "..."])
+    except click.BadOptionUsage:
+        if whole:
+            raise
+        return                            # named without its value
+    assert not left, f"{left} is too much"
+    if "arguments" in values:              # of a service: its camera's
+        check(["camera", *values["arguments"]], whole=whole)
+    for option in command.params:
+        given = values.get(option.name or "")
+        given = None if repr(given).startswith("Sentinel") else given
+        if whole and option.required:
+            assert given, f"{option.name} is missing"
+        if isinstance(option.type, (click.Choice, click.IntRange, click.FloatRange)) and given is not None:
+            for each in given if isinstance(given, (list, tuple)) else [given]:
+                option.type.convert(each, option, context)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_and_options_are_those_that_there_are(page: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for block in blocks(page):
+        for words in shell_lines(block.text) if block.language in SHELL else ():
+            arguments = edgeface_arguments(words)
+            try:
+                if arguments is not None:
+                    check(arguments, whole=True)
+            except (AssertionError, click.ClickException) as error:
+                pytest.fail(f"{name_of(page)}: {' '.join(words)}: {getattr(error, 'message', error)}")
+            for word in words:
+                if found := re.fullmatch(r"(?:\.|edgeface)\[([a-z0-9,]+)\]", word):
+                    assert set(found[1].split(",")) <= set(extras), f"{name_of(page)}: {word}"
+                if words[0].endswith("python") and re.fullmatch(r"(cross|docs|benchmarks|examples)/\S+\.py", word):
+                    assert (ROOT / word).is_file(), f"{name_of(page)}: {word}"
+    for line in inline_commands(page):
+        try:
+            check(shlex.split(line)[1:], whole=False)
+        except (AssertionError, click.ClickException, ValueError) as error:
+            pytest.fail(f"{name_of(page)}: {line}: {getattr(error, 'message', error)}")
+
+
+@pytest.mark.parametrize(
+    "line", ["detct photo.jpg", "detect photo.jpg --jsn x", "events purg seen", "models info a b c", "convert m.pt",
+             "camera --port x"],
+)
+def test_a_command_that_is_not_would_be_seen(line: str) -> None:
+    with pytest.raises((AssertionError, click.ClickException)):
+        check(shlex.split(line), whole=True)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uint8]) -> Path:
+    """What the pages name: photo.jpg, folders of one picture, a video of two frames, a function that embeds."""
+    folder = tmp_path_factory.mktemp("docs")
+    small = cv2.resize(astronaut[0:256, 96:352], (128, 128), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(folder / "photo.jpg"), small)
+    for name in ("holiday/a.jpg", "more/b.png", "photos/c.jpg"):
+        (folder / name).parent.mkdir()
+        cv2.imwrite(str(folder / name), small)
+    video = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (128, 128))
+    for _ in range(2):
+        video.write(small)
+    video.release()
+    (folder / "my_faces.py").write_text("def embed(faces):\n    return faces[:, :2, :2].reshape(len(faces), -1)\n")
+    return folder
+
+
+@pytest.fixture
+def at_hand(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, a copy of ``pictures``."""
+    folder = tmp_path / "here"
+    shutil.copytree(pictures, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def calls(page: Path) -> Iterator[list[str]]:
+    for block in blocks(page):
+        for words in shell_lines(block.text) if block.language in SHELL else ():
+            arguments = edgeface_arguments(words)
+            if arguments:
+                yield arguments
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_what_finds_faces_is_run(page: str, at_hand: Path) -> None:
+    wanted = [each for each in calls(ROOT / page) if each[0] in ("detect", "models", "compare")]
+    assert wanted
+    for arguments in wanted:
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, f"{page}: edgeface {' '.join(arguments)}: {done.output}"
+
+
+def test_every_camera_of_the_pages_could_start(at_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEFACE_TOKEN", "a-token-of-16-letters")
+    lines = {tuple(each) for page in PAGES for each in calls(page) if each[0] == "camera"}
+    block = next(each for each in blocks(DOCS / "camera.md") if each.language == "toml")
+    Path("camera.toml").write_text(block.text)
+    # Bundles of the reader's own are not here, and the line without a source looks for a camera.
+    named = [each for each in lines if not {"mine", "scrfd_500m_kps-fp32-ncnn"} & set(each)]
+    assert len(named) > 8
+    for arguments in named:
+        has_source = "--config" in arguments or not [*arguments, "--"][1].startswith("--")
+        done = CliRunner().invoke(main, [*arguments, *([] if has_source else ["demo"]), "--check"])
+        assert done.exit_code == 0, f"edgeface {' '.join(arguments)}: {done.output}"
+
+
+PYTHON = [
+    block for page in PAGES for block in blocks(page)
+    if block.language == "python" and page.name not in ("architecture.md",)    # which its own tests run
+]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{name_of(block.page)}-{block.text.split()[-1][:12]}")
+def test_python_is_run(block: Block, at_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_result(source: str, **options: Any) -> Iterator[Any]:
+        """A camera that is not here, as one picture: each face with a number."""
+        inspect.signature(stream).bind(source, **options)
+        faces = TrackedFaces.of(detector("photo.jpg"), np.arange(1, dtype=np.int64))
+        yield SimpleNamespace(number=0, image=cv2.imread("photo.jpg")), faces
+
+    detector = edgeface.load("mos_s", size=160)
+    with monkeypatch.context() as patch:
+        patch.setattr(edgeface, "stream", one_result)
+        names = {
+            "edgeface": edgeface, "detector": detector, "faces": detector("photo.jpg"), "my_network": len,
+            "pixels": np.zeros((96, 64), np.uint8),
+        }
+        exec(compile(block.text, name_of(block.page), "exec"), names)
+
+
+def test_settings_are_read(tmp_path: Path) -> None:
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "toml":
+                tables = tomllib.loads(block.text)
+                if {"source", "notify"} & tables.keys():
+                    path = tmp_path / "camera.toml"
+                    path.write_text(block.text)
+                    assert read_config(path)
+
+
+def test_every_error_stands_beside_its_exit_code() -> None:
+    kinds = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.EdgefaceError)
+    ]
+    rows = re.findall(r"^\| (\d+) \|.*?\| (.*?) \| .*\|$|^\| (\d+) \|[^|]*\| \| \|$",
+                      (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    told = {int(code or bare): set(re.findall(r"`(\w+)`", names)) for code, names, bare in rows}
+    wanted: dict[int, set[str]] = {0: set(), INTERRUPTED: set(), 143: set()}
+    for each in kinds:
+        wanted.setdefault(each.exit_code, set()).add(each.__name__)
+    assert told == wanted
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {page.relative_to(DOCS).as_posix() for page in PAGES[1:]}
