@@ -25,7 +25,7 @@ from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.stages.kinds import kind_of
 from edgeface.runtime.stages.stage import Found, NextStage, Scene
 
-BUNDLES = ("tcnn-int8-ncnn", "tcnn-fp32-ncnn", "tcnn-int8-tflite")
+BUNDLES = ("tcnn-int8-ncnn", "tcnn-fp16-ncnn", "tcnn-int8-tflite")
 WARM_UP_ROUNDS = 5
 
 

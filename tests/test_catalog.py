@@ -115,6 +115,13 @@ def test_a_training_run_is_answered_with_its_checkpoint(shelf: Path) -> None:
         ("x" * 5000, "no model"),
         ("mos_tiny", "comes without weights: train it with 'edgeface train mos_tiny', or choose another. Models:"),
         ("face.onnx", "no such bundle or checkpoint"),
+        (
+            "mos_s-fp32-ncnn",
+            f"mos_s-fp32-ncnn does not come with edgeface: take {NAME}, or make it: "
+            "edgeface convert mos_s.pt --target ncnn --precision fp32$",
+        ),
+        ("mos_s-int8-tflite", "or make it: edgeface convert mos_s_qat.pt --target tflite --precision int8$"),
+        ("mos_s-int9-ncnn", f"Did you mean '{NAME}'"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(shelf: Path, model: str, said: str) -> None:

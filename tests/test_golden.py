@@ -18,11 +18,11 @@ GOLDEN: dict[str, tuple[tuple[float, ...], float, tuple[float, ...]]] = {
     "mos_s-fp16-ncnn": ((176.4, 52.8, 269.9, 178.7), 0.708, (-2.0, -2.6, 1.2)),
     "mos_s-int8-ncnn": ((176.2, 52.7, 270.4, 178.9), 0.705, (-2.0, -2.6, 1.2)),
     "mos_s-int8-tflite": ((176.1, 52.5, 270.6, 179.0), 0.707, (-1.8, -2.7, 1.2)),
-    "mtcnn-fp32-ncnn": ((180.0, 56.2, 271.8, 178.3), 1.0, (-22.9, 0.2, 0.9)),
+    "mtcnn-fp16-ncnn": ((180.0, 56.2, 271.8, 178.3), 1.0, (-22.9, 0.2, 0.9)),
     "mtcnn-int8-ncnn": ((179.8, 58.4, 270.1, 176.9), 1.0, (-21.4, -0.7, 2.1)),
     "mtcnn-int8-tflite": ((181.3, 58.2, 271.5, 175.4), 0.998, (-19.7, 0.7, 2.7)),
 }
-REFINEMENTS = {"tcnn-fp32-ncnn", "tcnn-int8-ncnn", "tcnn-int8-tflite"}
+REFINEMENTS = {"tcnn-fp16-ncnn", "tcnn-int8-ncnn", "tcnn-int8-tflite"}
 
 
 @pytest.fixture(scope="module", params=GOLDEN)

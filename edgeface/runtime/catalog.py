@@ -16,6 +16,8 @@ from edgeface.registry import unknown_name
 from edgeface.weights import SHIPPED
 
 _CHECKPOINT = ".pt"
+# What 'edgeface convert' makes, which a board does not have.
+_PRECISIONS, _TARGETS = ("fp32", "fp16", "int8"), ("ncnn", "onnx", "tflite")
 
 _log = logging.getLogger(__name__)
 
@@ -134,12 +136,30 @@ def _unknown(name: str, engine: str | None, is_known: bool) -> EdgefaceError:
         return OptionError(f"model {name} does not come with a bundle for the engine {engine}: choose another engine")
     if len(Path(name).parts) > 1:
         return UnknownModelError(f"{name}: no such bundle or checkpoint. {_choices()}")
+    if (forms := _shipped_forms(name)) is not None:
+        return UnknownModelError(forms)
     if name.endswith(_CHECKPOINT):
         known = unknown_name("checkpoint", name, _checkpoint_files())
         return UnknownModelError(f"{name}: no such file here, and {known}")
     if Path(name).suffix:
         return UnknownModelError(f"{name}: no such bundle or checkpoint. {_choices()}")
     return UnknownModelError(unknown_name("model", name, _names()))
+
+
+def _shipped_forms(name: str) -> str | None:
+    """Of a model that ships, named in a form that does not: the forms that do, and the command for this one. None for
+    any other name."""
+    model, _, form = name.partition("-")
+    precision, _, engine = form.partition("-")
+    own = [entry.name for entry in shipped() if entry.name.startswith(f"{model}-")]
+    if not own or precision not in _PRECISIONS or engine not in _TARGETS:
+        return None
+    ends = ("_int8", "_qat") if precision == "int8" else ("",)
+    stem = next((f"{model}{end}" for end in ends if f"{model}{end}" in shipped_checkpoints()), None)
+    step = ""
+    if stem is not None:
+        step = f", or make it: edgeface convert {stem}{_CHECKPOINT} --target {engine} --precision {precision}"
+    return f"{name} does not come with edgeface: take {' or '.join(own)}{step}"
 
 
 def _exists(path: Path) -> bool:
