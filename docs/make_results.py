@@ -160,6 +160,12 @@ def landmark_cells(crops: Record | None) -> list[str]:
     ]
 
 
+def landmark68_cells(crops: Record | None) -> list[str]:
+    report = at(crops, "landmarks68")
+    errors = [number(at(report, key), 2) for key in ("nme_percent", "median_percent")]
+    return [*errors, *(number(at(report, key), 3) for key in ("failure_share", "auc_10"))]
+
+
 def pose_cells(which: str) -> Callable[[Record | None], list[str]]:
     def cells(crops: Record | None) -> list[str]:
         report = at(crops, which)
@@ -233,6 +239,14 @@ TABLES = (
         ["NME", "median", "over 10 %", "nose: correlation", "slope"],
         [("landmarks68", 320)],
         landmark_cells,
+    ),
+    Table(
+        "68 landmarks",
+        "Error in % of the distance between the outer eye corners over the faces found, its median; the share of all "
+        "faces that are not found or over 10 %, and the area under the curve of errors up to 10 %, as a share.",
+        ["NME", "median", "failures", "AUC"],
+        [("landmarks68", 320)],
+        landmark68_cells,
     ),
     Table("Head pose", f"The pose that the model gives. {FOLLOWS}", ANGLES, [("landmarks68", 320)], pose_cells("pose")),
     Table(
