@@ -41,12 +41,22 @@ class Distribution:
         expected: Floats = self.probabilities @ np.array(self.classes.values, np.float32)
         return expected
 
+    def spread(self) -> Floats | None:
+        """The standard deviation of each face's value, float32 (N,): how sure the expectation is. None as there."""
+        expected = self.expectation()
+        if expected is None or self.classes.values is None:
+            return None
+        apart = np.array(self.classes.values, np.float32) - expected[:, None]
+        deviation: Floats = np.sqrt((self.probabilities * apart**2).sum(axis=1))
+        return deviation
+
 
 @dataclass(frozen=True)
 class FoundFace:
     """One of ``Faces``: ``box`` (4,), ``score``, ``landmarks`` (5, 2), ``landmarks68`` (68, 2) and ``pose`` (3,) as
     there; ``attributes``, name -> probability, ``present``, the names of those that it has, and ``classes``, name ->
-    class -> probability; ``expectations``, name -> value, of the classes that have values."""
+    class -> probability; ``expectations``, name -> value, of the classes that have values, and ``spreads``, their
+    standard deviations."""
 
     box: Floats
     score: float
@@ -57,6 +67,7 @@ class FoundFace:
     present: tuple[str, ...]
     classes: Mapping[str, Mapping[str, float]]
     expectations: Mapping[str, float]
+    spreads: Mapping[str, float]
 
     def words(self) -> list[str]:
         """What is told of the face, a word each: the attributes that it has, its classes or their expectation, and its
@@ -171,11 +182,8 @@ class Faces:
                 name: dict(zip(each.classes.names, each.probabilities[index].tolist(), strict=True))
                 for name, each in self.classes.items()
             },
-            expectations={
-                name: float(expected[index])
-                for name, expected in ((name, each.expectation()) for name, each in self.classes.items())
-                if expected is not None
-            },
+            expectations=_of_face(index, {name: each.expectation() for name, each in self.classes.items()}),
+            spreads=_of_face(index, {name: each.spread() for name, each in self.classes.items()}),
         )
 
     def select(self: Own, chosen: ArrayLike | slice) -> Own:
@@ -216,10 +224,14 @@ class Faces:
         return has
 
 
+def _of_face(index: int, values: Mapping[str, Floats | None]) -> dict[str, float]:
+    return {name: float(each[index]) for name, each in values.items() if each is not None}
+
+
 def face_records(faces: Faces) -> list[dict[str, Any]]:
     """Every face as an object for JSON: pixels and degrees to two places, probabilities to four, null for what is not
-    predicted; "present" names the attributes that it has. "landmarks68", "classes" and "expectations" are there where
-    the model predicts them."""
+    predicted; "present" names the attributes that it has. "landmarks68", "classes", "expectations" and "spreads" are
+    there where the model predicts them; of classes that stand for numbers the last two say all."""
     return [_record(face) for face in faces]
 
 
@@ -234,12 +246,14 @@ def _record(face: FoundFace) -> dict[str, Any]:
     }
     if face.landmarks68 is not None:
         record["landmarks68"] = [_rounded(point) for point in face.landmarks68.tolist()]
-    if face.classes:
+    named = {name: each for name, each in face.classes.items() if name not in face.expectations}
+    if named:
         record["classes"] = {
-            name: {key: round(value, 4) for key, value in each.items()} for name, each in face.classes.items()
+            name: {key: round(value, 4) for key, value in each.items()} for name, each in named.items()
         }
     if face.expectations:
         record["expectations"] = {name: round(value, 2) for name, value in face.expectations.items()}
+        record["spreads"] = {name: round(value, 2) for name, value in face.spreads.items()}
     return record
 
 

@@ -16,7 +16,7 @@ _ANGLES = ("pitch_deg", "yaw_deg", "roll_deg")
 
 def columns(faces: Faces) -> dict[str, list[Any]]:
     """A column a value, by name: the box, the score, and of what the model predicts each landmark's x and y, the pose,
-    each attribute's probability and ``has_`` it, each distribution's likeliest class and expectation."""
+    each attribute's probability and ``has_`` it, each distribution's likeliest class, expectation and spread."""
     found: dict[str, list[Any]] = {name: faces.boxes[:, i].tolist() for i, name in enumerate(_BOX)}
     found["score"] = faces.scores.tolist()
     if faces.landmarks is not None:
@@ -28,9 +28,9 @@ def columns(faces: Faces) -> dict[str, list[Any]]:
         found |= {name: values.tolist(), f"has_{name}": faces.has(name).tolist()}
     for name, each in faces.classes.items():
         found[name] = each.likeliest()
-        expected = each.expectation()
-        if expected is not None:
-            found[f"{name}_expected"] = expected.tolist()
+        for what, numbers in (("expected", each.expectation()), ("spread", each.spread())):
+            if numbers is not None:
+                found[f"{name}_{what}"] = numbers.tolist()
     return found
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 import edgeface
 from bright_nets import PYRAMID, RNET, TCNN, BrightCrops, BrightWindows, bundle, detector, picture
-from edgeface.bundle import schema
-from edgeface.bundle.schema import FaceStage
+from edgeface import bundle as schema
+from edgeface.bundle import FaceStage
 from edgeface.cli import main
 from edgeface.faces import face_records
 from edgeface.stream.tracking import Tracker
@@ -156,7 +156,7 @@ def test_the_kinds_are_those_of_the_schema() -> None:
 
 def test_only_one_place_decides_what_kind_a_stage_is() -> None:
     found = {name: set(switches(tree)) for name, tree in sources() if name not in ALLOWED}
-    stages = {"DenseStage", "PyramidStage", "FaceStage", "Crops", "Points", "Regions"}
+    stages = {"DenseStage", "PyramidStage", "FaceStage", "Crops", "Points", "Regions", "Joined"}
     assert {name for name, kinds in found.items() if kinds & stages} == {DISPATCH}
     # Outputs are looked up where they are decoded.
     assert {name for name, kinds in found.items() if kinds - stages} == {"edgeface/runtime/decode/__init__.py"}

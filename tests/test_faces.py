@@ -125,7 +125,11 @@ def test_the_expected_age_is_the_mean_of_the_values_by_probability() -> None:
     assert expected is not None
     assert expected.tolist() == pytest.approx([12.5, 39.5])
     assert ages.likeliest() == ["0-9", "30-69"]
-    assert Distribution(GENDER, np.array([[0.2, 0.8]], np.float32)).expectation() is None
+    spread = ages.spread()
+    assert spread is not None
+    assert spread.tolist() == pytest.approx([7.5, np.sqrt(0.1 * 34.5**2 + 0.2 * 19.5**2 + 0.7 * 10.5**2)])
+    plain = Distribution(GENDER, np.array([[0.2, 0.8]], np.float32))
+    assert (plain.expectation(), plain.spread()) == (None, None)
 
 
 @pytest.mark.parametrize("wrong", [(("one",), None), (("one", "one"), None), (("one", "two"), (1.0,))])
@@ -147,8 +151,9 @@ def test_every_field_must_be_of_as_many_faces() -> None:
 def test_a_record_has_classes_and_68_points_where_they_are_predicted() -> None:
     record = face_records(everything(1))[0]
     assert len(record["landmarks68"]) == 68
-    assert set(record["classes"]) == {"age", "gender"}
+    assert set(record["classes"]) == {"gender"}
     assert 5 <= record["expectations"]["age"] <= 50
+    assert 0 < record["spreads"]["age"] < 45
     plain = everything(1)
     assert set(face_records(Faces(plain.boxes, plain.scores))[0]) == {
         "box", "score", "landmarks", "pose", "attributes", "present",

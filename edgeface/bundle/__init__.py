@@ -1,4 +1,5 @@
-"""Bundles: what bundle.json says (schema.py), whether it contradicts itself (checks.py), and its files (files.py)."""
+"""Bundles: what bundle.json says (schema.py, outputs.py, numbers.py), whether it contradicts itself (checks.py), and
+its files (files.py)."""
 
 from edgeface.bundle.checks import inconsistency
 from edgeface.bundle.files import (
@@ -12,14 +13,21 @@ from edgeface.bundle.files import (
     write_manifest,
     writing,
 )
-from edgeface.bundle.schema import (
-    SCHEMA,
+from edgeface.bundle.outputs import (
     Binary,
     Bins,
     Box,
+    Classes,
+    Heatmaps,
+    Landmarks,
+    Output,
+    PoseFromPoints,
+    Score,
+)
+from edgeface.bundle.schema import (
+    SCHEMA,
     Bundle,
     Cells,
-    Classes,
     Coding,
     Crops,
     Defaults,
@@ -28,17 +36,13 @@ from edgeface.bundle.schema import (
     FaceStage,
     File,
     Gather,
-    Heatmaps,
-    Landmarks,
+    Joined,
     Level,
     Map,
     Objectness,
-    Output,
     Points,
-    PoseFromPoints,
     PyramidStage,
     Regions,
-    Score,
     Stage,
     file_sets,
 )
@@ -61,6 +65,7 @@ __all__ = [
     "File",
     "Gather",
     "Heatmaps",
+    "Joined",
     "Landmarks",
     "Level",
     "Map",

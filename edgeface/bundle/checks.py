@@ -5,32 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from edgeface.bundle.schema import (
-    Binary,
-    Bins,
-    Box,
-    Bundle,
-    Classes,
-    Crops,
-    DenseStage,
-    FaceStage,
-    Heatmaps,
-    Landmarks,
-    Points,
-    PoseFromPoints,
-    PyramidStage,
-    Regions,
-    Score,
-    Stage,
-)
+from edgeface.bundle.outputs import Binary, Bins, Box, Classes, Heatmaps, Landmarks, PoseFromPoints, Score
+from edgeface.bundle.schema import Bundle, Crops, DenseStage, FaceStage, Joined, Points, PyramidStage, Regions, Stage
 
-# A pipeline in letters: a dense stage, perhaps points and regions of it, then crops; a pyramid and crops; crops alone.
-_LETTERS: dict[type, str] = {DenseStage: "d", PyramidStage: "y", Points: "p", Regions: "r", Crops: "c"}
-_PIPELINE = re.compile("dp?r?c*|yc+|c+")
+# A pipeline in letters: a dense stage, perhaps points, regions and joined regions of it, then crops; a pyramid and
+# crops; crops alone.
+_LETTERS: dict[type, str] = {DenseStage: "d", PyramidStage: "y", Points: "p", Regions: "r", Joined: "j", Crops: "c"}
+_PIPELINE = re.compile("dp?r?j*c*|yc+|c+")
 # What a net on each kind of input must give, and what it may give besides.
-_MUST: dict[type, tuple[type, ...]] = {Points: (Bins,), Regions: (), Crops: (Score, Box)}
+_MUST: dict[type, tuple[type, ...]] = {Points: (Bins,), Regions: (), Joined: (), Crops: (Score, Box)}
 _MAY: dict[type, tuple[type, ...]] = {
-    Points: (), Regions: (Heatmaps,), Crops: (Landmarks, PoseFromPoints, Binary, Classes),
+    Points: (), Regions: (Heatmaps,), Joined: (Score, Box, Landmarks, Heatmaps, Binary, Classes),
+    Crops: (Landmarks, PoseFromPoints, Binary, Classes),
 }
 _SEVERAL = (Landmarks, Heatmaps, Binary, Classes)
 
@@ -41,8 +27,8 @@ def inconsistency(bundle: Bundle) -> str | None:
     if not _PIPELINE.fullmatch("".join(_LETTERS[kind] for kind in kinds)):
         return (
             f"the stages {', '.join(_tag(kind) for kind in kinds) or '(none)'} are no pipeline, which is a dense one, "
-            "then at most one on points, one on regions and any on crops; or a pyramid and then crops; or, to refine "
-            "what another model finds, crops alone"
+            "then at most one on points, one on regions, and any on joined regions and on crops; or a pyramid and then "
+            "crops; or, to refine what another model finds, crops alone"
         )
     faces = bundle.face_stages
     return _dense(bundle.stages) or next(filter(None, map(_outputs, faces)), None) or _attributes(faces)
@@ -66,7 +52,9 @@ def _dense(stages: Sequence[Stage]) -> str | None:
     for stage in stages:
         wrong = None
         if isinstance(stage, FaceStage) and isinstance(stage.gather, Regions):
-            wrong = _regions(stage.gather, strides)
+            wrong = _regions(stage.gather.maps, strides)
+        elif isinstance(stage, FaceStage) and isinstance(stage.gather, Joined):
+            wrong = _regions(stage.gather.maps, strides) or _scales(stage.gather)
         elif isinstance(stage, FaceStage) and isinstance(stage.gather, Points):
             wrong = _points(len(stage.files), stage.gather.maps, [level.stride for level in levels], strides)
         if wrong is not None:
@@ -84,13 +72,18 @@ def _points(nets: int, names: Sequence[str], levels: Sequence[int], strides: Map
     return None
 
 
-def _regions(gather: Regions, strides: Mapping[str, int]) -> str | None:
+def _regions(maps: Sequence[str], strides: Mapping[str, int]) -> str | None:
     """``strides``: of the features that the dense stage gives, by name."""
-    missing = next((name for name in gather.maps if name not in strides), None)
+    missing = next((name for name in maps if name not in strides), None)
     if missing is not None:
         return f"regions need features {missing} from the dense stage"
-    found = [strides[name] for name in gather.maps]
+    found = [strides[name] for name in maps]
     return None if found == sorted(set(found)) else f"regions are taken from strides {found}, which must rise"
+
+
+def _scales(gather: Joined) -> str | None:
+    maps, scales = len(gather.maps), len(gather.scales)
+    return None if maps == scales else f"joined regions have {scales} scales for {maps} maps"
 
 
 def _outputs(stage: FaceStage) -> str | None:
@@ -104,6 +97,8 @@ def _outputs(stage: FaceStage) -> str | None:
             return f"a stage on {_tag(gather)} cannot have {_tag(kind)}"
         if kind not in _SEVERAL and kinds.count(kind) > 1:
             return f"a stage has two outputs of the kind {_tag(kind)}"
+    if (Score in kinds) != (Box in kinds):
+        return "a stage has a score without a box, or a box without a score"
     if gather is not Points and len(stage.files) != 1:
         return f"{len(stage.files)} nets on {_tag(gather)} for one"
     sizes = [*(each.points for each in stage.all_of(Landmarks)), *(each.points for each in stage.all_of(Heatmaps))]
@@ -111,10 +106,9 @@ def _outputs(stage: FaceStage) -> str | None:
 
 
 def _attributes(stages: Sequence[FaceStage]) -> str | None:
-    told: list[list[Binary | Classes]] = [
-        [*stage.all_of(Binary), *stage.all_of(Classes)] for stage in stages if stage.one_of(Score) is not None
-    ]
-    if any(told[:-1]):
+    told: list[list[Binary | Classes]] = [[*stage.all_of(Binary), *stage.all_of(Classes)] for stage in stages]
+    scoring = [each for stage, each in zip(stages, told, strict=True) if stage.one_of(Score) is not None]
+    if any(scoring[:-1]):
         return "a stage before the last one has attributes, which the last one would not have"
     attributes = [each for stage in told for each in stage]
     channels = [f"{each.channel} of {each.output}" for each in attributes if isinstance(each, Binary)]

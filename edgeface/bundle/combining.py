@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from edgeface.bundle.checks import inconsistency
 from edgeface.bundle.files import MANIFEST, read_bundle, sha256_of, write_manifest, writing
-from edgeface.bundle.schema import Bundle, Score, file_sets
+from edgeface.bundle.outputs import Score
+from edgeface.bundle.schema import Bundle, file_sets
 from edgeface.errors import OptionError
 
 

@@ -13,20 +13,16 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from edgeface.bundle.numbers import Count, Number, Pixels, Positive, Share
+from edgeface.bundle.outputs import Binary, Bins, Classes, Heatmaps, Landmarks, Output, PoseFromPoints, Score
 from edgeface.class_names import ClassNames
 from edgeface.errors import BundleError
 
 SCHEMA = 2
 
-# What a board can bear, and far more than any model here needs; without a limit a number could ask for all memory.
+# As ``edgeface.bundle.numbers``.
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 30
-Count = Annotated[int, Meta(ge=1, le=10_000)]
-Pixels = Annotated[int, Meta(ge=1, le=1024)]
-Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
-Positive = Annotated[float, Meta(gt=0, le=1e6)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Index = Annotated[int, Meta(ge=0, le=1 << 16)]
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -172,95 +168,19 @@ class Regions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="regi
     finest_px: Positive = 224.0
 
 
-class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="score", tag_field="kind"):
-    """A new score: ``output`` (1), the logit of face. It replaces the score before, or is averaged with it (``combine``
-    "mean": mhcnn.txt, section 3.3), where ``share_before`` is the weight of the one before in the mean.
+class Joined(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="joined", tag_field="kind"):
+    """Features of each face's box by RoIAlign, as of ``Regions``, of all ``maps`` of the dense stage at once: each
+    map's values times its one of ``scales``, the channels one after the other, (C, size, size) float32, one face an
+    inference (tfn.txt, section IV.A.3)."""
 
-    Faces of at least ``threshold`` stay, after suppression at ``nms_iou``. With "mean", and after a dense stage, a face
-    needs the threshold before as well, so that few are looked at. In the last stage the detector's own score threshold
-    holds too, and its own NMS threshold instead of this.
-    """
-
-    output: str
-    threshold: Share
-    nms_iou: Share
-    combine: Literal["replace", "mean"] = "replace"
-    share_before: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    maps: Annotated[list[str], Meta(min_length=1, max_length=16)]
+    scales: Annotated[list[Positive], Meta(min_length=1, max_length=16)]
+    size: Annotated[int, Meta(ge=1, le=64)]
+    sampling: Annotated[int, Meta(ge=1, le=8)] = 2
+    margin: Annotated[float, Meta(gt=0, le=100)] = 1.0
 
 
-class Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="box", tag_field="kind"):
-    """A new box: ``output`` (4), offsets of the face's left, top, right and bottom edge from the crop's, in sides of
-    the crop."""
-
-    output: str
-
-
-class Landmarks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="landmarks", tag_field="kind"):
-    """5 or 68 ``points``: ``output`` (2 * points), x y of each from the crop's centre, in sides of the crop."""
-
-    output: str
-    points: Literal[5, 68] = 5
-
-
-class Heatmaps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="heatmaps", tag_field="kind"):
-    """5 or 68 ``points`` of a region: ``output`` (points * shuffle^2, S, S), logits of a point being in a cell.
-
-    Channel (k * shuffle + i) * shuffle + j holds row i, column j of what each cell of point k's map is made of, which
-    is then resized bilinearly by ``upsample``. The point is the mean of the cells up to ``reach`` from the highest one,
-    weighed by their probabilities (maskface.txt, section 3.2)."""
-
-    output: str
-    points: Literal[5, 68] = 68
-    shuffle: Annotated[int, Meta(ge=1, le=4)] = 1
-    upsample: Annotated[int, Meta(ge=1, le=4)] = 1
-    reach: Annotated[int, Meta(ge=0, le=15)] = 0
-
-
-class Bins(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins", tag_field="kind"):
-    """Head pose: ``output`` (3 * bins), logits of pitch, yaw and roll. An angle is the expectation over the bins'
-    centres, first_centre_deg + i * bin_deg (mos.txt, section 3.2.1)."""
-
-    output: str
-    bins: Annotated[int, Meta(ge=1, le=1024)]
-    bin_deg: Positive
-    first_centre_deg: Number
-
-
-class PoseFromPoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pose_from_points", tag_field="kind"):
-    """Head pose without a net of its own: ``output`` holds 5 or 68 ``points``, as those of ``Landmarks``, and the pose
-    is the one in which a mean face's lie nearest to them (``edgeface.pose_from_points``)."""
-
-    output: str
-    points: Literal[5, 68] = 5
-
-
-class Binary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="binary", tag_field="kind"):
-    """A yes or no: ``name``, channel ``channel`` of ``output`` as a logit, and the probability ``threshold`` from which
-    it is a yes."""
-
-    name: str
-    output: str
-    channel: Index
-    threshold: Share
-
-
-class Classes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="classes", tag_field="kind"):
-    """One of several classes: ``name``, such as age, and ``output``, a logit for each of ``classes``, whose softmax are
-    their probabilities; ``values`` are the numbers that the classes stand for, whose expectation is the answer."""
-
-    name: str
-    output: str
-    classes: Annotated[list[str], Meta(min_length=2)]
-    values: list[float] | None = None
-
-    @property
-    def names(self) -> ClassNames:
-        """The classes as ``Faces`` have them; raises ValueError for classes that tell nothing apart."""
-        return ClassNames(tuple(self.classes), None if self.values is None else tuple(self.values))
-
-
-Gather = Crops | Points | Regions
-Output = Score | Box | Landmarks | Heatmaps | Bins | PoseFromPoints | Binary | Classes
+Gather = Crops | Points | Regions | Joined
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
@@ -284,6 +204,14 @@ class FaceStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fa
     def one_of(self, kind: type[Kind]) -> Kind | None:
         """Its first output of a kind, of which ``inconsistency`` allows one; None where it has none."""
         return next(iter(self.all_of(kind)), None)
+
+    def with_threshold(self, threshold: float) -> FaceStage:
+        """It with another threshold of its score."""
+        outputs = [
+            msgspec.structs.replace(output, threshold=threshold) if isinstance(output, Score) else output
+            for output in self.outputs
+        ]
+        return msgspec.structs.replace(self, outputs=outputs)
 
     @property
     def tells_pose(self) -> bool:
@@ -358,9 +286,8 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def gives_landmarks(self) -> bool:
         """Whether its faces have five landmarks."""
-        if any(each.points == 5 for stage in self.refining_stages[-1:] for each in stage.all_of(Landmarks)):
-            return True
-        if any(stage.one_of(Heatmaps) is not None for stage in self.face_stages):
+        telling = [stage for stage in self.face_stages if stage.one_of(Score) is None] + self.refining_stages[-1:]
+        if any(stage.one_of(Landmarks) or stage.one_of(Heatmaps) for stage in telling):
             return True     # 68 points have the five in them
         first = self.stages[0]
         return isinstance(first, DenseStage) and all(level.landmarks is not None for level in first.levels)
@@ -387,6 +314,17 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def classes(self) -> dict[str, ClassNames]:
         """The classes that its faces are told apart by, by name."""
         return {each.name: each.names for stage in self.face_stages for each in stage.all_of(Classes)}
+
+    def without_classes(self) -> Bundle:
+        """It without what is told of classes, and without stages that tell nothing else."""
+        stages: list[Stage] = []
+        for stage in self.stages:
+            if isinstance(stage, FaceStage):
+                outputs = [output for output in stage.outputs if not isinstance(output, Classes)]
+                stages += [msgspec.structs.replace(stage, outputs=outputs)] if outputs else []
+            else:
+                stages.append(stage)
+        return msgspec.structs.replace(self, stages=stages)
 
     @property
     def parts(self) -> list[str]:

@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import asdict
 
+from edgeface.bundle import outputs as tell
 from edgeface.bundle import schema as new
-from edgeface.bundle.schema import Count, Index, Number, Pixels, Positive, Share
+from edgeface.bundle.numbers import Count, Index, Number, Pixels, Positive, Share
 
 
 class Level1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,14 +122,14 @@ def _upgraded(stage: Stage1, features: list[str]) -> new.Stage:
     if isinstance(stage, PoseStage1):
         return new.FaceStage(
             stage.files, stage.input, new.Points(features or [""], stage.patch),
-            [new.Bins(stage.logits, stage.bins, stage.bin_deg, stage.first_centre_deg)],
+            [tell.Bins(stage.logits, stage.bins, stage.bin_deg, stage.first_centre_deg)],
         )
     if isinstance(stage, CropStage1):
-        outputs: list[new.Output] = [
-            new.Score(stage.score, stage.threshold, stage.nms_iou, stage.scores), new.Box(stage.box),
+        outputs: list[tell.Output] = [
+            tell.Score(stage.score, stage.threshold, stage.nms_iou, stage.scores), tell.Box(stage.box),
         ]
-        outputs += [] if stage.landmarks is None else [new.Landmarks(stage.landmarks)]
-        outputs += [new.Binary(**asdict(each)) for each in stage.attributes]
+        outputs += [] if stage.landmarks is None else [tell.Landmarks(stage.landmarks)]
+        outputs += [tell.Binary(**asdict(each)) for each in stage.attributes]
         return new.FaceStage(
             [stage.files], stage.input, new.Crops(stage.mean, stage.scale, stage.size_px, stage.margin), outputs,
             stage.limit,

@@ -162,6 +162,8 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               help="Threads of the network.  [default: all processors but one, at most 4, fewer beside other work]")
 @click.option("--engine", help="The inference engine.  [default: the bundle's]")
 @cascade_options
+@click.option("--classes/--no-classes", default=False, help="Tell what classes a face seems to be of, such as age and "
+              "gender, where the model does; on their worth see docs/tfn.md.")
 @click.option("--width", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")
 @click.option("--height", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), metavar="N",

@@ -57,9 +57,15 @@ def offset_boxes(squares: Squares, offsets: NDArray[np.float32]) -> NDArray[np.f
     """Boxes float32 (P, 4), x1 y1 x2 y2 in pixels, whose edges are ``offsets`` (P, 4) from their ``squares``' own, in
     sides of these: what a net on crops says of a face's box (``bundle.Crops``). What is not finite stays so."""
     corners, sides = squares[:, :2].astype(np.float32), squares[:, 2:].astype(np.float32)
+    return moved_edges(np.concatenate((corners, corners + sides), axis=1), offsets)
+
+
+def moved_edges(boxes: NDArray[np.float32], offsets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes (P, 4), x1 y1 x2 y2, with their edges moved by ``offsets`` (P, 4), in sides of the boxes."""
+    sides = boxes[:, 2:] - boxes[:, :2]
     with np.errstate(over="ignore", invalid="ignore"):
-        boxes: NDArray[np.float32] = np.concatenate((corners, corners + sides), axis=1) + offsets * sides
-    return np.ascontiguousarray(boxes, np.float32)
+        moved: NDArray[np.float32] = boxes + offsets * np.concatenate((sides, sides), axis=1)
+    return np.ascontiguousarray(moved, np.float32)
 
 
 def crops(picture: Picture, squares: Squares, size_px: int) -> Bytes:

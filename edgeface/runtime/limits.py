@@ -23,11 +23,13 @@ class Limits:
     ``min_face_px``: the smallest faces that a pyramid looks for, in pixels of the picture at the detector's size.
     ``thresholds``: the probabilities 0..1 that a face needs to go on, one for each stage before the last.
     ``candidates``: the most boxes that go from each stage to the next, 1 to 5000; what is over that is given up.
+    Without ``classes`` nothing is told of classes such as age, and nets that tell nothing else are left out.
     """
 
     min_face_px: float | None = None
     thresholds: tuple[float, ...] | None = None
     candidates: int | None = None
+    classes: bool = True
 
 
 def limited(bundle: Bundle, limits: Limits) -> Bundle:
@@ -54,6 +56,8 @@ def limited(bundle: Bundle, limits: Limits) -> Bundle:
         if not 1 <= candidates <= MAX_CANDIDATES:
             raise OptionError(f"{candidates} candidates cannot work: choose 1 to {MAX_CANDIDATES}")
         stages = changed
+    if not limits.classes:
+        return replace(bundle, stages=stages).without_classes()
     return replace(bundle, stages=stages)
 
 

@@ -55,6 +55,7 @@ def load(
     min_face: float | None = None,
     thresholds: Sequence[float] | None = None,
     candidates: int | None = None,
+    classes: bool = True,
     device: str = "cpu",
 ) -> Detector:
     """A detector from a model's or a bundle's name, a bundle's directory, or a checkpoint.
@@ -65,7 +66,8 @@ def load(
     torch's: "cpu", "cuda", "cuda:1".
 
     ``refine`` is a refinement to put behind the detector, such as "tcnn", found as the model is and for its engine. Of
-    cascades ``min_face``, ``thresholds`` and ``candidates`` are the ``Limits``.
+    cascades ``min_face``, ``thresholds`` and ``candidates`` are the ``Limits``; ``classes`` False tells no classes,
+    such as age and gender.
 
     A detector that was loaded before ``os.fork`` or multiprocessing's "fork" works in the child, and one may be loaded
     there; with the engines ncnn and torch the calls of all of a child's threads are then computed one after the other.
@@ -86,7 +88,8 @@ def load(
     if refine is not None:
         second = _found(refine, bundle.engine)
         parts, whole = [(directory, remaining(bundle, second[1])), second], combined(bundle, second[1])
-    whole = limited(whole, Limits(min_face, None if thresholds is None else tuple(thresholds), candidates))
+    parts = [(directory, limited(part, Limits(classes=classes))) for directory, part in parts]
+    whole = limited(whole, Limits(min_face, None if thresholds is None else tuple(thresholds), candidates, classes))
     sessions = [opened for part in parts for opened in open_sessions(*part, chosen, device=device)]
     defaults = whole.defaults
     return Detector(

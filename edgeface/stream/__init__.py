@@ -40,6 +40,7 @@ def stream(
     min_face: float | None = None,
     thresholds: Sequence[float] | None = None,
     candidates: int | None = None,
+    classes: bool = True,
     track: bool = True,
     detect_every: int = 1,
     width: int | None = None,
@@ -59,7 +60,7 @@ def stream(
     ``source``: a camera (``0``, ``"/dev/video2"``, ``"picamera2"``), an address (rtsp://, http://), a video, a folder
     of pictures, or ``"demo"``. ``frame.image`` is the picture, uint8 (H, W, 3) BGR; ``faces`` are Faces with
     ``tracks``. A source that stops is tried again and again (``deadlines`` say how, the log "edgeface.stream" why); the
-    iteration ends when a file does. ``model`` to ``candidates`` are those of ``edgeface.load``; ``width`` to ``flip``
+    iteration ends when a file does. ``model`` to ``classes`` are those of ``edgeface.load``; ``width`` to ``flip``
     those of ``edgeface.stream.sources.make_spec``; with ``track`` faces have numbers, and in all but every
     ``detect_every``-th frame the tracker fills in for the detector.
 
@@ -79,7 +80,7 @@ def stream(
     )
     detector = load(
         model, engine=engine, threads=threads, size=size, nms=nms, score=score, refine=refine, min_face=min_face,
-        thresholds=thresholds, candidates=candidates,
+        thresholds=thresholds, candidates=candidates, classes=classes,
     )
     options = tracking_options(detector.score) if track else None
     if options is not None:

@@ -34,6 +34,7 @@ class Options:
     page's server does as well. ``adapt_ms``: the latency to hold by a smaller input. ``best_shots``: a folder for the
     best face of every track. ``events``: a folder for a row a track, within ``events_days`` and ``events_mb``, with
     best shots and attributes where they are wanted. ``blur``: hide faces in every picture that leaves the process.
+    ``classes``: tell those that the model gives, such as age and gender.
     ``webhook``, ``exec``, ``zone``, ``on``, ``dwell_s`` and ``home_assistant``: who is told of faces that come and go
     (NotifyOptions).
     """
@@ -49,6 +50,7 @@ class Options:
     min_face: float | None = None
     thresholds: tuple[float, ...] | None = None
     candidates: int | None = None
+    classes: bool = False
     width: int | None = None
     height: int | None = None
     fps: float | None = None
@@ -178,7 +180,7 @@ def _prepared(options: Options) -> _Ready:
     detector = load(
         options.model, engine=options.engine, size=options.size, nms=options.nms, refine=options.refine,
         min_face=options.min_face, thresholds=options.thresholds, candidates=options.candidates,
-        threads=options.threads, score=options.score,
+        classes=options.classes, threads=options.threads, score=options.score,
     )
     own_score = detector.score
     tracking = tracking_options(own_score) if options.track else None

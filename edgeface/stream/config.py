@@ -47,6 +47,7 @@ class DetectorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     min_face: Annotated[float, Meta(ge=1)] | None = None
     thresholds: list[Share] | None = None
     candidates: Count | None = None
+    classes: bool = False
     adapt_ms: Positive | None = None
 
 

@@ -12,7 +12,7 @@ from edgeface.bundle import Binary, Bins, Classes, Heatmaps, Landmarks, Output, 
 from edgeface.runtime.decode.bins import pose_degrees
 from edgeface.runtime.decode.classes import softmax
 from edgeface.runtime.decode.heatmaps import points_in_boxes
-from edgeface.runtime.decode.points import points_in_crops
+from edgeface.runtime.decode.points import points_in_crops, points_in_regions
 from edgeface.runtime.gather.gathered import Gathered
 from edgeface.runtime.head_pose import pose_from_points
 from edgeface.runtime.logistic import sigmoid
@@ -28,8 +28,11 @@ class _Decoder(NamedTuple):
 
 
 def _landmarks(output: Landmarks, gathered: Gathered) -> Floats:
-    assert gathered.squares is not None         # a bundle gives points of crops alone
-    return points_in_crops(gathered.values(output.output, 2 * output.points), gathered.squares)
+    offsets = gathered.values(output.output, 2 * output.points)
+    if gathered.squares is not None:
+        return points_in_crops(offsets, gathered.squares)
+    assert gathered.boxes is not None           # a bundle gives points of crops and of regions alone
+    return points_in_regions(offsets, gathered.boxes)
 
 
 def _heatmaps(output: Heatmaps, gathered: Gathered) -> Floats:

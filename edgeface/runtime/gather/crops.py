@@ -9,13 +9,13 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, Crops, FaceStage, Score
+from edgeface.bundle import Bundle, Crops, FaceStage
 from edgeface.frames import Frame, as_frame
 from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.crops import Squares, crop_planes, crop_signed, crops, square_crops
 from edgeface.runtime.engines import Session
 from edgeface.runtime.gather.gathered import FaceRun, Gathered
-from edgeface.runtime.stages.faces import FaceNet
+from edgeface.runtime.stages.faces import FaceNet, score_lines
 from edgeface.runtime.stages.kind import Image, Shape, Sides, Sight, Size, StageKind, Trial
 from edgeface.runtime.stages.stage import Found, Scene
 
@@ -78,11 +78,7 @@ class CropsKind(StageKind):
         yield "crops", (
             f"BGR, (x - {gather.mean:g}) * {gather.scale:g}, {gather.size_px} px, {gather.margin:g} boxes wide"
         )
-        score = stage.one_of(Score)
-        if score is not None:
-            is_mean, share = score.combine == "mean", score.share_before
-            how = f"{1 - share:g} of it and {share:g} of the one before" if is_mean else "instead of the one before"
-            yield "", f"score {score.threshold:g}, {how}{'' if stage.limit is None else f', at most {stage.limit}'}"
+        yield from score_lines(stage)
 
     def pixels(self, stage: FaceStage, picture: Image, size_px: Size) -> Image:
         gather: Any = stage.gather
@@ -99,12 +95,7 @@ class CropsKind(StageKind):
         return int(gather.size_px)
 
     def with_threshold(self, stage: FaceStage, threshold: float) -> FaceStage:
-        score = stage.one_of(Score)
-        changed = [
-            replace(score, threshold=threshold) if score is not None and output is score else output
-            for output in stage.outputs
-        ]
-        return replace(stage, outputs=changed)
+        return stage.with_threshold(threshold)
 
     def with_limit(self, stage: FaceStage, limit: int) -> FaceStage:
         return replace(stage, limit=limit)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeface.errors import BundleError
 from edgeface.runtime.clock import TimedRun
-from edgeface.runtime.crops import Squares
+from edgeface.runtime.crops import Squares, moved_edges, offset_boxes
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.stages.stage import Floats, Found, Indices, Scene
 
@@ -97,6 +97,14 @@ class Gathered:
         squares = None if self.squares is None else self.squares[chosen]
         boxes = None if self.boxes is None else self.boxes[chosen]
         return Gathered(self.runs, self.run[chosen], self.row[chosen], squares, boxes)
+
+    def refined(self, offsets: Floats) -> Floats:
+        """New boxes (N, 4) from ``offsets`` (N, 4) of their edges from those of the crops or regions, in sides of
+        these. What is not finite stays so."""
+        if self.squares is not None:
+            return offset_boxes(self.squares, offsets)
+        assert self.boxes is not None           # a net on points says nothing of boxes
+        return moved_edges(self.boxes, offsets)
 
     def values(self, name: str, channels: int) -> Floats:
         """An output as (N, channels). Raises BundleError for another shape, and EngineError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from edgeface.runtime.gather.gathered import FaceRun, Gathered
 from edgeface.runtime.roi import roi_align
 from edgeface.runtime.stages.faces import FaceNet
 from edgeface.runtime.stages.kind import Shape, Sides, Sight, StageKind, Trial
-from edgeface.runtime.stages.stage import Floats, Found, Indices, Scene
+from edgeface.runtime.stages.stage import Floats, Found, Indices, Maps, Scene
 
 # A box without an area has the level of one with this side.
 _LEAST_SIDE_PX = 1e-3
@@ -41,31 +42,47 @@ def levels_of(boxes: NDArray[np.floating], finest_px: float, levels: int) -> Ind
     return numbers
 
 
-class RegionGatherer:
-    """A ``Gatherer`` of regions; ``strides`` are those of the dense stage's features, by name."""
+class BoxGatherer(ABC):
+    """A ``Gatherer`` of the features of N boxes, ``margin`` times as wide as the faces'."""
 
-    def __init__(
-        self, bundle_name: str, gather: Regions, strides: Mapping[str, int], nets: Sequence[Session]
-    ) -> None:
+    def __init__(self, bundle_name: str, margin: float, nets: Sequence[Session]) -> None:
         self.nets = nets
-        self._bundle_name, self._gather, self._strides = bundle_name, gather, strides
+        self._bundle_name, self._margin = bundle_name, margin
 
     def __call__(self, scene: Scene, found: Found) -> Gathered:
-        boxes = widened(found.boxes, self._gather.margin)
-        runs = [self._run(scene, region) for region in self._regions(scene, found, boxes)]
+        boxes = widened(found.boxes, self._margin)
+        runs = [self._run(scene, region) for region in self.regions(scene, found, boxes)]
         return Gathered(runs, np.arange(len(runs)), np.zeros(len(runs), np.int64), boxes=boxes)
 
     def samples(self, scene: Scene) -> None:
         return None
 
-    def _regions(self, scene: Scene, found: Found, boxes: Floats) -> Floats:
-        """The features (N, C, S, S) of N boxes."""
-        assert found.maps is not None           # a bundle whose first stage is not dense has no such stage
+    @abstractmethod
+    def regions(self, scene: Scene, found: Found, boxes: Floats) -> Floats:
+        """The features (N, C, S, S) of the regions ``boxes`` (N, 4) of ``found``."""
+
+    def _run(self, scene: Scene, region: Floats) -> FaceRun:
+        return FaceRun(
+            self._bundle_name, TimedRun(scene.clock, lambda: self.nets[0].run(region)), count=1, axis=1, noun="region"
+        )
+
+
+class RegionGatherer(BoxGatherer):
+    """Regions of the level that each face's size asks for; ``strides`` are those of the dense stage's features, by
+    name."""
+
+    def __init__(
+        self, bundle_name: str, gather: Regions, strides: Mapping[str, int], nets: Sequence[Session]
+    ) -> None:
+        super().__init__(bundle_name, gather.margin, nets)
+        self._gather, self._strides = gather, strides
+
+    def regions(self, scene: Scene, found: Found, boxes: Floats) -> Floats:
+        maps, per_side = maps_of(found)
         gather, regions = self._gather, np.empty((0, 1, 1, 1), np.float32)
-        per_side = np.array([*found.maps.scale, *found.maps.scale], np.float32)
         level = levels_of(found.boxes * per_side, gather.finest_px, len(gather.maps))
         for i in np.unique(level).tolist():
-            features = found.maps.raw(gather.maps[i])
+            features = maps.raw(gather.maps[i])
             here = np.flatnonzero(level == i)
             if not len(regions):
                 regions = np.empty((len(boxes), features.values.shape[0], gather.size, gather.size), np.float32)
@@ -76,11 +93,6 @@ class RegionGatherer:
         """``boxes`` in pixels of the net's input."""
         gather = self._gather
         return roi_align(features, boxes, gather.size, 1 / self._strides[gather.maps[level]], gather.sampling)
-
-    def _run(self, scene: Scene, region: Floats) -> FaceRun:
-        return FaceRun(
-            self._bundle_name, TimedRun(scene.clock, lambda: self.nets[0].run(region)), count=1, axis=1, noun="region"
-        )
 
 
 class RegionsKind(StageKind):
@@ -117,6 +129,12 @@ class RegionsKind(StageKind):
 
     def with_limit(self, stage: FaceStage, limit: int) -> FaceStage:
         return replace(stage, limit=limit)
+
+
+def maps_of(found: Found) -> tuple[Maps, Floats]:
+    """The dense stage's features of what was found, and pixels of its net's input for one of the picture, (4,)."""
+    assert found.maps is not None           # a bundle whose first stage is not dense has no such stage
+    return found.maps, np.array([*found.maps.scale, *found.maps.scale], np.float32)
 
 
 def strides_of(stage: DenseStage) -> dict[str, int]:

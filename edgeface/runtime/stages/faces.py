@@ -4,13 +4,13 @@ does not waits until it is known which do."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from edgeface.bundle import Box, Bundle, Score
+from edgeface.bundle import Box, Bundle, FaceStage, Score
 from edgeface.runtime import decode
-from edgeface.runtime.crops import offset_boxes
 from edgeface.runtime.gather.gathered import Gathered, Gatherer
 from edgeface.runtime.logistic import sigmoid
 from edgeface.runtime.nms import nms
@@ -89,8 +89,7 @@ class FaceNet:
             scores = share * found.scores + (np.float32(1) - share) * scores
         kept = np.flatnonzero(scores >= np.float32(max(least, score.threshold)))
         seen = seen.select(kept)
-        assert seen.squares is not None         # a stage on anything else than crops has no boxes
-        boxes = offset_boxes(seen.squares, seen.values(box.output, 4))
+        boxes = seen.refined(seen.values(box.output, 4))
         if not np.isfinite(boxes).all():
             raise FloatingPointError("a box is not finite")
         best = nms(boxes, scores[kept], scene.nms_iou if self._is_last else score.nms_iou)
@@ -98,6 +97,15 @@ class FaceNet:
         told = self._decoded(seen) if self._is_last else {}
         stays = replace(found.select(kept[best]), boxes=boxes[best], scores=scores[kept][best])
         return stays.telling({name: values[best] for name, values in told.items()})
+
+
+def score_lines(stage: FaceStage) -> Iterator[tuple[str, str]]:
+    """Of a stage that scores faces anew what ``StageKind.describe`` says of that; nothing of another one."""
+    score = stage.one_of(Score)
+    if score is not None:
+        is_mean, share = score.combine == "mean", score.share_before
+        how = f"{1 - share:g} of it and {share:g} of the one before" if is_mean else "instead of the one before"
+        yield "", f"score {score.threshold:g}, {how}{'' if stage.limit is None else f', at most {stage.limit}'}"
 
 
 def _entry_score(score: Score, least: float) -> float:

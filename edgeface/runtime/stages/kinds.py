@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edgeface.bundle import Crops, DenseStage, FaceStage, Points, PyramidStage, Regions, Stage
+from edgeface.bundle import Crops, DenseStage, FaceStage, Joined, Points, PyramidStage, Regions, Stage
 from edgeface.runtime.gather.crops import CropsKind
+from edgeface.runtime.gather.joined import JoinedKind
 from edgeface.runtime.gather.points import PointsKind
 from edgeface.runtime.gather.regions import RegionsKind
 from edgeface.runtime.stages.dense import DenseKind
@@ -12,7 +13,7 @@ from edgeface.runtime.stages.pyramid import PyramidKind
 
 _KINDS: dict[type, StageKind] = {
     DenseStage: DenseKind(), PyramidStage: PyramidKind(), Crops: CropsKind(), Points: PointsKind(),
-    Regions: RegionsKind(),
+    Regions: RegionsKind(), Joined: JoinedKind(),
 }
 
 
