@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from edgeface.cli import main
 from edgeface.errors import OptionError
-from edgeface.stream.service import Service
+from edgeface.stream.service import Service, require_rights
 
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze here: apt-get install systemd")
@@ -135,6 +135,16 @@ def test_what_others_must_not_read_is_not_in_the_unit(options: tuple[str, ...], 
 def test_names_that_are_no_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be named"):
         Service(name, ["python3"], [], tmp_path, None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try what another user may do")
+def test_a_service_is_not_written_for_a_user_that_cannot_run_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with pytest.raises(OptionError, match="no user 'no-such-user' here: name another with --run-as"):
+        require_rights(Service("cam", [sys.executable], [], tmp_path, "no-such-user"))
+    with pytest.raises(OptionError, match=f"nobody cannot run {sys.executable} in .*: install edgeface where"):
+        require_rights(Service("cam", [sys.executable], [], tmp_path, "nobody"))
+    require_rights(Service("cam", [sys.executable], [], tmp_path, "root"))
 
 
 @pytest.fixture

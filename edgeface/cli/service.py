@@ -52,7 +52,7 @@ def install(
     is not started: the command that does is printed.
     """
     from edgeface.atomic import write_bytes
-    from edgeface.stream.service import Service
+    from edgeface.stream.service import Service, require_rights
     from edgeface.stream.service_manager import SUDO, ServiceManager
 
     if own and run_as is not None:
@@ -79,6 +79,7 @@ def install(
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: no permission: {SUDO} service install ..., or --user for a service of your own")
+    require_rights(service)
     write_bytes(path, service.unit().encode())
     path.chmod(0o644)
     manager = "systemctl --user" if own else "sudo systemctl"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ from edgeface.errors import OptionError
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
 WATCHDOG_S = 60
+_TRIAL_S = 60.0
 # By which a unit is known as one of ours.
 DESCRIPTION = "edgeface camera"
 
@@ -118,6 +122,38 @@ class Service:
             secrets=_escaped(str(self.secrets)),
             hardening="" if own else _HARDENING.format(folder=_escaped(str(self.folder))),
             target="default.target" if own else "multi-user.target",
+        )
+
+
+def require_rights(service: Service) -> None:
+    """Raise OptionError where the service's user is not there, cannot run its program, or not write to its folder.
+
+    Only root can try that as somebody else; for others there is nothing to try.
+    """
+    if service.user is None or os.geteuid() != 0:
+        return
+    try:
+        user = pwd.getpwnam(service.user)
+    except KeyError:
+        raise OptionError(f"no user {service.user!r} here: name another with --run-as, or make one") from None
+    script = "import os, sys, edgeface; sys.exit(0 if os.access('.', os.W_OK) else 3)"
+    python = service.program[0]
+    try:
+        tried = subprocess.run(
+            [python, "-c", script], cwd=service.folder, user=user.pw_uid, group=user.pw_gid, extra_groups=(),
+            env={"PATH": os.defpath, "HOME": user.pw_dir}, capture_output=True, timeout=_TRIAL_S, check=False,
+        )
+        code, why = tried.returncode, " ".join(tried.stderr.decode(errors="replace").split()[-12:])
+    except (OSError, subprocess.TimeoutExpired) as error:
+        code, why = 1, str(error)
+    if code == 3:
+        raise OptionError(
+            f"{service.folder}: {service.user} cannot write there: 'chown {service.user}' it, or give another --folder"
+        )
+    if code:
+        raise OptionError(
+            f"{service.user} cannot run {python} in {service.folder}: {why}: install edgeface where {service.user} may "
+            "read it, as in a folder below /opt, or choose another --run-as"
         )
 
 
