@@ -29,6 +29,7 @@ COMMANDS = {
     "camera": _Lazy("edgeface.cli.camera:command", "Find faces in what a camera sees."),
     "events": _Lazy("edgeface.cli.events:command", "List, export and delete what a camera kept."),
     "service": _Lazy("edgeface.cli.service:command", "Run the camera as a service of systemd."),
+    "ros": _Lazy("edgeface.cli.ros:command", "Find faces in the pictures of a ROS 2 topic."),
     "demo": _Lazy("edgeface.cli.demo:command", "Find the face in a photograph that is at hand."),
     "models": _Lazy("edgeface.cli.models:command", "List, describe and verify models."),
     "data": _Lazy("edgeface.cli.data:command", "Import, check and label pictures of your own."),
