@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
+from edgeface.cli import main
+
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)((?:    [^\n]*\n|\n)+)")
 _INLINE = re.compile(r"`(edgeface [a-z][^`]*)`")
@@ -52,8 +56,10 @@ def shell_lines(text: str) -> Iterator[list[str]]:
 
 
 def edgeface_arguments(words: list[str]) -> list[str] | None:
-    """What follows ``edgeface`` where the words call it, by sudo or with a variable before it as well; else None."""
+    """What follows ``edgeface`` where the words call it, by sudo, after a variable or in Docker as well; else None."""
     rest = list(words)
+    if rest[:2] == ["docker", "run"] and "edgeface" in rest:      # the image's name, and its entry point
+        return rest[rest.index("edgeface") + 1 :]
     while rest and (rest[0] == "sudo" or re.fullmatch(r"[A-Z_]+=.*", rest[0])):
         rest = rest[1:]
     if rest and (Path(rest[0]).name == "edgeface" or rest[0] == "$(command -v edgeface)"):
@@ -64,3 +70,37 @@ def edgeface_arguments(words: list[str]) -> list[str] | None:
 def inline_commands(page: Path) -> Iterator[str]:
     """Commands named in running text, often in part: `edgeface models combine --by-reference`."""
     yield from (" ".join(found.split()) for found in _INLINE.findall(_FENCE.sub("", page.read_text())))
+
+
+def resolved(arguments: list[str]) -> tuple[click.Command, click.Context, list[str]]:
+    """The command that words name, and the words left for it."""
+    command: click.Command = main
+    context = click.Context(main, info_name="edgeface")
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        below = command.get_command(context, arguments[0])
+        assert below is not None, f"no command {arguments[0]!r}"
+        context = click.Context(below, context, info_name=arguments[0], **below.context_settings)
+        command, arguments = below, arguments[1:]
+    return command, context, arguments
+
+
+def check_command(arguments: list[str], *, whole: bool) -> None:
+    """Whether a command line could be: command, options, their choices and, where it is ``whole``, its arguments."""
+    command, context, words = resolved(arguments)
+    try:
+        values, left, _ = command.make_parser(context).parse_args([word for word in words if word != "..."])
+    except click.BadOptionUsage:
+        if whole:
+            raise
+        return                            # named without its value
+    assert not left, f"{left} is too much"
+    if "arguments" in values:              # of a service: its camera's
+        check_command(["camera", *values["arguments"]], whole=whole)
+    for option in command.params:
+        given = values.get(option.name or "")
+        given = None if repr(given).startswith("Sentinel") else given
+        if whole and option.required:
+            assert given, f"{option.name} is missing"
+        if isinstance(option.type, (click.Choice, click.IntRange, click.FloatRange)) and given is not None:
+            for each in given if isinstance(given, (list, tuple)) else [given]:
+                option.type.convert(each, option, context)

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 import edgeface
-from docs_blocks import SHELL, Block, blocks, edgeface_arguments, inline_commands, shell_lines
+from docs_blocks import SHELL, Block, blocks, check_command, edgeface_arguments, inline_commands, shell_lines
 from edgeface import errors
 from edgeface.cli import INTERRUPTED, main
 from edgeface.stream import stream
@@ -45,40 +45,6 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def resolved(arguments: list[str]) -> tuple[click.Command, click.Context, list[str]]:
-    """The command that words name, and the words left for it."""
-    command: click.Command = main
-    context = click.Context(main, info_name="edgeface")
-    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
-        below = command.get_command(context, arguments[0])
-        assert below is not None, f"no command {arguments[0]!r}"
-        context = click.Context(below, context, info_name=arguments[0], **below.context_settings)
-        command, arguments = below, arguments[1:]
-    return command, context, arguments
-
-
-def check(arguments: list[str], *, whole: bool) -> None:
-    """Whether a command line could be: command, options, their choices and, where it is ``whole``, its arguments."""
-    command, context, words = resolved(arguments)
-    try:
-        values, left, _ = command.make_parser(context).parse_args([word for word in words if word != "..."])
-    except click.BadOptionUsage:
-        if whole:
-            raise
-        return                            # named without its value
-    assert not left, f"{left} is too much"
-    if "arguments" in values:              # of a service: its camera's
-        check(["camera", *values["arguments"]], whole=whole)
-    for option in command.params:
-        given = values.get(option.name or "")
-        given = None if repr(given).startswith("Sentinel") else given
-        if whole and option.required:
-            assert given, f"{option.name} is missing"
-        if isinstance(option.type, (click.Choice, click.IntRange, click.FloatRange)) and given is not None:
-            for each in given if isinstance(given, (list, tuple)) else [given]:
-                option.type.convert(each, option, context)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_options_are_those_that_there_are(page: Path) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -87,7 +53,7 @@ def test_commands_and_options_are_those_that_there_are(page: Path) -> None:
             arguments = edgeface_arguments(words)
             try:
                 if arguments is not None:
-                    check(arguments, whole=True)
+                    check_command(arguments, whole=True)
             except (AssertionError, click.ClickException) as error:
                 pytest.fail(f"{name_of(page)}: {' '.join(words)}: {getattr(error, 'message', error)}")
             for word in words:
@@ -97,7 +63,7 @@ def test_commands_and_options_are_those_that_there_are(page: Path) -> None:
                     assert (ROOT / word).is_file(), f"{name_of(page)}: {word}"
     for line in inline_commands(page):
         try:
-            check(shlex.split(line)[1:], whole=False)
+            check_command(shlex.split(line)[1:], whole=False)
         except (AssertionError, click.ClickException, ValueError) as error:
             pytest.fail(f"{name_of(page)}: {line}: {getattr(error, 'message', error)}")
 
@@ -108,7 +74,7 @@ def test_commands_and_options_are_those_that_there_are(page: Path) -> None:
 )
 def test_a_command_that_is_not_would_be_seen(line: str) -> None:
     with pytest.raises((AssertionError, click.ClickException)):
-        check(shlex.split(line), whole=True)
+        check_command(shlex.split(line), whole=True)
 
 
 @pytest.fixture(scope="module")
