@@ -96,6 +96,13 @@ def test_every_face_is_in_every_file(written: list[dict[str, Any]], pictures: Pa
         expected = np.reshape([box.corners for box in each.boxes], (-1, 4)) / ([line["width"], line["height"]] * 2)
         assert np.allclose(shares, expected, atol=1e-3)
 
+    whole_pixels = {Path(each.where).stem: [box.corners for box in each.boxes] for each in voc.pictures}
+    for name, each in zip(names, coco.pictures, strict=True):
+        rounded = np.rint(np.reshape([box.corners for box in each.boxes], (-1, 4)))
+        kept = rounded[(rounded[:, 2:] > rounded[:, :2]).all(axis=1)]
+        assert np.abs(np.reshape(whole_pixels[name], (-1, 4)) - kept).max(initial=0) <= 1     # of halves
+        assert np.mean(np.reshape(whole_pixels[name], (-1, 4)) == kept) > 0.9
+
     found = edgeface.load(tiny_bundle, score=0.5)(pictures / "photos" / "a.png")
     crop = read_image(pictures / "crops" / "a-1.jpg")
     assert crop.shape == found.crop()[0].shape

@@ -59,7 +59,7 @@ def write_yolo(folder: Path) -> Path:
 
 def write_voc(folder: Path) -> Path:
     (folder / "Annotations").mkdir()
-    corners = "<xmin>20</xmin><ymin>10</ymin><xmax>60</xmax><ymax>70</ymax>"
+    corners = "<xmin>21</xmin><ymin>11</ymin><xmax>60</xmax><ymax>70</ymax>"    # VOC counts from 1
     for name, inner in (("a", f"<object><name>face</name><bndbox>{corners}</bndbox></object>"), ("b", "")):
         (folder / "Annotations" / f"{name}.xml").write_text(
             f"<annotation><filename>{name}.png</filename><size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"

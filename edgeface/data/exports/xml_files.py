@@ -15,7 +15,9 @@ _CVAT_VERSION = "1.1"
 def read_voc(source: Path) -> Export:
     """A folder of Pascal VOC: ``Annotations/*.xml`` or XML files anywhere in it, one a picture.
 
-    ``ImageSets/Main`` gives the parts; difficult objects are faces to ignore. Raises DataError where there is none.
+    Corners are read as the VOC devkit counts them and ``edgeface detect --voc`` writes them: pixels from 1, the last
+    one is the box's. ``ImageSets/Main`` gives the parts; difficult objects are faces to ignore. Raises DataError where
+    there is none.
     """
     files = sorted(source.rglob("*.xml")) if source.is_dir() else []
     if not files:
@@ -38,6 +40,8 @@ def read_voc(source: Path) -> Export:
             if corners is None:
                 problems.append(f"{where}: object {number} has no whole bndbox")
                 continue
+            x1, y1, x2, y2 = corners
+            corners = max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2      # tools that count from 0 write 0 too
             fields = {"ignore": 1} if item.findtext("difficult") == "1" else {}
             boxes.append(Box(corners, item.findtext("name") or "", fields=fields))
         name = root.findtext("filename") or file.stem
