@@ -20,6 +20,7 @@ from edgeface.runtime.detector import Detector
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.stages.kind import Sight
 from edgeface.runtime.threads import default_threads
+from edgeface.torch_engine import checkpoint_bundle
 
 from .face_parity import FaceSums
 from .parity import INT8_AGAINST_FLOAT, Floats, ParityReport, SizeParity, Tolerance
@@ -66,8 +67,6 @@ class Side:
         Raises CheckpointError, ConversionError, MissingExtraError, OptionError, and UnknownTargetError for an engine
         that nothing is converted for.
         """
-        from edgeface.torch_engine import checkpoint_bundle
-
         return cls.open(checkpoint_bundle(path, target_of(engine).points), path.parent, device)
 
     def detector(self, size_px: int, score: float, nms_iou: float | None = None) -> Detector:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.data.annotations import ANNOTATIONS, Picture, read_annotations
 from edgeface.errors import InputError
 from edgeface.evaluation.measure import check_size, spread
+from edgeface.images import read_image
 
 Image = NDArray[np.uint8]
 
@@ -38,8 +40,6 @@ class Pictures:
     def __iter__(self) -> Iterator[tuple[str, Image]]:
         """(name, (H, W, 3) uint8 BGR), read one at a time. Raises InputError, and DataError when a picture is not of
         its annotated size."""
-        from edgeface.images import read_image
-
         for i, (name, item) in enumerate(self.items):
             image = read_image(item) if isinstance(item, Path) else item
             if self.annotated:
@@ -91,7 +91,6 @@ def _of_folder(folder: Path, limit: int) -> Pictures:
 
 
 def _astronaut() -> list[tuple[str, Path | Image]]:
-    import cv2
     from skimage import data
 
     astronaut: Callable[[], Image] = data.astronaut

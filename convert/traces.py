@@ -15,6 +15,13 @@ from edgeface.bundle import Bundle
 from edgeface.errors import ConversionError, UnknownEngineError
 from edgeface.registry import Registry
 from edgeface.runtime.engines import Options
+from edgeface.runtime.engines.ncnn import open_ncnn_traced
+from edgeface.runtime.engines.ncnn_layers import Int8
+from edgeface.runtime.engines.onnx import open_onnx
+from edgeface.runtime.engines.tflite import TfliteSession
+from edgeface.runtime.engines.tflite_files import check_tflite
+
+from .ncnn_model import read
 
 Floats = NDArray[np.float32]
 
@@ -59,11 +66,6 @@ def trace_ncnn(
     directory: Path, files: Sequence[str], input_name: str, x: NDArray[Any], options: Options
 ) -> list[FoundLayer]:
     """Errors as in ``Tracer``."""
-    from edgeface.runtime.engines.ncnn import open_ncnn_traced
-    from edgeface.runtime.engines.ncnn_layers import Int8
-
-    from .ncnn_model import read
-
     param, weights = (directory / name for name in files)
     run = open_ncnn_traced(directory, files, input_name, options).run(x)
     model = read(param.read_text("ascii"), weights.read_bytes())
@@ -93,8 +95,6 @@ def trace_onnx(
     """Errors as in ``Tracer``; outputs are what comes before a ReLU, and before it is rounded to int8."""
     import onnx
     from onnx import numpy_helper
-
-    from edgeface.runtime.engines.onnx import open_onnx
 
     path = directory / files[0]
     model = onnx.load(path)
@@ -135,9 +135,6 @@ def trace_tflite(
 ) -> list[FoundLayer]:
     """Errors as in ``Tracer``."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    from edgeface.runtime.engines.tflite import TfliteSession
-    from edgeface.runtime.engines.tflite_files import check_tflite
 
     path = directory / files[0]
     content = path.read_bytes()

@@ -21,6 +21,7 @@ from edgeface.runtime import catalog
 from edgeface.runtime.benchmark import SEED, interleave, opencv_threads
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Session
+from edgeface.runtime.kernels import selftest
 from edgeface.runtime.loading import load as load_detector
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.threads import default_threads
@@ -208,8 +209,6 @@ class Kernel(Options, frozen=True):
 @operation("kernels")
 def kernels(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """What the kernels compute from that test's own inputs."""
-    from edgeface.runtime.kernels import selftest
-
     return None, selftest.run(read(options, Kernel).name)
 
 

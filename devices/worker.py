@@ -15,6 +15,8 @@ from importlib import metadata
 from typing import BinaryIO
 
 from edgeface.errors import EdgefaceError
+from edgeface.runtime.kernels import status
+from edgeface.runtime.kernels.library import ABI
 
 from .protocol import PROTOCOL, Arrays, Failure, FrameError, Hello, ReadExactly, Reply, Request, describe, pack, unpack
 
@@ -50,9 +52,6 @@ def main() -> int:
 
 def hello() -> Hello:
     """What this process is."""
-    from edgeface.runtime.kernels import status
-    from edgeface.runtime.kernels.library import ABI
-
     return Hello(
         protocol=PROTOCOL,
         edgeface=metadata.version("edgeface"),

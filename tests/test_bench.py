@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from edgeface.bundle import read_bundle
-from edgeface.cli import bench, demo, main
+from edgeface.cli import bench, main
 from edgeface.cli.bench import choose_pictures, text_lines
 from edgeface.errors import InputError, MissingExtraError, OptionError
 from edgeface.faces import Faces
@@ -299,7 +299,7 @@ def test_without_scikit_image_a_scene_is_drawn(monkeypatch: pytest.MonkeyPatch) 
     def absent() -> None:
         raise MissingExtraError("not installed")
 
-    monkeypatch.setattr(demo, "photograph", absent)
+    monkeypatch.setattr(bench, "photograph", absent)
     chosen = choose_pictures(None, 16)
     assert chosen.source == "a drawn scene without faces"
     assert chosen.images[0].shape == (480, 640, 3)

@@ -14,8 +14,10 @@ from edgeface.bundle import DenseStage
 from edgeface.errors import ConversionError, UnknownTargetError
 from edgeface.registry import Registry
 
+from .graph import Output
+
 if TYPE_CHECKING:
-    from .graph import ForeignGraph, Head, Output
+    from .graph import ForeignGraph, Head
 
 Floats = NDArray[np.float32]
 Anchors = Sequence[Sequence[float]]
@@ -84,16 +86,12 @@ kind: Registry[ForeignKind] = Registry("detector kind", UnknownTargetError)
 
 def identity(head: Head, offset: Sequence[float] | None = None) -> Output:
     """All channels of a head as they are, plus ``offset`` a channel."""
-    from .graph import Output
-
     shift = np.zeros(head.channels, np.float32) if offset is None else np.array(offset, np.float32)
     return Output(head, np.eye(head.channels, dtype=np.float32), shift)
 
 
 def chosen(head: Head, channels: Sequence[int]) -> Output:
     """Those channels of a head, in that order."""
-    from .graph import Output
-
     return Output(head, np.eye(head.channels, dtype=np.float32)[list(channels)], np.zeros(len(channels), np.float32))
 
 

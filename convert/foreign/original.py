@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import cv2
 import numpy as np
 
 from edgeface.errors import ConversionError
@@ -97,8 +98,6 @@ def anchors_text(anchors: Anchors) -> str:
 def _spread(original: Original, image: Image) -> float | None:
     """By how much the side of the picture's best face varies between the sizes that it is shown at, the standard
     deviation of its logarithm; None where it is seen too seldom."""
-    import cv2
-
     width, height = original.size
     fit = min(width / image.shape[1], height / image.shape[0])
     sides: list[float] = []

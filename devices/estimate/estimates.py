@@ -24,12 +24,14 @@ from edgeface.devices.estimate.costing import Counts, find_tools
 from edgeface.devices.estimate.count import Counted, run_jobs
 from edgeface.devices.estimate.inputs import CROP_COUNTS
 from edgeface.devices.estimate.jobs import CropsJob, Job, LayersJob, OperatorsJob, StagesJob
+from edgeface.devices.estimate.operators import NOTHING, write_operators
 from numpy.typing import NDArray
 
 from edgeface.atomic import refused
 from edgeface.bundle import Bundle, file_sets, read_bundle
 from edgeface.errors import OptionError
 from edgeface.runtime import catalog
+from edgeface.runtime.engines.tflite_files import check_tflite
 from edgeface.runtime.stages.kinds import kind_of
 
 PLACE: Literal["estimate"] = "estimate"
@@ -270,10 +272,6 @@ def _taken_apart(
     directory: Path, bundle: Bundle, number: int, question: Question, operators: Path
 ) -> dict[str, tuple[str, str]]:
     """Write the operators of a stage's net; their names and kinds by file."""
-    from edgeface.devices.estimate.operators import write_operators
-
-    from edgeface.runtime.engines.tflite_files import check_tflite
-
     operators.mkdir()
     stage = bundle.stages[number]
     ((file,),) = file_sets(stage)
@@ -296,8 +294,6 @@ def _less_handing_over(layers: Sequence[Counted]) -> list[_Layer]:
 
 def _less_invoking(layers: Sequence[Counted], names: dict[str, tuple[str, str]]) -> list[_Layer]:
     """Each operator's region less that of a net that does nothing."""
-    from edgeface.devices.estimate.operators import NOTHING
-
     by_file = {each.place.part: each.counts for each in layers}
     return [_Layer(name, kind, "", by_file[file] - by_file[NOTHING]) for file, (name, kind) in names.items()]
 

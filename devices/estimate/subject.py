@@ -37,7 +37,9 @@ from edgeface.runtime import engines
 from edgeface.runtime.clock import Clock, Got
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import Options, RawMap, Run, Session
+from edgeface.runtime.engines.ncnn import open_ncnn_traced
 from edgeface.runtime.engines.ncnn_files import WEIGHTED, Layer, parse_param
+from edgeface.runtime.engines.tflite import interpreter_class
 from edgeface.runtime.kernels import library, status
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.preprocess import normalise
@@ -260,8 +262,6 @@ def _net(number: int, job: NetJob, marks: _Marks) -> None:
 
 
 def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
-    from edgeface.runtime.engines.ncnn import open_ncnn_traced
-
     directory = Path(job.directory)
     bundle = read_bundle(directory)
     stage = bundle.stages[job.stage]
@@ -294,8 +294,6 @@ def _detail(layer: Layer) -> str:
 
 
 def _operators(job_number: int, job: OperatorsJob, marks: _Marks) -> None:
-    from edgeface.runtime.engines.tflite import interpreter_class
-
     for path in sorted(Path(job.directory).glob("*.tflite")):
         interpreter = interpreter_class()(model_path=str(path), num_threads=1)
         interpreter.allocate_tensors()

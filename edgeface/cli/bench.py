@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgeface.atomic import write_bytes
+from edgeface.cli.bench_calibration import calibration_lines
+from edgeface.cli.bench_estimate import estimate_lines
 from edgeface.cli.cascade import cascade_options
+from edgeface.cli.demo import photograph
 from edgeface.cli.progress import is_shown
 from edgeface.cli.tables import counted, table
 from edgeface.cli.writing import note, say
-from edgeface.errors import InputError, MissingExtraError, OutputError
+from edgeface.devices import boards
+from edgeface.devices.links import open_link
+from edgeface.errors import DeviceError, InputError, MissingExtraError, OutputError
+from edgeface.media_files import PICTURE_SUFFIXES, expand
 
 if TYPE_CHECKING:
     from edgeface.devices.boards import Board
@@ -144,8 +151,6 @@ def _require_possible(
 def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool) -> Board:
     """The board of that name; raises UsageError for options of an estimate that it gets none of, or of this host that
     it is not."""
-    from edgeface.devices import boards
-
     board = boards.find(name)
     if plot_path is not None and board.link != "emulated":
         raise click.UsageError(f"--plot draws the layers of an estimate: {board.name} is measured")
@@ -163,7 +168,6 @@ def _measure_there(
     board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int,
     engine: str | None,
 ) -> Report:
-    from edgeface.devices.links import open_link
     from edgeface.devices.timing import time_on_board
 
     return time_on_board(
@@ -185,8 +189,6 @@ def _estimate(
     board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int,
     engine: str | None, core: str | None, layers: int, json_path: Path | None, plot_path: Path | None,
 ) -> None:
-    from edgeface.atomic import write_bytes
-    from edgeface.cli.bench_estimate import estimate_lines
     from edgeface.devices.estimate.estimates import Question, estimate
     from edgeface.devices.estimate.plots import layer_bars, require_plots
 
@@ -200,10 +202,7 @@ def _estimate(
 
 
 def _calibrate(name: str, json_path: Path | None) -> None:
-    from edgeface.cli.bench_calibration import calibration_lines
-    from edgeface.devices import boards
     from edgeface.devices.estimate.calibrate import calibrate
-    from edgeface.errors import DeviceError
 
     calibration = calibrate(boards.find(name), progress=_progress)
     _give(calibration_lines(calibration), calibration.to_json(), json_path)
@@ -213,8 +212,6 @@ def _calibrate(name: str, json_path: Path | None) -> None:
 
 
 def _give(lines: Iterable[str], json: bytes, json_path: Path | None) -> None:
-    from edgeface.atomic import write_bytes
-
     for line in lines:
         say(line)
     if json_path is not None:
@@ -233,9 +230,7 @@ def choose_pictures(source: str | None, limit: int, frame_px: tuple[int, int] | 
 
     Raises InputError for a source without pictures, and for a picture that cannot be read.
     """
-    from edgeface.cli.demo import photograph
     from edgeface.images import read_image
-    from edgeface.media_files import PICTURE_SUFFIXES, expand
     from edgeface.runtime.benchmark import Pictures, synthetic_scene
 
     if source is None:

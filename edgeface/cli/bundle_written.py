@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from edgeface.atomic import write_bytes
 from edgeface.cli.results import next_step
 from edgeface.cli.writing import note, say_lines
 from edgeface.errors import OutputError
@@ -33,7 +34,6 @@ def write_bundle(make: Callable[[], Written], json_path: Path | None, *, say_lic
     given the report as JSON either way. Raises OutputError before anything is made where that cannot be written, and
     what ``make`` raises."""
     # Imported here, so that --help does not wait for them.
-    from edgeface.atomic import write_bytes
     from edgeface.convert import DepartedError
 
     if json_path is not None and not json_path.parent.is_dir():

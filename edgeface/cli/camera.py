@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from edgeface.addresses import redacted
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.detect import MODEL_HELP, complete_model
 from edgeface.cli.results import STDOUT
@@ -25,6 +26,9 @@ from edgeface.cli.verbosity import told
 from edgeface.cli.writing import complain, say
 from edgeface.errors import OptionError
 from edgeface.stream.camera import Options, check, run
+from edgeface.stream.config import read_config
+from edgeface.stream.notify.execute import split_command
+from edgeface.stream.sources import make_spec
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 if TYPE_CHECKING:
@@ -110,8 +114,6 @@ def _summary(totals: Totals) -> str:
 def _configured(context: click.Context, _option: click.Parameter, value: Path | None) -> Path | None:
     """The file's settings as the defaults of the options: what is given on the command line goes before them."""
     if value is not None:
-        from edgeface.stream.config import read_config
-
         context.default_map = {**(context.default_map or {}), **read_config(value)}
     return value
 
@@ -120,14 +122,12 @@ def _command(_context: click.Context, _option: click.Parameter, value: Any) -> t
     """The arguments of a command: a list from a file of settings, or a text."""
     if value is None:
         return ()
-    from edgeface.stream.notify.execute import split_command
 
     return split_command(value)
 
 
 def _first_camera(context: click.Context, options: Options) -> str:
     from edgeface.stream.first_camera import first_camera
-    from edgeface.stream.sources import make_spec
 
     wanted = make_spec(
         "demo", width_px=options.width, height_px=options.height, fps=options.fps, pixel_format=options.pixel_format,
@@ -261,8 +261,6 @@ def command(
     """
     given = context.get_parameter_source
     if source_argument is not None and given("source") is ParameterSource.COMMANDLINE:
-        from edgeface.addresses import redacted
-
         raise OptionError(f"two sources, {redacted(source_argument)} and {redacted(source or '')}: give one")
     if given("token") is ParameterSource.ENVIRONMENT and not (settings["show"] or settings["metrics"]):
         settings["token"] = None    # it waits there for runs that have a page

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
+from edgeface.errors import EdgefaceError
+from edgeface.runtime import catalog
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -24,9 +27,6 @@ def complete_refinement(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[click.shell_completion.CompletionItem]:
     """The refinements that come along, and files."""
-    from edgeface.errors import EdgefaceError
-    from edgeface.runtime import catalog
-
     names = set()
     for entry in catalog.shipped():
         try:

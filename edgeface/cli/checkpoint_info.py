@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from edgeface.cli.running import require_torch
 def checkpoint_record(path: Path) -> dict[str, Any]:
     """All but the weights, for JSON. Raises MissingExtraError without torch, and CheckpointError."""
     require_torch("reading a checkpoint")
-    from dataclasses import asdict
 
     from edgeface.models.checkpoint import load
 

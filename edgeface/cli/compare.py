@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeface.addresses import redacted
+from edgeface.atomic import refused, replacing
 from edgeface.cli.detect import complete_model
 from edgeface.cli.progress import progress
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import complain, say
 from edgeface.errors import EdgefaceError, InputError, OptionError
+from edgeface.file_kinds import file_kind
+from edgeface.media_files import expand, unique
 from edgeface.regular_files import real_path
 
 if TYPE_CHECKING:
@@ -44,7 +47,6 @@ class _Comparison:
     def one(self, path: Path) -> None:
         from edgeface.evaluation.side_by_side import compared, difference_lines
         from edgeface.evaluation.side_by_side_report import report_section
-        from edgeface.file_kinds import file_kind
         from edgeface.images import read_image
 
         if file_kind(path) == "video":
@@ -135,7 +137,6 @@ def command(
     tenth of the face apart, angles of the head by more than 10 degrees, and attributes such as a mask that one sees and
     the other does not. Which of the two is right is for you to see: 'edgeface evaluate' measures it.
     """
-    from edgeface.atomic import replacing
     from edgeface.runtime.loading import load
 
     failures: list[EdgefaceError] = []
@@ -166,8 +167,6 @@ def command(
 
 def _expanded(pictures: tuple[str, ...], failures: list[EdgefaceError]) -> list[Path]:
     """The files that are meant; what is none is said, and joins ``failures``."""
-    from edgeface.media_files import expand, unique
-
     paths = []
     for source in pictures:
         try:
@@ -179,7 +178,6 @@ def _expanded(pictures: tuple[str, ...], failures: list[EdgefaceError]) -> list[
 
 
 def _write(temporary: Path, out: Path, comparison: _Comparison) -> None:
-    from edgeface.atomic import refused
     from edgeface.evaluation.side_by_side_report import report_page
 
     sections = comparison.sections or [comparison.first_same]

@@ -12,6 +12,8 @@ from types import FrameType
 import click
 
 from edgeface.cli.bundle_written import write_bundle
+from edgeface.cli.progress import progress
+from edgeface.runtime.catalog import check_file
 
 
 @click.command("convert", short_help="Make a bundle for an engine from a checkpoint.")
@@ -63,11 +65,8 @@ def command(
     The comparison says which pictures it was made on. A bundle whose raw outputs or faces are too far from torch's is
     not written, unless with --force.
     """
-    # Imported here, so that --help does not wait for them.
-    from edgeface.cli.progress import progress
-    from edgeface.runtime.catalog import check_file
-
     check_file(Path(model))
+    # Imported here, so that --help does not wait for them.
     from edgeface.convert import Conversion, convert
 
     def make() -> Conversion:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
+import edgeface
+from edgeface.cli.progress import progress
 from edgeface.cli.results import next_step
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import complain, say
+from edgeface.errors import DataError
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 _PROBLEMS = 20
@@ -56,7 +59,6 @@ def import_(
     cvat          the XML of "CVAT for images 1.1"
     label-studio  Label Studio's "JSON"
     """
-    from edgeface.cli.progress import progress
     from edgeface.data.exports.importing import Wanted, import_export, write_description
 
     wanted = Wanted(images, labels, split, not incomplete, skip_bad)
@@ -79,10 +81,8 @@ def check(context: click.Context, data: Path, sheet: Path | None) -> None:
 
     Ends with 4 where something is wrong.
     """
-    from edgeface.cli.progress import progress
     from edgeface.data.checking import check_set, report_lines, sheet_of
     from edgeface.data.sets import open_data
-    from edgeface.errors import DataError
     from edgeface.images import write_image
 
     folder = open_data(data)
@@ -115,8 +115,6 @@ def label(folder: Path, model: str, score: float | None, force: bool) -> None:
     Writes annotations.jsonl and label-studio.json into FOLDER. In Label Studio, serve FOLDER as local storage and
     import label-studio.json; when the boxes are right, export as JSON and run edgeface data import label-studio.
     """
-    import edgeface
-    from edgeface.cli.progress import progress
     from edgeface.data.prelabels import LABEL_STUDIO, label_pictures
 
     detector = edgeface.load(model) if score is None else edgeface.load(model, score=score)

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import click
 
+from edgeface.cli.bench import choose_pictures
 from edgeface.cli.detect import complete_model
 from edgeface.cli.devices import complete_device
+from edgeface.cli.progress import step
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import print_json, say
+from edgeface.devices import boards
+from edgeface.devices.links import open_link
 
 
 @click.command(short_help="Copy a bundle to a board, and compare what it finds there.")
@@ -34,11 +38,7 @@ def command(bundle: str, device: str, out: str | None, picture: Path | None, as_
     When anything fails, or the connection is lost, the board is as it was.
     """
     # Imported here, so that --help does not wait for them.
-    from edgeface.cli.bench import choose_pictures
-    from edgeface.cli.progress import step
-    from edgeface.devices import boards
     from edgeface.devices.deploy import deploy
-    from edgeface.devices.links import open_link
 
     board = boards.find(device)
     pictures = choose_pictures(None if picture is None else str(picture), 1)

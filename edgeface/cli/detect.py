@@ -13,7 +13,8 @@ from edgeface.cli.detecting import DEFAULT_OUT, Options, run
 from edgeface.cli.result_targets import ResultTargets, result_options
 from edgeface.errors import OptionError
 from edgeface.image_headers import MAX_MEGAPIXELS
-from edgeface.weights import DEFAULT_MODEL, SHIPPED
+from edgeface.runtime import catalog
+from edgeface.weights import DEFAULT_MODEL, DEFAULTS, SHIPPED
 
 TERMINATED = 143
 MODEL_HELP = (
@@ -28,9 +29,6 @@ def _terminated(_signal: int, _frame: object) -> NoReturn:
 def complete_model(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[click.shell_completion.CompletionItem]:
-    from edgeface.runtime import catalog
-    from edgeface.weights import DEFAULTS
-
     names = sorted({*DEFAULTS, *(entry.name for entry in catalog.shipped())})
     paths = click.shell_completion.CompletionItem(incomplete, type="file")
     return [*(click.shell_completion.CompletionItem(n) for n in names if n.startswith(incomplete)), paths]

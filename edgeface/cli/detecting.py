@@ -15,12 +15,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from edgeface.addresses import redacted
+from edgeface.cli.decoder_notes import check_notes, decoder_notes
 from edgeface.cli.progress import progress
 from edgeface.cli.result_targets import ResultTargets, output_folder
 from edgeface.cli.results import STDOUT
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import ResultsLostError, complain, say
 from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
+from edgeface.file_kinds import file_kind
 from edgeface.image_headers import MAX_MEGAPIXELS
 from edgeface.media_files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
 from edgeface.regular_files import real_path
@@ -72,15 +74,12 @@ class _Batch:
     stop: Event = field(default_factory=Event)
 
     def one(self, path: Path) -> None:
-        from edgeface.file_kinds import file_kind
-
         if file_kind(path) == "video":
             self._video(path)
         else:
             self._picture(path)
 
     def _picture(self, path: Path) -> None:
-        from edgeface.cli.decoder_notes import check_notes, decoder_notes
         from edgeface.drawing import draw_faces
         from edgeface.images import read_image, write_image
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from edgeface.cli.progress import step
 from edgeface.cli.writing import complain, print_json, say
+from edgeface.devices import boards
+from edgeface.devices.boards import ranges
+from edgeface.devices.emulation.root import ensure_root
+from edgeface.devices.links import open_link
+from edgeface.devices.links.emulated import links_into
 from edgeface.errors import EdgefaceError, OptionError
 
 if TYPE_CHECKING:
@@ -27,8 +33,6 @@ def complete_device(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[click.shell_completion.CompletionItem]:
     """The names of boards that begin so."""
-    from edgeface.devices import boards
-
     return [click.shell_completion.CompletionItem(name) for name in boards.names() if name.startswith(incomplete)]
 
 
@@ -49,8 +53,6 @@ def command() -> None:
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:
     """List the boards, and how each would be reached."""
-    from edgeface.devices import boards
-
     found: list[Board] = []
     failures: list[EdgefaceError] = []
     for name in boards.names():
@@ -73,8 +75,6 @@ def list_(context: click.Context, as_json: bool) -> None:
 @_JSON
 def info(name: str, as_json: bool) -> None:
     """Say what is described of a board; of this machine (host) also what is installed."""
-    from edgeface.devices import boards
-
     board = boards.find(name)
     worker = _this_machine() if board.local else None
     if as_json:
@@ -99,8 +99,6 @@ def setup(name: str, wheel: Path | None, as_json: bool) -> None:
     python that its description names. What is installed there works until the new one was started and did. An emulated
     root lies in ~/.cache/edgeface/devices; what was interrupted goes on, and what is whole is kept.
     """
-    from edgeface.devices import boards
-
     board = boards.find(name)
     if board.local:
         if wheel is not None:
@@ -117,18 +115,14 @@ def setup(name: str, wheel: Path | None, as_json: bool) -> None:
 
 
 def _install(board: Board, wheel: Path | None) -> list[Installed]:
-    from edgeface.cli.progress import step
     from edgeface.devices.installing import install_on_board
 
     return [install_on_board(board, wheel=wheel, progress=step)]
 
 
 def _emulate(board: Board, wheel: Path | None) -> list[Installed]:
-    from edgeface.cli.progress import step
     from edgeface.devices.client import Client
-    from edgeface.devices.emulation.root import ensure_root
     from edgeface.devices.installing import Installed
-    from edgeface.devices.links.emulated import links_into
 
     root = ensure_root(board, wheel=wheel, progress=step)
     done = []
@@ -145,9 +139,6 @@ def _emulate(board: Board, wheel: Path | None) -> list[Installed]:
 @_JSON
 def probe(name: str, as_json: bool) -> None:
     """Ask a board what it really has, and warn where its description is wrong."""
-    from edgeface.cli.progress import step
-    from edgeface.devices import boards
-    from edgeface.devices.links import open_link
     from edgeface.devices.probe import probe as ask
 
     board = boards.find(name)
@@ -243,6 +234,4 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    from edgeface.devices.boards import ranges
-
     return ranges(numbers) or "any"

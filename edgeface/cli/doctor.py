@@ -11,10 +11,16 @@ from typing import Any, NamedTuple
 
 import click
 
+import edgeface
 from edgeface.cli.installed import engine_versions, version_of
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import print_json, say
 from edgeface.errors import EdgefaceError, InstallError
+from edgeface.runtime import catalog
+from edgeface.runtime.kernels import status
+from edgeface.runtime.threads import default_threads
+from edgeface.stream.sources.v4l2 import check_device
+from edgeface.weights import DEFAULT_MODEL
 
 _PACKAGES = (
     "numpy", "opencv-python-headless", "opencv-python", "picamera2", "paho-mqtt", "scikit-image", "onnx", "pnnx",
@@ -84,9 +90,6 @@ def _board() -> str:
 
 
 def _software() -> Iterator[_Line]:
-    import edgeface
-    from edgeface.runtime.kernels import status
-
     yield _Line("edgeface", f"{version_of('edgeface')}, {Path(edgeface.__file__).parent}")
     for engine, package in engine_versions().items():
         yield _Line("engine", f"{engine}: {package or 'not installed'}")
@@ -99,8 +102,6 @@ def _software() -> Iterator[_Line]:
 
 
 def _cameras() -> Iterator[_Line]:
-    from edgeface.stream.sources.v4l2 import check_device
-
     devices = sorted(Path("/dev").glob("video*"))
     for device in devices:
         try:
@@ -114,11 +115,8 @@ def _cameras() -> Iterator[_Line]:
 
 
 def _models() -> Iterator[_Line]:
-    from edgeface.runtime import catalog
     from edgeface.runtime.benchmark import synthetic_scene
     from edgeface.runtime.loading import load
-    from edgeface.runtime.threads import default_threads
-    from edgeface.weights import DEFAULT_MODEL
 
     whole = []
     for entry in catalog.shipped():

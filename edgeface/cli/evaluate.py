@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+import edgeface
 from edgeface.cli.cascade import cascade_options, numbers
+from edgeface.cli.progress import progress
+from edgeface.cli.results import STDOUT, json_lines
+from edgeface.cli.writing import say
 
 if TYPE_CHECKING:
     from edgeface.evaluation.evaluation import Evaluation
@@ -118,7 +122,6 @@ def command(
     """
     _require_goes_together(close_ups, precision, score, errors_folder, errors_at)
     # Imported here, so that --help does not wait for them.
-    import edgeface
     from edgeface.evaluation.error_files import error_folders
     from edgeface.evaluation.evaluation import Evaluation
     from edgeface.evaluation.parts import close_up_part, data_part
@@ -153,9 +156,6 @@ def _report(
     json_target: str | None,
 ) -> None:
     """Evaluate part by part, each with the folder for its errors, and write what comes of it."""
-    from edgeface.cli.progress import progress
-    from edgeface.cli.results import STDOUT, json_lines
-    from edgeface.cli.writing import say
     from edgeface.evaluation.error_files import judge
     from edgeface.evaluation.report_text import report_lines
 

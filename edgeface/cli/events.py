@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
+from edgeface.atomic import refused, replacing
 from edgeface.cli.tables import counted, table
 from edgeface.cli.writing import print_json, say, say_lines
 from edgeface.errors import OptionError
+from edgeface.stream.events.store import EventStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,8 +116,6 @@ def show(folder: Path, number: int, as_json: bool) -> None:
 @_UNTIL
 def export(folder: Path, file: Path, kind: str, since: float | None, until: float | None) -> None:
     """Write the events of FOLDER to FILE, the newest first. Shots stay where they are; their names are in it."""
-    from edgeface.atomic import refused, replacing
-
     if str(file) == "-":
         raise OptionError("events are exported to a file: give its name, and 'edgeface events list --json' for a pipe")
     _require_order(since, until)
@@ -152,17 +156,11 @@ def _require_order(since: float | None, until: float | None) -> None:
 
 
 def _opened(folder: Path) -> Any:
-    from contextlib import closing
-
-    from edgeface.stream.events.store import EventStore
-
     return closing(EventStore(folder))
 
 
 def _record(event: Event) -> dict[str, Any]:
     """For JSON and CSV: the columns, boxes as lists, yes or no as such."""
-    import json
-
     known = asdict(event)
     return {
         "id": known["id"], "source": known["source"], "track": known["track"],
@@ -179,11 +177,7 @@ def _record(event: Event) -> dict[str, Any]:
 
 def _writer(kind: str, stream: Any) -> Callable[[dict[str, Any]], None]:
     if kind == "jsonl":
-        import msgspec
-
         return lambda record: stream.write(msgspec.json.encode(record).decode() + "\n")
-    import csv
-    import json
 
     # A column a number, as tables have it: what is a list or an object in JSON is taken apart.
     corners = [f"{when}_{corner}" for when in ("first", "last") for corner in ("x1", "y1", "x2", "y2")]

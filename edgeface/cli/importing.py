@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgeface.cli.bundle_written import write_bundle
+from edgeface.cli.progress import progress
 from edgeface.errors import OptionError
 
 _ANCHORS = "16,32/64,128/256,512"
@@ -76,7 +77,6 @@ def command(
     --force. The file's licence holds for the bundle.
     """
     # Imported here, so that --help does not wait for them.
-    from edgeface.cli.progress import progress
     from edgeface.convert.targets import require
 
     require(("onnx", "onnxsim", "onnxruntime"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from edgeface.runtime.kernels import status
+
 # The engines, and the packages that bring them, the first that is there.
 ENGINES = {
     "ncnn": ("ncnn",), "tflite": ("ai-edge-litert", "tflite-runtime"), "onnx": ("onnxruntime",), "torch": ("torch",),
@@ -29,8 +31,6 @@ def engine_versions() -> dict[str, str | None]:
 
 def version_line() -> str:
     """What ``edgeface --version`` prints: edgeface's own, those of the engines, and whether the C kernels are used."""
-    from edgeface.runtime.kernels import status
-
     here = [text for text in engine_versions().values() if text is not None]
     kernels = "C kernels" if status().used else "no C kernels"
     return f"edgeface {version_of('edgeface')} ({', '.join(here) or 'no engine'}; {kernels})"

@@ -9,12 +9,17 @@ from typing import Any
 import click
 import msgspec
 
-from edgeface.bundle import Bundle, read_bundle
+from edgeface.bundle import SCHEMA, Bundle, read_bundle
+from edgeface.bundle import upgrade as upgrade_bundle
+from edgeface.bundle.combining import combine as combine_bundles
+from edgeface.cli.checkpoint_info import checkpoint_description, checkpoint_record
 from edgeface.cli.model_lines import predicts, size_bytes
+from edgeface.cli.models_list import list_lines, listed
 from edgeface.cli.tables import counted
 from edgeface.cli.verification import verification
 from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError, OptionError
+from edgeface.runtime import catalog
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
@@ -36,8 +41,6 @@ def list_(context: click.Context, as_json: bool) -> None:
 
     A figure with * is of a bundle of that name that was replaced since it was measured.
     """
-    from edgeface.cli.models_list import list_lines, listed
-
     rows, failures = listed()
     if as_json:
         print_json(rows)
@@ -62,12 +65,8 @@ def info(model: str, with_provenance: bool, as_json: bool) -> None:
     Every AP is of this very bundle: of one that comes with edgeface on a whole dev part, and under "verified" on the
     pictures that it was compared with its checkpoint on.
     """
-    from edgeface.runtime import catalog
-
     directory = catalog.find(model)
     if not directory.is_dir():
-        from edgeface.cli.checkpoint_info import checkpoint_description, checkpoint_record
-
         record = checkpoint_record(directory)
         if as_json:
             print_json(record)
@@ -92,8 +91,6 @@ def verify(context: click.Context, models: tuple[str, ...], as_json: bool) -> No
 
     The exit code is not 0 when a bundle is damaged; the others are still compared.
     """
-    from edgeface.runtime import catalog
-
     results: list[dict[str, Any]] = []
     failures: list[EdgefaceError] = []
     for name in models or [entry.name for entry in catalog.shipped()]:
@@ -132,8 +129,6 @@ def combine(detector: str, refinement: str, model: str, out: Path, by_reference:
     It finds what 'edgeface detect --model DETECTOR --refine REFINEMENT' does, and can be deployed. Both must be for one
     engine and of one precision.
     """
-    from edgeface.bundle.combining import combine as combine_bundles
-
     if not model.strip():
         raise OptionError("--name is empty: give the new model a name, as in mhcnn")
     directories = _bundle_directory(detector), _bundle_directory(refinement)
@@ -150,17 +145,12 @@ def upgrade(directories: tuple[Path, ...]) -> None:
     Older bundles run as they are; this is for tools that read bundle.json. The nets' files are checked and stay as they
     are, and so do the faces that they find.
     """
-    from edgeface.bundle import SCHEMA
-    from edgeface.bundle import upgrade as upgrade_bundle
-
     for directory in directories:
         done = upgrade_bundle(directory)
         say(f"{directory}: {'is of schema ' + str(SCHEMA) + ' now' if done else 'is of this schema already'}")
 
 
 def _bundle_directory(model: str) -> Path:
-    from edgeface.runtime import catalog
-
     path = catalog.find(model)
     if not path.is_dir():
         raise BundleError(f"{path}: not a bundle: give one's name or folder, or make one with 'edgeface convert'")

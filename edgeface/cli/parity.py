@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
+from edgeface.atomic import write_bytes
+from edgeface.cli.progress import progress
 from edgeface.cli.writing import say_lines
+from edgeface.errors import OutputError
 
 
 @click.command("parity", short_help="Compare a bundle with a checkpoint.")
@@ -52,10 +55,7 @@ def command(
     then walked for the first layer that departs.
     """
     # Imported here, so that --help does not wait for them.
-    from edgeface.atomic import write_bytes
-    from edgeface.cli.progress import progress
     from edgeface.convert import DepartedError, check_parity
-    from edgeface.errors import OutputError
 
     if json_path is not None and not json_path.parent.is_dir():
         raise OutputError(f"{json_path.parent}: no such folder: make it, or choose another --json")

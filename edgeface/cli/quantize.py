@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import platform
 import shlex
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
+from edgeface.atomic import refused
+from edgeface.bundle import sha256_of
+from edgeface.cli import INTERRUPTED
+from edgeface.cli.progress import progress
 from edgeface.cli.results import next_step
+from edgeface.cli.running import require_torch, run_training
 from edgeface.cli.writing import say_lines
+from edgeface.errors import CheckpointError, OptionError, OutputError, TrainingError
+from edgeface.runtime.catalog import find
+from edgeface.training.config import default_config_path, load_config
 
 if TYPE_CHECKING:
     from edgeface.models.checkpoint import Checkpoint
@@ -66,11 +78,7 @@ def command(
     on; SECTION.KEY=VALUE changes that training, as in 'edgeface train'. Its run is kept in the folder OUT without its
     suffix, plus .run: Ctrl-C saves and stops, and the same command goes on from there.
     """
-    from edgeface.cli.running import require_torch
-
     require_torch("quantisation")
-    from edgeface.bundle import sha256_of
-    from edgeface.cli.progress import progress
     from edgeface.int8.clipping import method as methods
     from edgeface.quantize.calibrated import calibrated
     from edgeface.quantize.plots import require_plots
@@ -106,11 +114,9 @@ def command(
 
 def _float_checkpoint(model: str, out: Path) -> tuple[Path, Checkpoint]:
     """What is to be quantised: its file, and what it holds. Raises CheckpointError, OptionError and ConversionError."""
-    from edgeface.errors import CheckpointError, OptionError
     from edgeface.models import families
     from edgeface.models.checkpoint import load
     from edgeface.models.family import require_quantisable
-    from edgeface.runtime.catalog import find
 
     path = find(model, "torch")
     if path.is_dir():
@@ -137,8 +143,6 @@ def _require_calibration_alone(
     checkpoint: Checkpoint, measures: bool, calibrate_only: bool, config: Path | None, overrides: tuple[str, ...]
 ) -> None:
     """Raises OptionError for what a cascade's nets, which have no such loss, cannot be asked here."""
-    from edgeface.errors import OptionError
-
     if measures:
         raise OptionError(
             f"--report and --auto-keep measure the loss of a dense detector: leave them out for {checkpoint.model}"
@@ -154,11 +158,6 @@ def _require_calibration_alone(
 
 def _settings(checkpoint: Checkpoint, config: Path | None, overrides: tuple[str, ...]) -> Config:
     """The training's configuration, of the checkpoint's own network whatever the file says."""
-    from msgspec.structs import replace
-
-    from edgeface.errors import OptionError
-    from edgeface.training.config import default_config_path, load_config
-
     for override in overrides:
         if override.startswith(("model=", "options.", "options=")):
             raise OptionError(f"override {override!r}: the network is the checkpoint's: leave it out")
@@ -169,9 +168,6 @@ def _settings(checkpoint: Checkpoint, config: Path | None, overrides: tuple[str,
 
 def _require_same_start(last: Path, start: Calibrated) -> None:
     """Raises TrainingError where an earlier run to go on with began with another method or other layers in float."""
-    import dataclasses
-
-    from edgeface.errors import TrainingError
     from edgeface.models.checkpoint import load
 
     if last.exists() and load(last).quantisation != dataclasses.replace(start.quantisation, trained=True):
@@ -183,9 +179,6 @@ def _require_same_start(last: Path, start: Calibrated) -> None:
 
 def _require_writable(path: Path) -> None:
     """Raises OutputError now for what could not be written minutes or hours later."""
-    from edgeface.atomic import refused
-    from edgeface.errors import OutputError
-
     if path.is_dir():
         raise OutputError(f"{path}: is a folder: give the name of a file")
     try:
@@ -200,7 +193,6 @@ def _measured(
     start: Calibrated, settings: Config, data: Path, auto_keep: float | None, report_directory: Path | None
 ) -> Calibrated:
     """Layer by layer: choose what stays in float, and write the report."""
-    from edgeface.cli.progress import progress
     from edgeface.models.mos import MOS
     from edgeface.quantize.report import make_report
     from edgeface.quantize.report_files import write_report
@@ -246,10 +238,6 @@ def _command(
 
 
 def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, Any], out: Path) -> None:
-    import dataclasses
-    import platform
-    from importlib import metadata
-
     from edgeface.models.checkpoint import finished, save
 
     versions = {name: metadata.version(name) for name in ("edgeface", "torch", "numpy", "opencv-python-headless")}
@@ -267,11 +255,6 @@ def _train(
     cache: Path | None, overrides: tuple[str, ...],
 ) -> None:
     """Quantisation-aware training in ``OUT without suffix.run``, then OUT from its best weights."""
-    import dataclasses
-
-    from edgeface.cli import INTERRUPTED
-    from edgeface.cli.progress import progress
-    from edgeface.cli.running import run_training
     from edgeface.data.pixels import cache_directory
     from edgeface.models.checkpoint import finished, load, save
     from edgeface.quantize.training import qat_trainer

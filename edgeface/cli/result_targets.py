@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from edgeface.atomic import make_folder
 from edgeface.cli.results import STDOUT
 from edgeface.errors import OptionError, OutputError
 from edgeface.regular_files import real_path
@@ -76,8 +77,6 @@ def output_folder(folder: Path | None, option: str) -> Iterator[None]:
 
     If it was made here and nothing came to lie in it, it goes again. Raises OutputError.
     """
-    from edgeface.atomic import make_folder
-
     if folder is None:
         yield
         return

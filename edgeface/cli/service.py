@@ -7,18 +7,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+from edgeface.addresses import has_secret
+from edgeface.atomic import write_bytes
+from edgeface.cli.camera import command as camera
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import print_json, say, say_lines
 from edgeface.errors import OptionError, OutputError
-
-if TYPE_CHECKING:
-    from edgeface.stream.service import Service
+from edgeface.stream.service import Service, require_rights
+from edgeface.stream.service_manager import SUDO, ServiceManager
 
 DEFAULT_NAME = "edgeface-camera"
 # What systemctl status exits with where a service does not run.
@@ -51,10 +53,6 @@ def install(
     The options are checked first, in the service's folder, as the service will check them at every start. The service
     is not started: the command that does is printed.
     """
-    from edgeface.atomic import write_bytes
-    from edgeface.stream.service import Service, require_rights
-    from edgeface.stream.service_manager import SUDO, ServiceManager
-
     if own and run_as is not None:
         raise OptionError("--user and --run-as exclude each other: a service of your own has your rights")
     units = ServiceManager(own=own)
@@ -95,8 +93,6 @@ def install(
 @_OWN
 def uninstall(name: str, own: bool) -> None:
     """Stop the service and remove its unit. Its folder and its file of secrets stay."""
-    from edgeface.stream.service_manager import ServiceManager
-
     say(f"{ServiceManager(own=own).uninstall(name)}: stopped and removed")
 
 
@@ -107,10 +103,6 @@ def uninstall(name: str, own: bool) -> None:
 @click.pass_context
 def status(context: click.Context, name: str, own: bool, as_json: bool) -> None:
     """Say whether the service runs, and what it last said of its camera. The exit code is 3 where it does not run."""
-    from dataclasses import asdict
-
-    from edgeface.stream.service_manager import ServiceManager
-
     state = ServiceManager(own=own).state(name)
     is_running = state.active == "active"
     if as_json:
@@ -137,15 +129,12 @@ def status(context: click.Context, name: str, own: bool, as_json: bool) -> None:
 @click.pass_context
 def logs(context: click.Context, name: str, own: bool, lines: int, follow: bool) -> None:
     """Show what the service has logged."""
-    from edgeface.stream.service_manager import ServiceManager
-
     context.exit(ServiceManager(own=own).logs(name, lines=lines, follow=follow))
 
 
 def _with_source(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """With the source that 'edgeface camera' would choose here where none is named: a service must not take another
     camera, or fail, because one was not plugged in when the machine started. Raises what ``first_camera`` raises."""
-    from edgeface.cli.camera import command as camera
     from edgeface.stream.first_camera import first_camera
 
     with camera.make_context("edgeface camera", list(arguments)) as context:
@@ -157,8 +146,6 @@ def _with_source(arguments: tuple[str, ...]) -> tuple[str, ...]:
 def _check(arguments: tuple[str, ...], service: Service) -> None:
     """Have ``edgeface camera --check`` look at the options; raises what it raises, and OptionError for secrets, which
     everybody on the machine can read in a unit."""
-    from edgeface.cli.camera import command as camera
-
     with _in(service.folder):
         context = camera.make_context("edgeface camera", [*arguments, "--check"])
         # Standard output is the unit's, where that is printed.
@@ -166,7 +153,6 @@ def _check(arguments: tuple[str, ...], service: Service) -> None:
             camera.invoke(context)
     if context.get_parameter_source("token") is ParameterSource.COMMANDLINE:
         raise OptionError(f"everybody here can read a unit: put EDGEFACE_TOKEN=... into {service.secrets}, not --token")
-    from edgeface.addresses import has_secret
 
     if any(map(has_secret, arguments)):
         raise OptionError(

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import click
 
+from edgeface.cli.progress import progress
+from edgeface.cli.results import next_step
+from edgeface.cli.running import require_torch, run_training
 from edgeface.cli.writing import say_lines
+from edgeface.runtime.catalog import find
 
 
 @click.command()
@@ -42,13 +46,8 @@ def command(
     resume from, MODEL.best.pt (for edgeface convert) and log.jsonl; of a dense detector MODEL.last.pt and curves.png as
     well, of a cascade a folder for each of its nets.
     """
-    from edgeface.cli.running import require_torch, run_training
-
     require_torch("training")
-    from edgeface.cli.progress import progress
-    from edgeface.cli.results import next_step
     from edgeface.models import families
-    from edgeface.runtime.catalog import find
     from edgeface.training.trainers import Request, trainer
 
     family = families.get(model)

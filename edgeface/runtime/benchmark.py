@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.board_health import read_health
 from edgeface.errors import OptionError
 from edgeface.faces import Faces
 from edgeface.runtime import catalog
@@ -177,8 +178,6 @@ def benchmark(
 ) -> Report:
     """Time ``subjects`` in ``rounds`` (1 or more) interleaved rounds after a warm-up; ``threads`` and ``size_px`` are
     those that they were opened with. Raises InputError and EngineError as a Detector does."""
-    from edgeface.board_health import read_health
-
     load_1min = round(os.getloadavg()[0], 2)
     before = Condition.of(read_health())
     with opencv_threads(threads):

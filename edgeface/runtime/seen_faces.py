@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface import tables
+from edgeface.drawing import draw_faces
 from edgeface.errors import InputError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Frame
@@ -32,8 +33,6 @@ class SeenFaces(Faces):
 
     def draw(self) -> Image:
         """A copy of the picture with the faces on it, uint8 (H, W, 3) BGR."""
-        from edgeface.drawing import draw_faces
-
         return draw_faces(np.ascontiguousarray(self.picture.to_bgr()), self)
 
     def crop(self, margin: float = 0.0) -> list[Image]:

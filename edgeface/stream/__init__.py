@@ -7,6 +7,7 @@ function of the same name is what users of the Python API need of it.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -103,8 +104,6 @@ def _started(
 
 
 def _iterate(supervisor: Supervisor, running: Loop) -> Iterator[tuple[Shot, TrackedFaces]]:
-    import threading
-
     with supervisor:
         for shot, result in running.results(threading.Event(), lambda _status: None):
             yield shot, result.faces

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.errors import OptionError, OutputError
+from edgeface.stream.controls import Controls
+from edgeface.stream.machine import Machine
+from edgeface.stream.notify import Outlet
+from edgeface.stream.sinks import SinkContext, open_sink
 from edgeface.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
-    from edgeface.stream.controls import Controls
     from edgeface.stream.events.recorder import EventOptions
     from edgeface.stream.loop import Loop, Totals
     from edgeface.stream.notify.options import NotifyOptions
     from edgeface.stream.preview.web import Web, WebOptions
     from edgeface.stream.recordings import Recordings
-    from edgeface.stream.sinks import Sink, SinkContext
+    from edgeface.stream.sinks import Sink
     from edgeface.stream.sources import SourceSpec
     from edgeface.stream.supervision import Supervisor
 
@@ -129,7 +132,6 @@ def run(
     """
     from edgeface.stream.loop import Limits
     from edgeface.stream.loop import run as run_loop
-    from edgeface.stream.sinks import SinkContext
 
     ready = _prepared(options)
     notify = _notify_options(options)
@@ -158,7 +160,6 @@ class _Ready:
 
 def _prepared(options: Options) -> _Ready:
     from edgeface.runtime.loading import load
-    from edgeface.stream.controls import Controls
     from edgeface.stream.loop import Loop, tracking_options
     from edgeface.stream.sources import make_spec
     from edgeface.stream.supervision import Deadlines, Supervisor
@@ -267,7 +268,6 @@ def _opened(
 ) -> list[Sink]:
     """Every sink that is asked for; ``stack`` closes them."""
     from edgeface.stream.adapt import Adapter
-    from edgeface.stream.sinks import open_sink
     from edgeface.stream.systemd import SystemdSink
 
     sinks: list[Sink] = []
@@ -283,7 +283,6 @@ def _opened(
         add(open_sink(name, target, context))
     notify = _notify_options(options)
     if notify.is_wanted:
-        from edgeface.stream.notify import Outlet
         from edgeface.stream.notify.notifier import Notifier
 
         at_broker = [sink for sink in sinks if isinstance(sink, Outlet)]
@@ -299,7 +298,6 @@ def _opened(
 
         add(EventRecorder(_event_options(options)))
     if options.show or options.metrics:
-        from edgeface.stream.machine import Machine
         from edgeface.stream.preview.web import Web
 
         web = Web(_web_options(options), context, Machine())

@@ -21,11 +21,12 @@ from edgeface.stream.results import Result, TrackedFaces
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sinks import Sink
 from edgeface.stream.supervision import Supervisor
+from edgeface.stream.tracking import TrackerOptions
 
 if TYPE_CHECKING:
     from edgeface.frames import Frame
     from edgeface.runtime.clock import Timing
-    from edgeface.stream.tracking import Tracked, Tracker, TrackerOptions
+    from edgeface.stream.tracking import Tracked, Tracker
 
 # Frames in a row that the detector fails on until that ends the run.
 MOST_FAILURES = 10
@@ -195,8 +196,6 @@ class Loop:
 def tracking_options(score: float, options: TrackerOptions | None = None) -> TrackerOptions:
     """The options of a tracker, by default TrackerOptions(), with ``score`` as the least that starts a track: the
     model's own, where the user wants no other."""
-    from edgeface.stream.tracking import TrackerOptions
-
     return replace(options or TrackerOptions(), start_score=score, low_score=min(TrackerOptions().low_score, score))
 
 

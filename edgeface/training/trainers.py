@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from edgeface.bundle import sha256_of
@@ -16,10 +17,15 @@ from edgeface.errors import TrainingError, UnknownModelError
 from edgeface.int8.network import Quantisation
 from edgeface.models import families
 from edgeface.models.checkpoint import load
+from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, PatchNet
 from edgeface.registry import Registry
 from edgeface.training.config import default_config_path, load_config, plain_config, read_settings
 from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer, versions
 from edgeface.training.loop import StepReport, Trainer
+from edgeface.training.maskface import MaskFaceConfig, MaskFaceTraining
+from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
+from edgeface.training.plots import plot_curves
+from edgeface.training.tcnn import TCNNConfig, TCNNTraining
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,6 @@ class DetectorTraining:
         self._trainer.run(lambda report: show(_line(report)))
 
     def result(self) -> Iterator[str]:
-        from edgeface.training.plots import plot_curves
-
         plot_curves(self._trainer.directory.path)
         figures = ", ".join(f"{key} {value:g}" for key, value in self._trainer.dev.items() if key != "choose")
         yield f"step {self._trainer.progress.step}, {figures or 'no dev part to measure on'}"
@@ -128,8 +132,6 @@ def train_detector(request: Request) -> DetectorTraining:
 @trainer("maskface")
 def train_maskface(request: Request) -> Training:
     """MaskFace's detector, then its keypoint head; raises as ``detector_trainer`` and ``load_config``."""
-    from edgeface.training.maskface import MaskFaceConfig, MaskFaceTraining
-
     config = load_config(request.config_path, [f"model={request.model}", *request.overrides], MaskFaceConfig)
     made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
 
@@ -149,9 +151,6 @@ def train_maskface(request: Request) -> Training:
 @trainer("mtcnn")
 def train_mtcnn(request: Request) -> Training:
     """MTCNN's three nets, one after the other."""
-    from edgeface.models.patch_nets import MTCNN
-    from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
-
     config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], MTCNNConfig)
     torch.manual_seed(config.seed)
     made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
@@ -167,11 +166,6 @@ def train_mtcnn(request: Request) -> Training:
 @trainer("tcnn")
 def train_tcnn(request: Request) -> Training:
     """T-CNN's two steps."""
-    from msgspec.structs import replace
-
-    from edgeface.models.patch_nets import ATTRIBUTES, PatchNet
-    from edgeface.training.tcnn import TCNNConfig, TCNNTraining
-
     config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], TCNNConfig)
     config = replace(config, options={"attributes": list(ATTRIBUTES), **config.options})
     torch.manual_seed(config.seed)

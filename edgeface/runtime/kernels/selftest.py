@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.bundle import Heatmaps
+from edgeface.bundle import Bins, Heatmaps
 from edgeface.errors import InstallError, UnknownNameError
 from edgeface.frames import FORMATS, Frame
 from edgeface.registry import Registry
 from edgeface.runtime import align, anchors, crops, exponential, logistic, nms, pose_fit, preprocess, pyramid, roi
 from edgeface.runtime.anchors import Anchors, Pyramid
-from edgeface.runtime.decode import heatmaps
+from edgeface.runtime.decode import bins, heatmaps
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.kernels.library import library, status
 
@@ -146,9 +146,6 @@ def _nms(use_c: bool) -> Arrays:
 
 @case("pose_degrees")
 def _pose_degrees(use_c: bool) -> Arrays:
-    from edgeface.bundle import Bins
-    from edgeface.runtime.decode import bins
-
     degrees = bins.pose_degrees if use_c else bins.pose_degrees_reference
     output = Bins("logits", 66, 3.0, -97.5)
     rng = np.random.default_rng(7)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +18,7 @@ import msgspec
 
 from edgeface.addresses import redacted
 from edgeface.errors import MissingExtraError, OptionError
+from edgeface.stream.notify.home_assistant import discovery
 from edgeface.stream.results import Result, frame_record, status_record
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sinks import SinkContext, sink
@@ -208,9 +210,6 @@ def _discovery(address: Address, context: SinkContext) -> dict[str, bytes]:
     """What Home Assistant is told, JSON by topic, where that is asked for."""
     if not context.home_assistant:
         return {}
-    from importlib.metadata import version
-
-    from edgeface.stream.notify.home_assistant import discovery
 
     found = discovery(address.prefix, context.zones, context.event_kinds, version("edgeface"))
     return {topic: msgspec.json.encode(about) for topic, about in found.items()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeface.frames import Frame
 from edgeface.stream.sources import Grab, SourceSpec, check_options, source
 from edgeface.stream.sources.files import Pace
 
@@ -130,8 +131,6 @@ class _Demo:
         self._index = 0
 
     def read(self) -> Grab | None:
-        from edgeface.frames import Frame
-
         image = self._scene.image(self._index)
         if self._pace is not None:
             self._pace.wait(self._index / self._scene.fps)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.errors import InputError
+from edgeface.file_kinds import file_kind
+from edgeface.media_files import PICTURE_SUFFIXES, expand
 from edgeface.stream.sources import Grab, Source, SourceSpec, check_options, source
 
 if TYPE_CHECKING:
@@ -69,7 +71,6 @@ def open_file(spec: SourceSpec) -> Source:
 
     Raises InputError for what is no file, no video or cut short, and at its end when not one frame could be read.
     """
-    from edgeface.file_kinds import file_kind
     from edgeface.videos import Video
 
     check_options(spec, "fps", "loop", "every_frame")
@@ -107,7 +108,6 @@ def open_folder(spec: SourceSpec) -> Source:
     A picture that cannot be used is logged and left out. Raises InputError when there is none that can.
     """
     from edgeface.images import read_image
-    from edgeface.media_files import PICTURE_SUFFIXES, expand
 
     check_options(spec, "fps", "loop", "every_frame")
     found = expand(spec.address)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from edgeface.errors import DamagedFrameError, SourceError
 from edgeface.file_kinds import is_text
+from edgeface.image_headers import is_picture
 from edgeface.mjpeg import JPEG_START, MAX_PICTURE_BYTES, PictureSplitter
 from edgeface.stream.sources import Grab, Source, SourceSpec, check_options, live_frame, source
+from edgeface.stream.sources.network import open_body
 from edgeface.stream.sources.pictures import Damage, PictureDecoder
 
 if TYPE_CHECKING:
@@ -173,8 +175,6 @@ def open_http(spec: SourceSpec) -> Source:
         answer = client.get()
         start = begin(answer)
         if is_video_stream(answer, start):
-            from edgeface.stream.sources.network import open_body
-
             return open_body(spec, Body(answer, start), _FFMPEG_OPTIONS)
         check_pictures(spec, answer, start)
         return HttpCamera(spec, client, answer, start, asked_s)
@@ -193,8 +193,6 @@ def begin(answer: Answer) -> bytes:
 
 def is_picture_file(start: bytes) -> bool:
     """Whether an answer is a picture that is no JPEG."""
-    from edgeface.image_headers import is_picture
-
     return is_picture(start) and not start.startswith(JPEG_START)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeface.frames import Frame
 from edgeface.stream.sources import Grab, Source, SourceSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 # By degrees clockwise and whether it is mirrored afterwards: whether to transpose, and then OpenCV's code to flip by
@@ -66,15 +67,12 @@ def oriented(opened: Source, spec: SourceSpec) -> Source:
 
 def _moved(pixels: NDArray[np.uint8], transpose: bool, code: int | None) -> NDArray[np.uint8]:
     import cv2
-    import numpy as np
 
     moved = cv2.transpose(pixels) if transpose else pixels
     return np.asarray(moved if code is None else cv2.flip(moved, code), np.uint8)
 
 
 def _nv12(frame: Frame, transpose: bool, code: int | None) -> NDArray[np.uint8]:
-    import numpy as np
-
     height_px, width_px = frame.height, frame.width
     luma = _moved(frame.pixels[:height_px], transpose, code)
     chroma = _moved(frame.pixels[height_px:].reshape(height_px // 2, width_px // 2, 2), transpose, code)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgeface.errors import DamagedFrameError, ImageTooLargeError, InputError, SourceError
+from edgeface.image_headers import read_header
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,8 +97,6 @@ class PictureDecoder:
 
     def _whole(self, data: bytes) -> bytes:
         """The data, with the end that the pictures of some cameras lack. Raises InputError."""
-        from edgeface.image_headers import read_header
-
         try:
             read_header(data, MAX_MEGAPIXELS)
         except ImageTooLargeError:
