@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,20 @@ class Devices:
         return self.board.emulated_cpus if self.board.link == "emulated" else [self.board.name]
 
     def start(self, links: list[Link]) -> None:
-        """Start every worker. Raises what Client does, and leaves none running then."""
+        """Start every worker, all at the same time. Raises what Client does, and leaves none running then."""
+        self._threads = {name: ThreadPoolExecutor(1) for name in self.names}
+        starting = {
+            name: self._threads[name].submit(partial(Client, link, start_timeout_s=_START_TIMEOUT_S))
+            for name, link in zip(self.names, links, strict=True)
+        }
         try:
-            for name, link in zip(self.names, links, strict=True):
-                self.clients[name] = Client(link, start_timeout_s=_START_TIMEOUT_S)
-                self._threads[name] = ThreadPoolExecutor(1)
+            for name, started in starting.items():
+                self.clients[name] = started.result()
         except BaseException:
+            wait(starting.values())
+            self.clients = {
+                name: started.result() for name, started in starting.items() if started.exception() is None
+            }
             self.close()
             raise
 

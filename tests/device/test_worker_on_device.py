@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
+from edgeface.devices.boards import Board
 from edgeface.devices.client import Client
 from edgeface.devices.replies import Timed
 from numpy.typing import NDArray
@@ -24,18 +27,28 @@ _NEWER = {
 }
 _OLD = "00 84 a0 4e"                # add v0.4s, v0.4s, v0.4s
 _RETURN = "c0 03 5f d6"
-# A worker with one operation more: it runs machine code, which no worker that ships does.
+# A worker that also runs machine code, which no worker that ships does: in itself, or in a fork, of which it tells how
+# it ended, by 0 or the signal.
 _EXECUTING = """
-import ctypes, mmap, sys
+import ctypes, mmap, os, sys
 from edgeface.devices import operations, worker
-@operations.operation("execute")
-def execute(state, options, arrays):
+def run(code):
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    page.write(arrays["code"].tobytes())
+    page.write(code)
     place = (ctypes.c_int64 * 1)()      # what the instruction may write to
     entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
     entry(ctypes.addressof(place))
+@operations.operation("execute")
+def execute(state, options, arrays):
+    run(arrays["code"].tobytes())
     return None, {}
+@operations.operation("execute in a fork")
+def execute_in_a_fork(state, options, arrays):
+    child = os.fork()
+    if child == 0:
+        run(arrays["code"].tobytes())
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), {}
 sys.exit(worker.main())
 """
 
@@ -80,18 +93,38 @@ def test_a_damaged_bundle_is_refused_there(device: Device, tmp_path_factory: pyt
         device.ask("damaged bundle", run)
 
 
-@pytest.mark.parametrize("feature", _NEWER)
-def test_a_newer_instruction_ends_the_worker_and_is_named(device: Device, feature: str) -> None:
+def _met(client: Client) -> tuple[dict[str, int], DeviceLostError | None]:
+    """How a fork of one more worker on the link of ``client`` ends by each instruction, and how the worker itself is
+    lost by the first that is newer than its processor."""
+    missing = [feature for feature in _NEWER if not _has(client.board, feature)]
+    lost = None
+    with Client(client.link, arguments=["-c", _EXECUTING], start_timeout_s=TIMEOUT_S) as other:
+        ends = {}
+        for name, instruction in {"old": _OLD, **_NEWER}.items():
+            ends[name], _ = other.request("execute in a fork", {}, {"code": _code(instruction)}, timeout_s=TIMEOUT_S)
+        if missing:
+            # So that it is the instruction, and nothing else of this, that it dies of.
+            other.request("execute", {}, {"code": _code(_OLD)}, timeout_s=TIMEOUT_S)
+            try:
+                other.request("execute", {}, {"code": _code(_NEWER[missing[0]])}, timeout_s=TIMEOUT_S)
+            except DeviceLostError as error:
+                lost = error
+    return ends, lost
+
+
+def _has(board: Board, feature: str) -> bool:
+    return any(feature in cluster.features for cluster in board.clusters)
+
+
+def test_instructions_that_the_processor_has_not_end_a_process(device: Device) -> None:
     if device.link != "emulated":
         pytest.skip("on a board a program that dies is no test of the board")
-    if any(feature in cluster.features for cluster in device.devices.board.clusters):
-        pytest.skip(f"this board has {feature}")
-    link = device.client.link
-    with Client(link, arguments=["-c", _EXECUTING], start_timeout_s=TIMEOUT_S) as client:
-        # So that it is the instruction, and nothing else of this, that it dies of.
-        client.request("execute", {}, {"code": _code(_OLD)}, timeout_s=TIMEOUT_S)
-        with pytest.raises(DeviceLostError, match=f"met an instruction that {link.core} does not have"):
-            client.request("execute", {}, {"code": _code(_NEWER[feature])}, timeout_s=TIMEOUT_S)
+    ends, lost = device.ask("instructions", _met)
+    missing = [feature for feature in _NEWER if not _has(device.devices.board, feature)]
+    assert ends["old"] == 0
+    assert {name: ends[name] for name in missing} == dict.fromkeys(missing, -signal.SIGILL)
+    if missing:
+        assert f"met an instruction that {device.client.link.core} does not have" in str(lost)
 
 
 def _code(instruction: str) -> NDArray[np.uint8]:
