@@ -1,7 +1,8 @@
 """Every kernel through its Python door on random arguments: the body of test_kernels_sanitized.py.
 
-Run as a script it fuzzes with whatever library EDGEFACE_KERNELS names, and says which that was. Results are compared
-with the references too, but what a sanitized build is run for is that nothing is read or written out of bounds.
+Run as a script it fuzzes with whatever library EDGEFACE_KERNELS names, and says which that was; with ``avx2`` those
+kernels alone that have a form in AVX2. Results are compared with the references too, but what a sanitized build is run
+for is that nothing is read or written out of bounds.
 """
 
 from __future__ import annotations
@@ -211,6 +212,11 @@ def marks() -> None:
     mark_end()
 
 
+# Those that have a form in AVX2.
+WITH_AVX2 = [
+    letterboxes, letterboxes_of_numbers_that_may_not_fit, squares_of_pictures, squares_of_numbers_that_may_not_fit,
+    canvases,
+]
 # Many, and each of few numbers.
 FUZZ += [settings(fuzz, max_examples=50)(test) for test in vars(decoding).values() if is_hypothesis_test(test)]
 
@@ -232,6 +238,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["overrun"]:
         overrun()
     else:
-        for test in FUZZ:
+        chosen = WITH_AVX2 if sys.argv[1:] == ["avx2"] else FUZZ
+        for test in chosen:
             test()
-    sys.stdout.write(f"{len(FUZZ)} kernels, {status().text}\n")
+        sys.stdout.write(f"{len(chosen)} kernels, {status().text}\n")
