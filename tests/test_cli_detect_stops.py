@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from detect_command import Detect, clip, error_lines, everything, lines_of, names, photo, process
 
 
-def limit_files(size_bytes: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+def limited(size_bytes: int) -> dict[str, Any]:
+    """Options of a process whose files are cut at that size: not those of Python's own cache, which others read."""
+    return {
+        "preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes)),
+        "env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    }
 
 
 def test_a_disk_that_takes_no_more_leaves_nothing_half_written(
@@ -33,7 +37,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_half_written(
     clip(here / "large.avi", noise, 20, "MJPG")
     photo(here / "small.png", astronaut[:64, :64])
     sources = ("large.png", "large.avi", "small.png")
-    started = process(*sources, model=tiny_bundle, preexec_fn=limit_files(40_000), stdout=subprocess.PIPE)
+    started = process(*sources, model=tiny_bundle, **limited(40_000), stdout=subprocess.PIPE)
     out, complaints = started.communicate()
     lines = complaints.decode().splitlines()
     assert started.returncode == 10
@@ -49,7 +53,7 @@ def test_json_that_cannot_be_written_ends_the_run(here: Path, astronaut: NDArray
     (here / "old.jsonl").write_text("what was there")
     started = process(
         "a.png", "--no-draw", "--score", "0.001", "--nms", "1", "--json", "old.jsonl",
-        model=tiny_bundle, preexec_fn=limit_files(4096),
+        model=tiny_bundle, **limited(4096),
     )
     _, complaints = started.communicate()
     assert started.returncode == 10

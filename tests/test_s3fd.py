@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -85,7 +86,13 @@ def test_the_largest_of_the_backgrounds_counts() -> None:
 
 
 def vgg16() -> dict[str, Tensor]:
-    """A state dict of torchvision's shapes and names; fully connected layers repeat one value a row."""
+    """A state dict of torchvision's shapes and names; fully connected layers repeat one value a row. The tensors are
+    the same each time."""
+    return dict(_vgg16())
+
+
+@cache
+def _vgg16() -> dict[str, Tensor]:
     torch.manual_seed(1)
     layers, widths = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), (64, 64, 128, 128, *[256] * 3, *[512] * 6)
     state, cin = {}, 3
