@@ -13,10 +13,11 @@ from edgeface.models.maskface import MaskFace
 from edgeface.models.mos import MOS
 from edgeface.models.patch_export import TCNN_MARGIN
 from edgeface.models.patch_nets import MTCNN, PatchNet
+from edgeface.models.tfn import TFN
 
 from .patches import cascade_inputs, face_inputs
 from .pictures import Progress, calibration_batches
-from .regions import picture_and_region_inputs
+from .regions import picture_and_joined_inputs, picture_and_region_inputs
 
 
 @singledispatch
@@ -36,6 +37,11 @@ def _whole_pictures(net: MOS, data: Path, pictures: int, progress: Progress) -> 
 @calibration_inputs.register
 def _pictures_and_regions(net: MaskFace, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
     return picture_and_region_inputs(net, data, pictures, progress)
+
+
+@calibration_inputs.register
+def _pictures_and_joined_regions(net: TFN, data: Path, pictures: int, progress: Progress) -> list[Inputs]:
+    return picture_and_joined_inputs(net, data, pictures, progress)
 
 
 @calibration_inputs.register

@@ -123,7 +123,7 @@ def test_ap_by_subset_and_height_in_text_and_json(tmp_path: Path, use: Any) -> N
         "model": "fake-fp32-none", "engine": "none", "data": "wider", "split": "dev", "pictures": 3, "size_px": 640,
     }  # fmt: skip
     assert set(report["measures"]["not_measured"]) == {
-        "attributes", "landmarks", "pose", "false_alarms", "mask_recall",
+        "attributes", "classes", "landmarks", "pose", "false_alarms", "mask_recall",
     }
     text = result.stdout
     assert text.startswith("fake-fp32-none (none) on wider, dev part, 3 pictures\nlongest side 640 px, score >= 0.02")
@@ -396,4 +396,4 @@ def test_a_real_network_from_its_checkpoint(tmp_path: Path, tiny_checkpoint: Pat
     measures = report["measures"]
     assert 0 <= measures["detection"]["ap"]["all"]["ap"] <= 1
     assert measures["landmarks"]["faces"] == measures["pose"]["faces"] == 1
-    assert set(measures["not_measured"]) == {"attributes", "false_alarms", "mask_recall"}
+    assert set(measures["not_measured"]) == {"attributes", "classes", "false_alarms", "mask_recall"}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeface.data.annotations import Face, Picture
 from edgeface.data.quality import is_high_quality
-from edgeface.evaluation.locate import face_box, has_place, locate, locate_subject
+from edgeface.evaluation.locate import face_box, has_place, locate, locate_labelled
 from edgeface.faces import Faces
 
 # Faces by the longer side of their box, in pixels of the picture: over the lower bound, up to the upper one.
@@ -158,7 +158,7 @@ def _evaluated(name: str, pictures: Sequence[Picture], detections: Sequence[Face
                 continue
             incorrect += is_incorrect
             faces += label is not None
-            index = _found(picture, face, found)
+            index = locate_labelled(picture, face, found)
             if index is None:
                 continue
             probability = float(found.attributes[name][index])
@@ -206,13 +206,6 @@ def _mask_recall(rows: NDArray[np.float64], score: float) -> MaskRecall:
         if inside.any():
             bands[name] = (int(inside.sum()), float(found[inside].mean()))
     return MaskRecall(score, len(rows), float(found.mean()), bands)
-
-
-def _found(picture: Picture, face: Face, found: Faces) -> int | None:
-    if has_place(face):
-        return locate(found, face)
-    # Without a place, only a picture of one face says which one is meant.
-    return locate_subject(found, picture.width, picture.height) if len(picture.faces) == 1 else None
 
 
 def _side_px(face: Face) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.data.annotations import Face
+from edgeface.data.annotations import Face, Picture
 from edgeface.faces import Faces
 from edgeface.runtime.nms import iou
 
@@ -54,3 +54,12 @@ def locate_subject(found: Faces, width: int, height: int) -> int | None:
     x1, y1, x2, y2 = found.boxes.T
     over = np.nonzero((x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2))[0]
     return int(over[found.scores[over].argmax()]) if len(over) else None
+
+
+def locate_labelled(picture: Picture, face: Face, found: Faces) -> int | None:
+    """Index of the detection of a face of which something is labelled: by its place, or in a picture of one face whose
+    place was not annotated by ``locate_subject``; None where there is none."""
+    if has_place(face):
+        return locate(found, face)
+    # Without a place, only a picture of one face says which one is meant.
+    return locate_subject(found, picture.width, picture.height) if len(picture.faces) == 1 else None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgeface.data.annotations import Face, Picture
 from edgeface.errors import DataError
 from edgeface.evaluation.attributes import evaluate_attributes, evaluate_mask_recall, labelled
+from edgeface.evaluation.classes import evaluate_classes, labelled_classes
 from edgeface.evaluation.landmarks import evaluate_landmarks
 from edgeface.evaluation.locate import has_place
 from edgeface.evaluation.operating import evaluate_operating
@@ -102,6 +103,8 @@ def reasons_against(pictures: Sequence[Picture]) -> dict[str, str]:
         reasons["pose"] = "no head pose of the source's own"
     if not labelled(pictures):
         reasons["attributes"] = "no mask, sunglasses or quality of the source's own"
+    if not labelled_classes(pictures):
+        reasons["classes"] = "no age, gender or ethnicity of the source's own"
     if not any(_masked(face) for face in faces):
         reasons["mask_recall"] = "no face is annotated with a mask"
     if faces or not all(picture.complete for picture in pictures):
@@ -128,6 +131,9 @@ def measure(
     attributes = {} if "attributes" in reasons else evaluate_attributes(pictures, detections)
     if "attributes" not in reasons and not attributes:
         reasons["attributes"] = f"the model gives no {' or '.join(labelled(pictures))}"
+    classes = {} if "classes" in reasons else evaluate_classes(pictures, detections)
+    if "classes" not in reasons and not classes:
+        reasons["classes"] = f"the model gives no {' or '.join(labelled_classes(pictures))}"
     complete = [(picture, found) for picture, found in pairs if picture.complete]
     boxed = "detection" not in reasons
     many = [(face, found) for p, found in pairs for face in p.faces if _own_landmarks68(face)]
@@ -147,6 +153,7 @@ def measure(
         if many and any(found.landmarks68 is not None for found in detections)
         else None,
         attributes=attributes or None,
+        classes=classes or None,
         mask_recall=None if "mask_recall" in reasons else evaluate_mask_recall(pictures, detections, default_score),
         false_alarms=None if "false_alarms" in reasons else _false_alarms(detections, default_score),
         not_measured=reasons,

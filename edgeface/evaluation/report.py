@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edgeface.evaluation.attributes import AttributeReport, MaskRecall
+from edgeface.evaluation.classes import ClassReport
 from edgeface.evaluation.close_ups import CloseUpReport
 from edgeface.evaluation.landmarks import LandmarkReport
 from edgeface.evaluation.operating import OperatingReport
@@ -50,6 +51,7 @@ class Measures:
     pose_from_landmarks: PoseReport | None = None
     close_ups: CloseUpReport | None = None
     landmarks68: LandmarkReport | None = None
+    classes: Mapping[str, ClassReport] | None = None
     not_measured: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from edgeface.evaluation.attributes import AttributeReport, BinaryFigures, MaskRecall
+from edgeface.evaluation.classes import class_lines
 from edgeface.evaluation.close_ups import CloseUpFigures, CloseUpReport
 from edgeface.evaluation.fit import Fit
 from edgeface.evaluation.landmarks import LandmarkReport
@@ -42,6 +43,8 @@ def measure_lines(measures: Measures) -> Iterator[str]:
         yield from _pose("head pose from the five landmarks", measures.pose_from_landmarks)
     for name, attribute in (measures.attributes or {}).items():
         yield from _attribute(name, attribute)
+    for name, told in (measures.classes or {}).items():
+        yield from class_lines(name, told)
     if measures.mask_recall:
         yield from _mask_recall(measures.mask_recall)
     if measures.false_alarms:

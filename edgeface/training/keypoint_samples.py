@@ -145,8 +145,10 @@ class Cutter:
             rng = np.random.default_rng((drawing.seed, number))
             source = sources[names[int(rng.choice(len(names), p=shares / shares.sum()))]]
             picture, box, points = source.rows[int(rng.integers(len(source.rows)))]
-            crop = self._crop(rng, source.pixels[picture], box, points)
-            boxes = _jittered(rng, crop.targets.boxes[0], drawing)
+            crop = varied_crop(rng, source.pixels[picture], box, points, drawing)
+            boxes = jittered(
+                rng, crop.targets.boxes[0], drawing.regions_a_picture, drawing.shift, drawing.scale
+            )
             parts.append(self._regions(crop, boxes))
         return _joined(parts)
 
@@ -163,24 +165,6 @@ class Cutter:
                 parts.append(self._regions(crop, crop.targets.boxes))
         return _joined(parts)
 
-    def _crop(self, rng: np.random.Generator, image: NDArray[np.uint8], box: Floats, points: Floats) -> Crop:
-        drawing = self._drawing
-        side = max(1.0, float(np.sqrt((box[2:] - box[:2]).prod())))
-        goal_px = float(np.exp(rng.uniform(*np.log(drawing.face_px))))
-        scale = min(goal_px / side, drawing.enlarged)
-        canvas_px = max(_LEAST_CANVAS_PX, math.ceil(_ROOM * scale * side / _STEP_PX) * _STEP_PX)
-        window = canvas_px / scale
-        middle = (box[:2] + box[2:]) / 2 + rng.uniform(-0.1, 0.1, 2) * window
-        corner = float(middle[0] - window / 2), float(middle[1] - window / 2)
-        crop = augment.cut(image, _target(box, points), corner, scale, canvas_px)
-        crop = augment.turn(crop, float(rng.uniform(-drawing.turn_deg, drawing.turn_deg)))
-        if rng.random() < 0.5:
-            crop = _flipped(crop)
-        changed = augment.colour(rng, crop.image, drawing.colour)
-        if rng.random() < drawing.degrade:
-            changed = augment.degrade(rng, changed)
-        return Crop(changed, crop.targets)
-
     def _regions(self, crop: Crop, boxes: Floats) -> KeypointSamples:
         planes = torch.from_numpy(np.ascontiguousarray(crop.image.transpose(2, 0, 1)))[None].float()
         with torch.inference_mode():
@@ -193,6 +177,28 @@ class Cutter:
         return KeypointSamples(
             found[0].numpy().astype(np.float16), detail.numpy().astype(np.float16), points.astype(np.float32), size_px
         )
+
+
+def varied_crop(
+    rng: np.random.Generator, image: NDArray[np.uint8], box: Floats, points: Floats, drawing: Drawing
+) -> Crop:
+    """A crop about a face, as large, turned, mirrored and changed as ``drawing`` asks for; its one target has ``box``
+    (4,) and ``points`` (K, 2)."""
+    side = max(1.0, float(np.sqrt((box[2:] - box[:2]).prod())))
+    goal_px = float(np.exp(rng.uniform(*np.log(drawing.face_px))))
+    scale = min(goal_px / side, drawing.enlarged)
+    canvas_px = max(_LEAST_CANVAS_PX, math.ceil(_ROOM * scale * side / _STEP_PX) * _STEP_PX)
+    window = canvas_px / scale
+    middle = (box[:2] + box[2:]) / 2 + rng.uniform(-0.1, 0.1, 2) * window
+    corner = float(middle[0] - window / 2), float(middle[1] - window / 2)
+    crop = augment.cut(image, _target(box, points), corner, scale, canvas_px)
+    crop = augment.turn(crop, float(rng.uniform(-drawing.turn_deg, drawing.turn_deg)))
+    if rng.random() < 0.5:
+        crop = _flipped(crop)
+    changed = augment.colour(rng, crop.image, drawing.colour)
+    if rng.random() < drawing.degrade:
+        changed = augment.degrade(rng, changed)
+    return Crop(changed, crop.targets)
 
 
 def _target(box: Floats, points: Floats) -> Targets:
@@ -213,11 +219,11 @@ def _flipped(crop: Crop) -> Crop:
     return Crop(mirrored.image, Targets(own.boxes, points, own.pose, own.ignore, own.regress, own.complete))
 
 
-def _jittered(rng: np.random.Generator, box: Floats, drawing: Drawing) -> Floats:
-    """Boxes (n, 4) about one, as a detector's lie about a face."""
-    n, size = drawing.regions_a_picture, box[2:] - box[:2]
-    middle = (box[:2] + box[2:]) / 2 + rng.normal(0, drawing.shift, (n, 2)) * size
-    half = size * np.exp(rng.normal(0, drawing.scale, (n, 1)) + rng.normal(0, drawing.scale / 2, (n, 2))) / 2
+def jittered(rng: np.random.Generator, box: Floats, n: int, shift: float, scale: float) -> Floats:
+    """Boxes (n, 4) about one, as a detector's lie about a face: moved and scaled by normal deviations of its sides."""
+    size = box[2:] - box[:2]
+    middle = (box[:2] + box[2:]) / 2 + rng.normal(0, shift, (n, 2)) * size
+    half = size * np.exp(rng.normal(0, scale, (n, 1)) + rng.normal(0, scale / 2, (n, 2))) / 2
     boxes: Floats = np.concatenate((middle - half, middle + half), 1).astype(np.float32)
     return boxes
 

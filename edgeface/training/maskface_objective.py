@@ -1,5 +1,5 @@
-"""MaskFace's training step on whole pictures: score and box (maskface.txt, section 3.1). Its keypoint head is trained
-after that, on regions (``edgeface/training/keypoints``)."""
+"""MaskFace's training step on whole pictures, and TFN's, whose dense stage is the same: score and box (maskface.txt,
+section 3.1). What looks at regions is trained after that, on regions (``edgeface/training/keypoints``)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edgeface.errors import OptionError
 from edgeface.models.maskface import VARIANCES, MaskFace
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.tfn import TFN
 from edgeface.training.anchored import AnchoredObjective
 from edgeface.training.assign import anchor_grid
 from edgeface.training.config import Loss
@@ -31,7 +32,7 @@ class MaskFaceObjective(AnchoredObjective):
         super().__init__(net, loss, small_face_px)
         if loss.learn_weights:
             raise OptionError("MaskFace's losses have fixed weights: set loss.learn_weights=false")
-        assert isinstance(net, MaskFace)
+        assert isinstance(net, (MaskFace, TFN))
         self.form = net.form
         self.anchors_per_position = len(net.form.sides[0])
         self._weights = torch.tensor(loss.start[: len(self.tasks)])
@@ -61,4 +62,5 @@ class MaskFaceObjective(AnchoredObjective):
         return kept
 
 
-objective_of.register(MaskFace)(MaskFaceObjective)
+for _net in (MaskFace, TFN):
+    objective_of.register(_net)(MaskFaceObjective)

@@ -148,6 +148,27 @@ def train_maskface(request: Request) -> Training:
     )
 
 
+@trainer("tfn")
+def train_tfn(request: Request) -> Training:
+    """TFN's dense stage, then its nets on regions; raises as ``detector_trainer`` and ``load_config``."""
+    from edgeface.training.tfn import TFNConfig, TFNTraining
+
+    config = load_config(request.config_path, [f"model={request.model}", *request.overrides], TFNConfig)
+    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
+
+    def detector(out: Path) -> DetectorTraining:
+        return DetectorTraining(
+            detector_trainer(
+                plain_config(config), request.data, out, request.cache or cache_directory(), request.licence,
+                request.overrides, request.progress, request.start_from,
+            )
+        )
+
+    return TFNTraining(
+        config, request.data, request.out, request.cache, made, request.progress, detector, request.start_from
+    )
+
+
 @trainer("mtcnn")
 def train_mtcnn(request: Request) -> Training:
     """MTCNN's three nets, one after the other."""

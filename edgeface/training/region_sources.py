@@ -1,0 +1,184 @@
+"""The faces that TFN's nets on regions are trained on, by task: points of one set, apparent age, gender and ethnicity
+of another, and for the detection net whole pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeface.data import augment
+from edgeface.data.annotations import Face, Picture
+from edgeface.data.apparent import ethnicity_of, gender_of, years_of
+from edgeface.data.augment import Crop
+from edgeface.data.pixels import ProgressBar, open_pixels
+from edgeface.data.sets import DataFolder
+from edgeface.data.targets import targets_of
+from edgeface.errors import DataError
+from edgeface.evaluation.locate import locate_subject
+from edgeface.models.tfn import ETHNICITIES, GENDERS, POINTS, TFN, Task
+from edgeface.torch_engine import network_detector
+from edgeface.training.keypoint_samples import read_faces
+from edgeface.training.region_heads import RegionTraining
+from edgeface.training.region_samples import LabelledFaces, Labels, RegionCutter, RegionSamples
+
+Floats = NDArray[np.float32]
+
+_SUBJECT_SCORE = 0.2        # of the face at a picture's centre, which nobody annotated
+_SMALLEST_PX = 128
+_STEP_PX = 32
+_PICTURES_FOR_SCALES = 24
+_LOG = logging.getLogger(__name__)
+
+
+class Sources:
+    """The faces of a data folder for every task, each set read once."""
+
+    def __init__(self, folder: DataFolder, config: RegionTraining, cache: Path, progress: ProgressBar) -> None:
+        self._folder, self._config, self._cache, self._progress = folder, config, cache, progress
+
+    def train(self, task: Task, net: TFN, cutter: RegionCutter) -> RegionSamples:
+        """The regions that a task is trained on. Raises DataError where no set has faces for it."""
+        if task == "detection":
+            how = self._config.proposals
+            names = self._names(how.sets, task)
+            return cutter.proposals(self._crops(names, "train", how.pictures, net.multiple), how)
+        drawing = self._config.landmarks if task == "landmarks" else self._config.attributes
+        sources = {name: self._faces(task, name, "train", net) for name in self._names(drawing.sets, task)}
+        return cutter.varied(sources, drawing, self._progress)
+
+    def dev(self, task: Task, net: TFN, cutter: RegionCutter) -> Iterator[RegionSamples]:
+        """The regions of the dev part that a task is looked at on; none where no set has one."""
+        if task == "detection":
+            how = self._config.proposals
+            names = [name for name in self._names(how.sets, task) if self._folder.dev_part(name)][:1]
+            if names:
+                yield cutter.proposals(self._crops(names, "dev", how.dev_pictures, net.multiple), how)
+            return
+        drawing = self._config.landmarks if task == "landmarks" else self._config.attributes
+        for name in self._names(drawing.sets, task):
+            try:
+                yield cutter.plain(self._faces(task, name, "dev", net), drawing.dev_faces, self._progress)
+            except DataError:
+                continue
+            return
+
+    def some_pictures(self) -> Iterator[NDArray[np.uint8]]:
+        """Training pictures of single faces, their sides multiples of 32 px: what scales are measured on."""
+        drawings = (self._config.landmarks, self._config.attributes)
+        names = {name for drawing in drawings for name, weight in drawing.sets.items() if weight > 0}
+        for name in sorted(names & set(self._folder.sets)):
+            pictures = self._folder.pictures(name, "train")
+            chosen = pictures[:: max(1, len(pictures) // _PICTURES_FOR_SCALES)][:_PICTURES_FOR_SCALES]
+            pixels = open_pixels(chosen, self._cache, self._progress)
+            for i in range(len(chosen)):
+                side_px = max(_SMALLEST_PX, max(pixels[i].shape[:2]) // _STEP_PX * _STEP_PX)
+                scale = side_px / max(pixels[i].shape[:2])
+                faces = targets_of(chosen[i], regress_boxes=False)
+                yield augment.cut(pixels[i], faces, (0.0, 0.0), scale, side_px).image
+
+    def _names(self, sets: Mapping[str, float], task: Task) -> list[str]:
+        names = [name for name, weight in sets.items() if weight > 0 and name in self._folder.sets]
+        if not names:
+            key = "proposals" if task == "detection" else task
+            raise DataError(
+                f"the data folder has none of the sets {', '.join(sets)} for {task}: set regions.{key}.sets, or leave "
+                "the part out"
+            )
+        return names
+
+    def _faces(self, task: Task, name: str, split: str, net: TFN) -> LabelledFaces:
+        if task == "landmarks":
+            return pointed(self._folder, name, split, self._cache, self._progress)
+        return apparent(self._folder, name, split, self._cache, self._progress, net)
+
+    def _crops(
+        self, names: list[str], split: str, count: int, multiple: int
+    ) -> Iterator[tuple[Crop, np.random.Generator]]:
+        """Crops of pictures, drawn by the sets' weights; of the dev part the pictures one after the other."""
+        how = self._config.proposals
+        parts = []
+        for name in names:
+            pictures = self._folder.pictures(name, "train") if split == "train" else self._folder.dev_part(name)
+            regress = self._folder.sets[name].regress
+            parts.append((pictures, open_pixels(pictures, self._cache, self._progress), regress))
+        shares = np.array([how.sets[name] for name in names])
+        for number in self._progress(range(count), f"{split} proposals", count):
+            rng = np.random.default_rng((how.seed, split == "dev", number))
+            pictures, pixels, regress = parts[int(rng.choice(len(parts), p=shares / shares.sum()))]
+            at = int(rng.integers(len(pictures)))
+            yield _crop(rng, pictures[at], pixels[at], regress, how.crop_px // multiple * multiple), rng
+
+
+def _crop(
+    rng: np.random.Generator, picture: Picture, image: NDArray[np.uint8], regress: bool, side_px: int
+) -> Crop:
+    """A crop of a picture at .5 to 1.5 of its size about one of its faces, or anywhere where it has none."""
+    targets = targets_of(picture, regress_boxes=regress)
+    scale = float(np.exp(rng.uniform(np.log(0.5), np.log(1.5))))
+    kept = np.flatnonzero(~targets.ignore)
+    face = int(rng.choice(kept)) if len(kept) else None
+    corner = augment.crop_window(rng, image.shape, targets, face, side_px / scale)
+    crop = augment.cut(image, targets, corner, scale, side_px)
+    return augment.flip(crop) if rng.random() < 0.5 else crop
+
+
+def pointed(folder: DataFolder, name: str, split: str, cache: Path, progress: ProgressBar) -> LabelledFaces:
+    """The faces of a set's ``split`` with 68 points. Raises DataError where there are none."""
+    found = read_faces(folder, name, split, POINTS, cache, progress)
+    pictures, boxes, points = zip(*found.rows, strict=True)
+    return LabelledFaces(
+        found.pixels, np.array(pictures, np.int64), np.stack(boxes), np.stack(points), Labels.unknown(len(pictures))
+    )
+
+
+def apparent(
+    folder: DataFolder, name: str, split: str, cache: Path, progress: ProgressBar, net: TFN
+) -> LabelledFaces:
+    """The faces of a set's ``split`` with an apparent age, gender or ethnicity, one a picture. Their sources say not
+    where they are: the face at the middle that the net's own dense stage finds is taken, and one that it does not find
+    left out. Raises DataError where there are none."""
+    # A set may be for no other measuring than this.
+    pictures = folder.pictures(name, split) if folder.has_part(name, split) else []
+    kept = [picture for picture in pictures if len(picture.faces) == 1 and is_labelled(picture.faces[0])]
+    pixels = open_pixels(kept, cache, progress)
+    detectors = {}
+    rows: list[tuple[int, Floats]] = []
+    for i in progress(range(len(kept)), f"faces of {name}", len(kept)):
+        size_px = max(_SMALLEST_PX, max(pixels[i].shape[:2]) // _STEP_PX * _STEP_PX)
+        if size_px not in detectors:
+            detectors[size_px] = network_detector(net, size_px=size_px, score=_SUBJECT_SCORE, nms_iou=0.4, threads=1)
+        found = detectors[size_px](pixels[i])
+        index = locate_subject(found, kept[i].width, kept[i].height)
+        if index is not None:
+            rows.append((i, found.boxes[index]))
+    if not rows:
+        raise DataError(
+            f"{folder.directory(name)}: the detector finds none of its {len(kept)} {split} faces with an apparent age, "
+            "gender or ethnicity: train the detector first"
+        )
+    if len(rows) < len(kept):
+        _LOG.warning("%s, %s: of %d faces %d were found and are used", name, split, len(kept), len(rows))
+    labels = Labels.unknown(len(rows))
+    for at, (i, _) in enumerate(rows):
+        face = kept[i].faces[0]
+        years = years_of(face)
+        if years is not None:
+            labels.age[at] = years
+        for known, names, values in (
+            (gender_of(face), GENDERS, labels.gender), (ethnicity_of(face), ETHNICITIES, labels.ethnicity),
+        ):
+            if known in names:
+                values[at] = names.index(known)
+    points = np.full((len(rows), POINTS, 2), np.nan, np.float32)
+    return LabelledFaces(
+        pixels, np.array([i for i, _ in rows], np.int64), np.stack([box for _, box in rows]), points, labels
+    )
+
+
+def is_labelled(face: Face) -> bool:
+    """Whether anything of an apparent age, gender or ethnicity is known of a face."""
+    return not face.ignore and any(each is not None for each in (years_of(face), gender_of(face), ethnicity_of(face)))

@@ -1,0 +1,193 @@
+"""TFN trained end to end on a few pictures: the dense stage, then its nets on regions that are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from edgeface.cli import main
+from edgeface.data.annotations import Face
+from edgeface.data.apparent import ethnicity_of, gender_of, years_of
+from edgeface.data.sets import open_data
+from edgeface.errors import DataError
+from edgeface.models.checkpoint import load, save
+from edgeface.models.tfn import TFN
+from edgeface.torch_engine import network_detector
+from edgeface.training.config import default_config_path, load_config
+from edgeface.training.region_samples import RegionSamples
+from edgeface.training.region_sources import apparent, pointed
+from edgeface.training.tfn import TFNConfig
+from lively_maskface import save_lively_maskface
+from lively_tfn import SMALL, lively_tfn
+from tiny_data import FACE_BOX, write_set
+
+OVERRIDES = (
+    *(f"options.{name}={value}" for name, value in SMALL.items() if name != "scales"),
+    "regions.steps=3", "regions.batch=8", "regions.dev_every_steps=2", "regions.landmarks.samples=6",
+    "regions.attributes.samples=6", "regions.landmarks.dev_faces=2", "regions.attributes.dev_faces=2",
+    "regions.proposals.pictures=2", "regions.proposals.dev_pictures=1", "regions.proposals.crop_px=128",
+    "regions.proposals.sets={wider=1.0}",
+)
+
+
+def train(data: Path, out: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, [
+        "train", "tfn", "--data", str(data), "--out", str(out), "--cache", str(out.parent / "cache"),
+        "--licence", "public domain", *OVERRIDES, *more,
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uint8]) -> Path:
+    """``wider``, ``landmarks68`` and ``attributes``, two training pictures and one dev picture each."""
+    folder = tmp_path_factory.mktemp("tfn_data") / "data"
+    scenes, crops, people = [], [], []
+    crop = np.ascontiguousarray(astronaut[30:230, 120:320])
+    angle = np.linspace(0, np.pi, 68)
+    points = np.stack((100 + 45 * np.cos(angle), 60 + 70 * np.sin(angle)), 1).round(1).tolist()
+    known: list[dict[str, Any]] = [
+        {"age": 40, "gender": "female"}, {"age_bin": "30-39", "gender": "male", "race": "East Asian"},
+        {"age": 33, "gender": "female", "race": "Black"},
+    ]
+    for i, face in enumerate(known):
+        split = "dev" if i == 2 else "train"
+        scene = cv2.resize(astronaut, (192, 192), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        box = [value * 192 / 512 for value in FACE_BOX]
+        scenes.append((f"s{i}", scene, {"split": split, "complete": 1, "faces": [{"box": box, "subset": "easy"}]}))
+        crops.append((f"c{i}", crop, {"split": split, "complete": 0, "faces": [{"landmarks68": points}]}))
+        people.append((f"p{i}", cv2.resize(crop, (128, 128)), {"split": split, "complete": 0, "faces": [face]}))
+    for name, rows in (("wider", scenes), ("landmarks68", crops), ("attributes", people)):
+        write_set(folder / name, rows)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MaskFace whose detector finds a face about everywhere, the middle of a picture too."""
+    path = save_lively_maskface(tmp_path_factory.mktemp("tfn_start") / "maskface.pt", channels=8)
+    checkpoint = load(path)
+    checkpoint.state["heads.0.score.bias"].fill_(1.0)
+    save(path, checkpoint)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has ended."""
+    out = tmp_path_factory.mktemp("tfn_run") / "run"
+    result = train(data, out, "--start-from", str(start))
+    assert result.exit_code == 0, result.output
+    assert "gender_accuracy" in result.output
+    return out
+
+
+def test_a_run_from_a_maskface_trains_the_nets_on_regions_alone(data: Path, start: Path, run: Path) -> None:
+    checkpoint, given = load(run / "tfn.best.pt"), load(start)
+    net = checkpoint.build()
+    assert isinstance(net, TFN)
+    same = {name for name, tensor in given.state.items() if name in checkpoint.state}
+    assert all(torch.equal(given.state[name], checkpoint.state[name]) for name in same)
+    assert {name.split(".")[0] for name in set(checkpoint.state) - same} == {"regions"}
+    assert {"nme68_percent", "age_error_years", "gender_accuracy", "ethnicity_accuracy"} <= set(checkpoint.metrics)
+    assert len(checkpoint.options["scales"]) == 4
+    assert all(0 < scale < 1e3 for scale in checkpoint.options["scales"])
+    assert checkpoint.made["started_from"]["model"] == "maskface"
+    assert not (run / "detector").exists()
+    samples = RegionSamples.open(run / "attributes" / "train")
+    (group,) = (each for each in net.design.groups if each.name == "attributes")
+    assert samples.regions.shape == (6, net.region_channels(group), 7, 7)
+    assert np.isfinite(samples.labels.gender).all()
+    assert np.isnan(samples.labels.score).all()
+    judged = RegionSamples.open(run / "detection" / "train").labels
+    assert set(judged.score.tolist()) <= {0.0, 1.0}
+    log = [json.loads(line) for line in (run / "landmarks" / "log.jsonl").read_text().splitlines()]
+    assert [entry["kind"] for entry in log].count("dev") == 2
+
+
+def test_a_run_that_has_ended_is_gone_on_with_to_the_same_weights(data: Path, start: Path, run: Path) -> None:
+    before = load(run / "tfn.best.pt").state
+    result = train(data, run, "--start-from", str(start))
+    assert result.exit_code == 0, result.output
+    after = load(run / "tfn.best.pt").state
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_one_net_is_trained_of_a_tfn_and_the_others_stay(data: Path, run: Path, tmp_path: Path) -> None:
+    result = train(data, tmp_path / "run", "--start-from", str(run / "tfn.best.pt"), 'parts=["attributes"]',
+                   "regions.seed=2")
+    assert result.exit_code == 0, result.output
+    before, after = load(run / "tfn.best.pt"), load(tmp_path / "run" / "tfn.best.pt")
+    changed = {name for name, tensor in before.state.items() if not torch.equal(tensor, after.state[name])}
+    assert {".".join(name.split(".")[:2]) for name in changed} == {"regions.attributes"}
+    assert after.options["scales"] == before.options["scales"]
+    assert after.metrics["nme68_percent"] == before.metrics["nme68_percent"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (['parts=["attributes"]'], "--start-from is needed, a TFN or MaskFace that finds faces"),
+        (["parts=[]"], "parts must be some of detector, detection, landmarks and attributes"),
+        (["regions.batches=3"], "has no key 'batches'. Did you mean 'batch'"),
+        (["options.channels=16"], "whose detector is not this network's"),
+        (['regions.attributes.sets={faces=1.0}', 'parts=["attributes"]'], "none of the sets faces for attributes"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    data: Path, start: Path, tmp_path: Path, more: list[str], reason: str
+) -> None:
+    begun = [] if "--start-from is needed" in reason else ["--start-from", str(start)]
+    result = train(data, tmp_path / "run", *begun, *more)
+    assert result.exit_code != 0
+    assert reason in result.output
+    assert not (tmp_path / "run" / "tfn.best.pt").exists()
+
+
+def test_faces_are_read_with_what_is_known_of_them(data: Path, tmp_path: Path) -> None:
+    def quiet(items: Any, _label: str, _total: int) -> Any:
+        return items
+
+    folder, net = open_data(data), lively_tfn(tasks=["attributes"])
+    head: Any = net.heads[0]
+    with torch.no_grad():
+        head.score.bias.fill_(1.0)
+    found = apparent(folder, "attributes", "train", tmp_path, quiet, net)
+    assert found.labels.age.tolist() == [[40, 40], [30, 39]]
+    assert found.labels.gender.tolist() == [0, 1]
+    assert np.isnan(found.labels.ethnicity[0])
+    assert found.labels.ethnicity[1] == 2
+    assert (found.box[:, :2] <= 64).all()
+    assert (found.box[:, 2:] >= 64).all()
+    assert len(pointed(folder, "landmarks68", "train", tmp_path, quiet)) == 2
+    with torch.no_grad():
+        head.score.bias.fill_(-20.0)
+    with pytest.raises(DataError, match="finds none of its 2 train faces with an apparent age, gender or ethnicity"):
+        apparent(folder, "attributes", "train", tmp_path, quiet, net)
+
+
+def test_training_is_looked_at_by_the_dense_stage_alone() -> None:
+    net = lively_tfn(tasks=["attributes"], attribute_maps=[4, 16])
+    detector = network_detector(net, size_px=128, score=0.5, nms_iou=0.4)
+    assert len(detector.bundle.stages) == 1
+    assert detector(np.zeros((128, 128, 3), np.uint8)).classes == {}
+
+
+def test_labels_in_words() -> None:
+    assert years_of(Face(age_years=31.0)) == (31, 31)
+    assert [years_of(Face(age_bin=each)) for each in ("3-9", "70+", "old", None)] == [(3, 9), (70, 100), None, None]
+    assert ethnicity_of(Face(race="Latino_Hispanic")) == "latino hispanic"
+    assert (gender_of(Face(gender="Female")), gender_of(Face())) == ("female", None)
+
+
+def test_the_configuration_is_whole() -> None:
+    config = load_config(default_config_path("tfn"), ["model=tfn"], TFNConfig)
+    assert config.regions.attributes.sets == {"attributes": 1.0}
+    assert config.parts == ("detector", "detection", "landmarks", "attributes")
