@@ -88,12 +88,12 @@ class State:
 
 
 Operation = Callable[[State, dict[str, Any], Arrays], tuple[Any, Arrays]]
-Wanted = TypeVar("Wanted", bound="Options")
+Wanted = TypeVar("Wanted", bound="OperationOptions")
 
 operation: Registry[Operation] = Registry("operation", UnknownNameError)
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OperationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the options of one operation."""
 
 
@@ -105,7 +105,7 @@ def read(options: dict[str, Any], kind: type[Wanted]) -> Wanted:
         raise OptionError(f"the worker's options are wrong: {error}") from None
 
 
-class Load(Options, frozen=True):
+class Load(OperationOptions, frozen=True):
     """``bundle``: a shipped name, or a directory on the board, ~ for the home folder. The rest as ``edgeface.load``;
     ``size_px`` is the longest side, or the (width, height) of a frame."""
 
@@ -134,7 +134,7 @@ def load(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, A
     return {"number": number, "threads": threads, "bundle": msgspec.to_builtins(detector.bundle)}, {}
 
 
-class One(Options, frozen=True):
+class One(OperationOptions, frozen=True):
     """One loaded bundle."""
 
     number: int
@@ -147,7 +147,7 @@ def unload(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any,
     return None, {}
 
 
-class Picture(Options, frozen=True):
+class Picture(OperationOptions, frozen=True):
     """A loaded bundle and what the array ``pixels`` is: see ``edgeface.frames``."""
 
     number: int
@@ -175,7 +175,7 @@ def raw(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Arr
     return None, state.get(wanted.number).detector.raw(_frame(wanted.format, arrays))
 
 
-class Infer(Options, frozen=True):
+class Infer(OperationOptions, frozen=True):
     """Net ``net`` of stage ``stage`` of a loaded bundle; all of its outputs where none are named."""
 
     number: int
@@ -200,7 +200,7 @@ def infer(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, A
     return {"takes": session.takes}, {name: run.output(name) for name in names}
 
 
-class Kernel(Options, frozen=True):
+class Kernel(OperationOptions, frozen=True):
     """The name of a test of the kernels."""
 
     name: str
@@ -212,7 +212,7 @@ def kernels(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[An
     return None, selftest.run(read(options, Kernel).name)
 
 
-class Time(Options, frozen=True):
+class Time(OperationOptions, frozen=True):
     """Loaded bundles to time side by side; the arrays ``picture0``, ``picture1`` ... are BGR."""
 
     numbers: list[int]
@@ -242,7 +242,7 @@ def time(state: State, options: dict[str, Any], arrays: Arrays) -> tuple[Any, Ar
     return {"faces": faces, "load_1min": load_1min}, {"samples": samples}
 
 
-class Look(Options, frozen=True):
+class HealthOptions(OperationOptions, frozen=True):
     """What to look at; as ``read_health`` takes it."""
 
     zones: Sequence[str] = ()
@@ -252,18 +252,18 @@ class Look(Options, frozen=True):
 @operation("health")
 def health(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """Temperatures, clocks and throttling now."""
-    wanted = read(options, Look)
+    wanted = read(options, HealthOptions)
     return msgspec.to_builtins(read_health(wanted.zones, wanted.sources)), {}
 
 
 @operation("machine")
 def describe_machine(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
     """What the board really is."""
-    read(options, Options)
+    read(options, OperationOptions)
     return msgspec.to_builtins(machine()), {}
 
 
-class Pin(Options, frozen=True):
+class Pin(OperationOptions, frozen=True):
     """Linux's numbers of processors."""
 
     cpus: list[int]

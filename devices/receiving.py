@@ -17,7 +17,7 @@ from edgeface.atomic import refused
 from edgeface.bundle import writing
 from edgeface.errors import DeviceError, OptionError
 
-from .operations import Options, Receiving, State, operation, read
+from .operations import OperationOptions, Receiving, State, operation, read
 from .protocol import Arrays
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -33,7 +33,7 @@ def bundles_directory() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "edgeface" / "bundles"
 
 
-class Receive(Options, frozen=True):
+class Receive(OperationOptions, frozen=True):
     """``directory`` will be the bundle's, ~ for the home folder; None for that of its ``name`` among the others."""
 
     name: str
@@ -60,7 +60,7 @@ def receive(state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any
     }, {}
 
 
-class Keep(Options, frozen=True):
+class Keep(OperationOptions, frozen=True):
     """The ``directory`` that ``receive`` named."""
 
     directory: str

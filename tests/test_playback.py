@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from playwright.sync_api import Browser
 
 from edgeface.board_health import Health
-from edgeface.stream.machine import Machine, Warmth
 from edgeface.stream.preview.web import Web, WebOptions
 from edgeface.stream.recordings import Recordings
 from edgeface.stream.sinks import Sink, SinkContext, open_sink
+from edgeface.stream.thermometer import Thermometer, Warmth
 from preview_shots import result, shot
 from test_preview_page import TIMEOUT_MS, TOKEN, browser
 
@@ -44,7 +44,7 @@ PLAY = """async (number) => {
 }"""
 
 
-class CoolMachine(Machine):
+class CoolThermometer(Thermometer):
     def look(self) -> Warmth:
         return Warmth(Health([], [], []), "")
 
@@ -55,7 +55,7 @@ def recording(folder: Path) -> Iterator[tuple[Web, Sink, Recordings]]:
     recordings = Recordings(f"{folder}/")
     context = SinkContext("test", fps=10.0, lossless=True, recordings=recordings)
     sink = open_sink("video", f"{folder}/", context)
-    with closing(Web(WebOptions(port=0, token=TOKEN), context, CoolMachine())) as web, closing(sink):
+    with closing(Web(WebOptions(port=0, token=TOKEN), context, CoolThermometer())) as web, closing(sink):
         for number in range(2 * PIECE_FRAMES):
             shape = (240, 320) if number < PIECE_FRAMES else (320, 240)
             sink.put(shot(stripes(number, shape), number), result([]))

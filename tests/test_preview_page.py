@@ -16,12 +16,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from edgeface.board_health import Health, Zone
 from edgeface.stream.controls import Controls
 from edgeface.stream.events.store import Event, EventStore
-from edgeface.stream.machine import Machine, Warmth
 from edgeface.stream.preview import board as board_module
 from edgeface.stream.preview.board import Board
 from edgeface.stream.preview.events import KeptEvents
 from edgeface.stream.preview.page import Page as PreviewPage
 from edgeface.stream.preview.server import Server
+from edgeface.stream.thermometer import Thermometer, Warmth
 from preview_shots import SOURCE, result, shot, status
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-class WarmMachine(Machine):
+class WarmThermometer(Thermometer):
     """61.4 degrees, and whatever a test says of throttling."""
 
     throttled = ""
@@ -62,8 +62,8 @@ class Stage:
         self, token: str | None = None, allow_hosts: tuple[str, ...] = (), events: Path | None = None
     ) -> None:
         self.controls = Controls(0.5, 320)
-        self.machine = WarmMachine()
-        self.board = Board(SOURCE, self.controls, machine=self.machine)
+        self.thermometer = WarmThermometer()
+        self.board = Board(SOURCE, self.controls, thermometer=self.thermometer)
         routes = PreviewPage(self.board, self.controls).routes()
         routes += KeptEvents(events, hide_faces=False).routes()
         self.server = Server(
@@ -235,7 +235,7 @@ def test_a_clock_that_is_set_does_not_spoil_the_times(
 def test_a_source_that_stops_and_heat_are_said(page: Page, stage: Stage) -> None:
     page.goto(stage.url)
     shown_frame(page)
-    stage.machine.throttled = "cpu clock at 1.0 of 1.8 GHz"
+    stage.thermometer.throttled = "cpu clock at 1.0 of 1.8 GHz"
     page.wait_for_selector("#heat:not([hidden])")
     assert page.inner_text("#heat") == "throttled: cpu clock at 1.0 of 1.8 GHz"
     stage.pause()

@@ -14,11 +14,11 @@ from websockets.sync.client import connect
 
 from edgeface.cli import main
 from edgeface.errors import OptionError
-from edgeface.stream.machine import Machine
 from edgeface.stream.preview import access
 from edgeface.stream.preview.server import Server
 from edgeface.stream.preview.web import Web, WebOptions
 from edgeface.stream.sinks import SinkContext
+from edgeface.stream.thermometer import Thermometer
 from prefix_proxy import PrefixProxy
 from preview_shots import result, shot
 from test_preview import DEADLINE_S, TOKEN, get, live, serving, taken
@@ -86,7 +86,7 @@ def test_a_page_that_says_its_own_name_is_told_why_it_gets_no_picture() -> None:
 def test_figures_answer_under_the_same_rule() -> None:
     context = SinkContext("demo")
     for shows_page in (True, False):
-        web = Web(WebOptions(page=shows_page, port=0, allow_hosts=HOSTS), context, Machine())
+        web = Web(WebOptions(page=shows_page, port=0, allow_hosts=HOSTS), context, Thermometer())
         try:
             assert get(web._server, "/metrics", Host="robot1.lan")[0] == 200
             assert get(web._server, "/health", Host="robot1.lan")[0] == 503     # no frame yet

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 
 from edgeface.cli import main
 from edgeface.errors import OptionError
-from edgeface.stream.camera import Options, _prepared
+from edgeface.runtime.detector_options import DetectorOptions
+from edgeface.stream.camera import CameraOptions, _prepared
 from edgeface.stream.config import CameraConfig, read_config
 
 
@@ -31,7 +32,7 @@ def check(*arguments: str) -> Result:
 def test_a_face_counts_from_the_model_s_own_score(
     score: float | None, track: bool, started_from: float, detected_from: float
 ) -> None:
-    ready = _prepared(Options(source="demo", model="mos_s", score=score, track=track))
+    ready = _prepared(CameraOptions(source="demo", detector=DetectorOptions(model="mos_s", score=score), track=track))
     assert ready.detector.bundle.defaults.score == 0.6
     assert (ready.controls.settings.score, ready.detector.score) == (started_from, detected_from)
 
@@ -53,7 +54,8 @@ def test_every_key_is_an_option_and_every_option_that_lasts_is_a_key() -> None:
     said = {"quiet", "verbose", "log_level"}
     assert keys <= options
     assert options - keys == {"source_argument", "config", "check_only", "max_frames", "seconds"} | said
-    assert {field.name for field in fields(Options)} - keys == {"sinks", "max_frames", "seconds"}
+    own = {field.name for kind in (CameraOptions, DetectorOptions) for field in fields(kind)}
+    assert own - keys == {"detector", "sinks", "max_frames", "seconds"}
 
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:

@@ -12,16 +12,16 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeface.board_health import Health, Zone
-from edgeface.stream.machine import Machine, Warmth
 from edgeface.stream.metrics import Metrics
 from edgeface.stream.preview.web import Web, WebOptions
 from edgeface.stream.sinks import SinkContext
+from edgeface.stream.thermometer import Thermometer, Warmth
 from preview_shots import SOURCE, result, shot, status
 
 PICTURE = np.zeros((24, 32, 3), np.uint8)
 
 
-class Hot(Machine):
+class Hot(Thermometer):
     def look(self) -> Warmth:
         return Warmth(Health([Zone("cpu-thermal", 85.0)], [], []), "the clock is capped")
 
@@ -91,7 +91,7 @@ def test_the_figures_alone_have_no_page(web: Web) -> None:
 
 
 def test_where_others_can_reach_it_there_is_a_token() -> None:
-    web = Web(WebOptions(bind="0.0.0.0", port=0), SinkContext(SOURCE), Machine())
+    web = Web(WebOptions(bind="0.0.0.0", port=0), SinkContext(SOURCE), Thermometer())
     try:
         assert web.asks_token
         assert "?token=" in web.url
@@ -104,7 +104,7 @@ def test_where_others_can_reach_it_there_is_a_token() -> None:
 
 
 def test_a_token_of_ones_own_is_asked_for_and_not_printed() -> None:
-    web = Web(WebOptions(token="a-token-of-good-length", port=0), SinkContext(SOURCE), Machine())
+    web = Web(WebOptions(token="a-token-of-good-length", port=0), SinkContext(SOURCE), Thermometer())
     try:
         assert web.asks_token
         assert web.url == f"http://127.0.0.1:{web.port}/"
@@ -115,7 +115,7 @@ def test_a_token_of_ones_own_is_asked_for_and_not_printed() -> None:
 
 
 def test_zones_of_one_kind_are_told_apart() -> None:
-    class Twin(Machine):
+    class Twin(Thermometer):
         def look(self) -> Warmth:
             return Warmth(Health([Zone("cpu", 60.0), Zone("gpu", 50.0), Zone("cpu", 70.0)], [], []), "")
 
@@ -125,6 +125,6 @@ def test_zones_of_one_kind_are_told_apart() -> None:
 
 
 def test_two_runs_in_one_process_do_not_share_figures() -> None:
-    first, second = Metrics(SOURCE, Machine()), Metrics(SOURCE, Machine())
+    first, second = Metrics(SOURCE, Thermometer()), Metrics(SOURCE, Thermometer())
     first.put(shot(PICTURE, 0), result([]))
     assert second.registry.get_sample_value("edgeface_frames_total") == 0

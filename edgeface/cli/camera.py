@@ -18,18 +18,16 @@ import click
 from click.core import ParameterSource
 
 from edgeface.addresses import redacted
-from edgeface.cli.cascade import cascade_options
-from edgeface.cli.detect import MODEL_HELP, complete_model
+from edgeface.cli.detector_options import detector_options
 from edgeface.cli.results import STDOUT
 from edgeface.cli.tables import counted
 from edgeface.cli.verbosity import told
 from edgeface.cli.writing import complain, say
 from edgeface.errors import OptionError
-from edgeface.stream.camera import Options, check, run
+from edgeface.stream.camera import CameraOptions, check, run
 from edgeface.stream.config import read_config
 from edgeface.stream.notify.execute import split_command
 from edgeface.stream.sources import make_spec
-from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 if TYPE_CHECKING:
     from edgeface.stream.loop import Totals
@@ -126,7 +124,7 @@ def _command(_context: click.Context, _option: click.Parameter, value: Any) -> t
     return split_command(value)
 
 
-def _first_camera(context: click.Context, options: Options) -> str:
+def _first_camera(context: click.Context, options: CameraOptions) -> str:
     from edgeface.stream.first_camera import first_camera
 
     wanted = make_spec(
@@ -151,17 +149,7 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               metavar="FILE", help="Settings from a TOML file (docs/camera.md); options given here go before them.")
 @click.option("--check", "check_only", is_flag=True, help="Check all settings, say what a run would do, and end.")
 @click.option("--source", metavar="SOURCE", help="The same as SOURCE, for those who like it named.")
-@click.option("--model", default=DEFAULT_MODEL, show_default=DEFAULT_MODEL.removeprefix(SHIPPED),
-              shell_complete=complete_model, help=MODEL_HELP)
-@click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
-              help="The longest side that the network sees a picture at; smaller is faster and misses small faces.")
-@click.option("--score", type=click.FloatRange(0, 1), help="The least score of a face; of one that is tracked already, "
-              "a lower one will do.")
-@click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
-@click.option("--threads", type=click.IntRange(min=1),
-              help="Threads of the network.  [default: all processors but one, at most 4, fewer beside other work]")
-@click.option("--engine", help="The inference engine.  [default: the bundle's]")
-@cascade_options
+@detector_options("The least score of a face; of one that is tracked already, a lower one will do.")
 @click.option("--classes/--no-classes", default=False, help="Tell what classes a face seems to be of, such as age and "
               "gender, where the model does; on their worth see docs/tfn.md.")
 @click.option("--width", type=click.IntRange(min=1), metavar="PIXELS", help="The camera's picture.")
@@ -265,7 +253,7 @@ def command(
     if given("token") is ParameterSource.ENVIRONMENT and not (settings["show"] or settings["metrics"]):
         settings["token"] = None    # it waits there for runs that have a page
     wanted = {"json": json, "mqtt": mqtt, "video": video, "window": "" if window else None}
-    options = Options(
+    options = CameraOptions(
         source=source_argument or source or "",
         sinks=tuple((name, target) for name, target in wanted.items() if target is not None),
         **settings,

@@ -11,7 +11,7 @@ import click
 
 from edgeface.addresses import redacted
 from edgeface.atomic import refused, replacing
-from edgeface.cli.detect import complete_model
+from edgeface.cli.detector_options import complete_model
 from edgeface.cli.progress import progress
 from edgeface.cli.tables import counted
 from edgeface.cli.writing import complain, say

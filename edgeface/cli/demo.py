@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeface.cli import detect, detecting
+from edgeface.cli import detecting
 from edgeface.cli.cascade import complete_refinement
+from edgeface.cli.detector_options import MODEL_HELP, complete_model
 from edgeface.cli.result_targets import output_folder
 from edgeface.cli.writing import say
 from edgeface.errors import MissingExtraError
+from edgeface.runtime.detector_options import DetectorOptions
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def photograph() -> NDArray[np.uint8]:
 @click.option("--out", type=click.Path(path_type=Path), default=DEFAULT_OUT, show_default=True, metavar="DIR",
               help="The folder for the photograph and the drawn picture.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=DEFAULT_MODEL.removeprefix(SHIPPED),
-              shell_complete=detect.complete_model, help=detect.MODEL_HELP)
+              shell_complete=complete_model, help=MODEL_HELP)
 @click.option("--refine", metavar="MODEL", shell_complete=complete_refinement,
               help="A refinement to look at every face once more, as in 'edgeface detect'.")
 @click.pass_context
@@ -62,7 +64,8 @@ def command(context: click.Context, out: Path, model: str, refine: str | None) -
         write_image(out / PHOTOGRAPH, image)
         say(f"photograph -> {out / PHOTOGRAPH}")
         drawn = out / DRAWN
-        exit_code = detecting.run([str(out / PHOTOGRAPH)], detecting.Options(model=model, refine=refine, out=drawn))
+        wanted = detecting.DetectOptions(DetectorOptions(model=model, refine=refine), out=drawn)
+        exit_code = detecting.run([str(out / PHOTOGRAPH)], wanted)
     if not exit_code:
         say(f"Look at {drawn / PHOTOGRAPH}: the box with its score, five landmarks, and the axes of the head's pose.")
     context.exit(exit_code)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgeface.cli.bench import choose_pictures
-from edgeface.cli.detect import complete_model
+from edgeface.cli.detector_options import complete_model
 from edgeface.cli.devices import complete_device
 from edgeface.cli.progress import step
 from edgeface.cli.tables import counted

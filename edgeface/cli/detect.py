@@ -8,44 +8,22 @@ from typing import NoReturn
 
 import click
 
-from edgeface.cli.cascade import cascade_options
-from edgeface.cli.detecting import DEFAULT_OUT, Options, run
+from edgeface.cli.detecting import DEFAULT_OUT, DetectOptions, run
+from edgeface.cli.detector_options import detector_options
 from edgeface.cli.result_targets import ResultTargets, result_options
 from edgeface.errors import OptionError
 from edgeface.image_headers import MAX_MEGAPIXELS
-from edgeface.runtime import catalog
-from edgeface.weights import DEFAULT_MODEL, DEFAULTS, SHIPPED
+from edgeface.runtime.detector_options import DetectorOptions
 
 TERMINATED = 143
-MODEL_HELP = (
-    "A bundle's folder or a checkpoint here, or the name of a model that comes with edgeface ('edgeface models list')."
-)
-
 
 def _terminated(_signal: int, _frame: object) -> NoReturn:
     raise SystemExit(TERMINATED)
 
 
-def complete_model(
-    _context: click.Context, _parameter: click.Parameter, incomplete: str
-) -> list[click.shell_completion.CompletionItem]:
-    names = sorted({*DEFAULTS, *(entry.name for entry in catalog.shipped())})
-    paths = click.shell_completion.CompletionItem(incomplete, type="file")
-    return [*(click.shell_completion.CompletionItem(n) for n in names if n.startswith(incomplete)), paths]
-
-
 @click.command(short_help="Find faces in pictures and videos.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
-@click.option("--model", default=DEFAULT_MODEL, show_default=DEFAULT_MODEL.removeprefix(SHIPPED),
-              shell_complete=complete_model, help=MODEL_HELP)
-@click.option("--size", type=click.IntRange(min=1), metavar="PIXELS",
-              help="The longest side that the network sees a picture at; smaller is faster and misses small faces.")
-@click.option("--score", type=click.FloatRange(0, 1), help="The least score of a face.")
-@click.option("--nms", type=click.FloatRange(0, 1), help="The largest overlap (IoU) of two faces.")
-@click.option("--threads", type=click.IntRange(min=1),
-              help="Threads of the network.  [default: all processors but one, at most 4, fewer beside other work]")
-@click.option("--engine", help="The inference engine.  [default: the bundle's]")
-@cascade_options
+@detector_options()
 @click.option("--device", default="cpu", show_default=True, help="Where the engine torch computes: cpu, cuda, cuda:1.")
 @click.option("--rotate", "rotate_deg", type=click.Choice(("0", "90", "180", "270")), default="0", metavar="DEGREES",
               help="Turn every picture clockwise by 90, 180 or 270 first; coordinates are those of the turned one.")
@@ -61,16 +39,7 @@ def complete_model(
 def command(
     context: click.Context,
     sources: tuple[str, ...],
-    model: str,
-    size: int | None,
-    score: float | None,
-    nms: float | None,
-    threads: int | None,
-    engine: str | None,
-    refine: str | None,
-    min_face: float | None,
-    thresholds: tuple[float, ...] | None,
-    candidates: int | None,
+    detector: DetectorOptions,
     device: str,
     rotate_deg: str,
     out: Path | None,
@@ -100,8 +69,5 @@ def command(
     # Stopped by a service manager, the temporary files are removed as after Ctrl-C.
     signal.signal(signal.SIGTERM, _terminated)
     drawn = None if no_draw else out or DEFAULT_OUT
-    options = Options(
-        model, size, score, nms, threads, engine, refine, min_face, thresholds, candidates, drawn, json_target,
-        max_megapixels, device, results, int(rotate_deg),
-    )
+    options = DetectOptions(detector, drawn, json_target, max_megapixels, device, results, int(rotate_deg))
     context.exit(run(sources, options))

@@ -26,7 +26,7 @@ from edgeface.file_kinds import file_kind
 from edgeface.image_headers import MAX_MEGAPIXELS
 from edgeface.media_files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
 from edgeface.regular_files import real_path
-from edgeface.weights import DEFAULT_MODEL
+from edgeface.runtime.detector_options import DetectorOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,19 +40,10 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Options:
-    """The command's options; None leaves a choice to the model. ``out`` None: nothing is drawn."""
+class DetectOptions:
+    """The command's options. ``out`` None: nothing is drawn."""
 
-    model: str = DEFAULT_MODEL
-    size: int | None = None
-    score: float | None = None
-    nms: float | None = None
-    threads: int | None = None
-    engine: str | None = None
-    refine: str | None = None
-    min_face: float | None = None
-    thresholds: tuple[float, ...] | None = None
-    candidates: int | None = None
+    detector: DetectorOptions = field(default_factory=DetectorOptions)
     out: Path | None = DEFAULT_OUT
     json: str | None = None
     max_megapixels: float = MAX_MEGAPIXELS
@@ -65,7 +56,7 @@ class Options:
 class _Batch:
     """One run over the sources: what is done with a file, and what failed so far."""
 
-    options: Options
+    options: DetectOptions
     sources: frozenset[Path]
     detector: Detector
     results: Results
@@ -160,7 +151,7 @@ class _Batch:
             complain(f"{target}: {remark}")
 
 
-def run(sources: Sequence[str], options: Options) -> int:
+def run(sources: Sequence[str], options: DetectOptions) -> int:
     """Detect in every file that ``sources`` mean; the exit code, 0 when every one of them could be used.
 
     A file that cannot be used is reported in one line and does not stop the others. Raises EdgefaceError when nothing
@@ -239,34 +230,20 @@ def _fail(failures: list[tuple[str, EdgefaceError]], name: str, error: EdgefaceE
     complain(str(error))
 
 
-def _check_targets(options: Options, sources: frozenset[Path]) -> None:
+def _check_targets(options: DetectOptions, sources: frozenset[Path]) -> None:
     options.results.check(options.json, options.out, sources)
     out = options.out
     if out is not None and not out.exists() and out.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
         raise OptionError(f"--out {out}: looks like a file: give a folder, files are named after the sources")
 
 
-def _load(options: Options) -> Detector:
+def _load(options: DetectOptions) -> Detector:
     # OpenCV and OpenMP read these when they are loaded, and never again.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(int(options.max_megapixels * 1e6)))
     import cv2
 
-    from edgeface.runtime.loading import load
-
-    if options.threads is not None:
-        cv2.setNumThreads(options.threads)
-    return load(
-        options.model,
-        engine=options.engine,
-        threads=options.threads,
-        size=options.size,
-        score=options.score,
-        nms=options.nms,
-        refine=options.refine,
-        min_face=options.min_face,
-        thresholds=options.thresholds,
-        candidates=options.candidates,
-        device=options.device,
-    )
+    if options.detector.threads is not None:
+        cv2.setNumThreads(options.detector.threads)
+    return options.detector.open(device=options.device)

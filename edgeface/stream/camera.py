@@ -6,16 +6,16 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeface.errors import OptionError, OutputError
+from edgeface.runtime.detector_options import DetectorOptions
 from edgeface.stream.controls import Controls
-from edgeface.stream.machine import Machine
 from edgeface.stream.notify import Outlet
 from edgeface.stream.sinks import SinkContext, open_sink
-from edgeface.weights import DEFAULT_MODEL
+from edgeface.stream.thermometer import Thermometer
 
 if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
-    """The options of a run; None leaves a choice to the model, the source or the page.
+class CameraOptions:
+    """The options of a run; None leaves a choice to the source or the page.
 
     ``sinks``: pairs of a sink's name and target. ``show``: serve the page; ``metrics``: serve the figures, which the
     page's server does as well. ``adapt_ms``: the latency to hold by a smaller input. ``best_shots``: a folder for the
@@ -43,16 +43,7 @@ class Options:
     """
 
     source: str
-    model: str = DEFAULT_MODEL
-    size: int | None = None
-    score: float | None = None
-    nms: float | None = None
-    threads: int | None = None
-    engine: str | None = None
-    refine: str | None = None
-    min_face: float | None = None
-    thresholds: tuple[float, ...] | None = None
-    candidates: int | None = None
+    detector: DetectorOptions = field(default_factory=DetectorOptions)
     classes: bool = False
     width: int | None = None
     height: int | None = None
@@ -94,7 +85,7 @@ class Options:
     home_assistant: bool = False
 
 
-def check(options: Options) -> str:
+def check(options: CameraOptions) -> str:
     """Whether a run could start with these options, without starting it: one line that says what it would do.
 
     Raises what ``run`` would, as far as that can be known without the camera, the broker and the port.
@@ -120,7 +111,7 @@ def check(options: Options) -> str:
 
 
 def run(
-    options: Options,
+    options: CameraOptions,
     stop: threading.Event,
     *,
     extra: Sequence[Sink] = (),
@@ -158,8 +149,7 @@ class _Ready:
     loop: Loop
 
 
-def _prepared(options: Options) -> _Ready:
-    from edgeface.runtime.loading import load
+def _prepared(options: CameraOptions) -> _Ready:
     from edgeface.stream.loop import Loop, tracking_options
     from edgeface.stream.sources import make_spec
     from edgeface.stream.supervision import Deadlines, Supervisor
@@ -178,11 +168,7 @@ def _prepared(options: Options) -> _Ready:
         raise OptionError("--bind, --port, --token, --allow-host and --viewers are the page's: add --show or --metrics")
     _check_kept(options)
     _check_told(options)
-    detector = load(
-        options.model, engine=options.engine, size=options.size, nms=options.nms, refine=options.refine,
-        min_face=options.min_face, thresholds=options.thresholds, candidates=options.candidates,
-        classes=options.classes, threads=options.threads, score=options.score,
-    )
+    detector = options.detector.open(classes=options.classes)
     own_score = detector.score
     tracking = tracking_options(own_score) if options.track else None
     if tracking is not None:
@@ -212,7 +198,7 @@ def _prepared(options: Options) -> _Ready:
     return _Ready(spec, detector, controls, supervisor, loop)
 
 
-def _check_kept(options: Options) -> None:
+def _check_kept(options: CameraOptions) -> None:
     """Raises OptionError for what is to be kept of faces and cannot be."""
     if options.blur and options.best_shots is not None:
         raise OptionError("--blur hides faces and --best-shots stores them: choose one of them")
@@ -231,7 +217,7 @@ def _check_kept(options: Options) -> None:
         raise OptionError("--blur hides faces and --events stores them: add --no-events-shots, or drop --blur")
 
 
-def _notify_options(options: Options) -> NotifyOptions:
+def _notify_options(options: CameraOptions) -> NotifyOptions:
     from edgeface.stream.notify.options import NotifyOptions
 
     # Without tracks nobody comes and goes; a broker gets the frames then.
@@ -241,7 +227,7 @@ def _notify_options(options: Options) -> NotifyOptions:
     )
 
 
-def _check_told(options: Options) -> None:
+def _check_told(options: CameraOptions) -> None:
     """Raises OptionError and UnknownNameError for events that cannot be told."""
     notify = _notify_options(options)
     if notify.is_wanted and not options.track:
@@ -250,7 +236,7 @@ def _check_told(options: Options) -> None:
         raise OptionError("--blur hides faces and --on best_shot passes them on: choose one of them")
 
 
-def _event_options(options: Options) -> EventOptions:
+def _event_options(options: CameraOptions) -> EventOptions:
     from edgeface.stream.events.recorder import DEFAULT_DAYS, DEFAULT_MB, EventOptions
 
     assert options.events is not None
@@ -264,7 +250,7 @@ def _event_options(options: Options) -> EventOptions:
 
 
 def _opened(
-    options: Options, context: SinkContext, stack: ExitStack, on_web: Callable[[Web], None]
+    options: CameraOptions, context: SinkContext, stack: ExitStack, on_web: Callable[[Web], None]
 ) -> list[Sink]:
     """Every sink that is asked for; ``stack`` closes them."""
     from edgeface.stream.adapt import Adapter
@@ -300,14 +286,14 @@ def _opened(
     if options.show or options.metrics:
         from edgeface.stream.preview.web import Web
 
-        web = Web(_web_options(options), context, Machine())
+        web = Web(_web_options(options), context, Thermometer())
         add(web)
         on_web(web)
     add(SystemdSink())
     return sinks
 
 
-def _web_options(options: Options) -> WebOptions:
+def _web_options(options: CameraOptions) -> WebOptions:
     from edgeface.stream.preview.web import DEFAULT_BIND, DEFAULT_PORT, MOST_VIEWERS, WebOptions
 
     return WebOptions(
@@ -322,7 +308,7 @@ def _web_options(options: Options) -> WebOptions:
     )
 
 
-def _recordings(options: Options) -> Recordings | None:
+def _recordings(options: CameraOptions) -> Recordings | None:
     target = dict(options.sinks).get("video")
     if target is None:
         return None

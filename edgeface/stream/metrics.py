@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from edgeface.stream.machine import Machine
 from edgeface.stream.results import Result, status_record
 from edgeface.stream.shots import Shot, State, Status
+from edgeface.stream.thermometer import Thermometer
 
 # Seconds. From a tracker's part of a millisecond to what nobody would call live.
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -26,11 +26,11 @@ _HANGS_S = 10.0
 
 
 class Metrics:
-    """A sink that counts, in a registry of its own. ``machine`` is asked when somebody reads the figures."""
+    """A sink that counts, in a registry of its own. ``thermometer`` is asked when somebody reads the figures."""
 
-    def __init__(self, source: str, machine: Machine) -> None:
+    def __init__(self, source: str, thermometer: Thermometer) -> None:
         self._source = source
-        self._machine = machine
+        self._thermometer = thermometer
         self._lock = threading.Lock()
         self._status: Status | None = None
         self._last_result_s: float | None = None
@@ -55,7 +55,7 @@ class Metrics:
         )
         for state in get_args(State):
             self._states.labels(state).set(0)
-        self.registry.register(_MachineCollector(machine))
+        self.registry.register(_WarmthCollector(thermometer))
 
     def put(self, shot: Shot, result: Result) -> None:
         self._frames.inc()
@@ -99,7 +99,7 @@ class Metrics:
             "ok": is_well,
             "source": None if status is None else status_record(self._source, status),
             "last_result_age_s": None if age_s is None else round(age_s, 3),
-            "machine": self._machine.look().record(),
+            "machine": self._thermometer.look().record(),
             "time": round(time(), 3),
         })
 
@@ -122,12 +122,12 @@ class Checked:
     record: dict[str, Any]
 
 
-class _MachineCollector:
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+class _WarmthCollector:
+    def __init__(self, thermometer: Thermometer) -> None:
+        self._thermometer = thermometer
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        warmth = self._machine.look()
+        warmth = self._thermometer.look()
         celsius = GaugeMetricFamily("edgeface_temperature_celsius", "Of each thermal zone", labels=["zone"])
         kinds: Counted[str] = Counted()
         for zone in warmth.health.zones:

@@ -17,9 +17,9 @@ import msgspec
 from edgeface.drawing import head_axes
 from edgeface.stream.blur import blurred
 from edgeface.stream.controls import Controls
-from edgeface.stream.machine import Machine
 from edgeface.stream.results import Result, frame_record, status_record
 from edgeface.stream.shots import Shot, Status
+from edgeface.stream.thermometer import Thermometer
 
 RATE_WINDOW_S = 3.0
 
@@ -42,7 +42,7 @@ class Board:
     """Takes results from the loop's thread and hands pictures to coroutines of one event loop.
 
     ``jpeg_quality`` is OpenCV's, 0 to 100; ``hide_faces`` blurs every face before the picture is compressed;
-    ``machine`` is asked how warm it is. Nothing is compressed while nobody looks.
+    ``thermometer`` is asked how warm it is. Nothing is compressed while nobody looks.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Board:
         *,
         jpeg_quality: int = 80,
         hide_faces: bool = False,
-        machine: Machine | None = None,
+        thermometer: Thermometer | None = None,
     ) -> None:
         self.viewers = 0
         self._source = source
         self._controls = controls
         self._jpeg_quality = jpeg_quality
         self._hide_faces = hide_faces
-        self._machine = machine
+        self._thermometer = thermometer
         self._status: dict[str, Any] | None = None
         self._moments: deque[float] = deque()
         self._latest: tuple[Shot, Result] | None = None
@@ -119,7 +119,7 @@ class Board:
         settings = None if self._controls is None else self._controls.settings._asdict()
         return {
             "source": self._source, "status": status, "fps": round(rate, 1), "settings": settings,
-            "machine": None if self._machine is None else self._machine.look().record(),
+            "machine": None if self._thermometer is None else self._thermometer.look().record(),
             "viewers": self.viewers, "now": time(),
         }
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from starlette.routing import BaseRoute
 
 from edgeface.errors import OptionError
-from edgeface.stream.machine import Machine
 from edgeface.stream.metrics import Metrics
 from edgeface.stream.preview.access import choose_token
 from edgeface.stream.preview.board import Board
@@ -22,6 +21,7 @@ from edgeface.stream.preview.server import Server
 from edgeface.stream.results import Result
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sinks import SinkContext
+from edgeface.stream.thermometer import Thermometer
 
 DEFAULT_BIND = "127.0.0.1"
 DEFAULT_PORT = 8485
@@ -54,7 +54,7 @@ class Web:
     Raises OutputError when the port cannot be had, and OptionError for a token that cannot work.
     """
 
-    def __init__(self, options: WebOptions, context: SinkContext, machine: Machine) -> None:
+    def __init__(self, options: WebOptions, context: SinkContext, thermometer: Thermometer) -> None:
         if not 0 <= options.port <= 65535 or not 1 <= options.most_viewers <= LARGEST_VIEWERS:
             raise OptionError(
                 f"port {options.port} for {options.most_viewers} viewers cannot work: choose 0 to 65535, and 1 to "
@@ -63,11 +63,13 @@ class Web:
         # Again, whoever made the options: never without one where others can reach it.
         token = choose_token(options.bind, options.token)
         self.asks_token = token is not None
-        self._metrics = Metrics(context.source, machine)
+        self._metrics = Metrics(context.source, thermometer)
         self._board: Board | None = None
         routes: list[BaseRoute] = self._metrics.routes()
         if options.page:
-            self._board = Board(context.source, context.controls, hide_faces=options.hide_faces, machine=machine)
+            self._board = Board(
+                context.source, context.controls, hide_faces=options.hide_faces, thermometer=thermometer
+            )
             routes += Page(self._board, context.controls, most_viewers=options.most_viewers).routes()
             if context.recordings is not None:
                 routes += Playback(context.recordings).routes()

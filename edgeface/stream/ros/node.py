@@ -21,7 +21,7 @@ NAME = "edgeface"
 
 
 @dataclass(frozen=True)
-class Options:
+class NodeOptions:
     """``topic`` of the pictures and how they come (``transport``); ``track``: number the faces; ``arguments``: what ROS
     itself is told, as ["--ros-args", "-r", "image:=/camera/image_raw"]."""
 
@@ -39,7 +39,7 @@ class Node:
     logged, once a reason, and left out (``failed``).
     """
 
-    def __init__(self, ros: Ros, detector: Detector, options: Options) -> None:
+    def __init__(self, ros: Ros, detector: Detector, options: NodeOptions) -> None:
         self._ros, self._detector = ros, detector
         tracking = tracking_options(detector.score) if options.track else None
         self._tracker = None if tracking is None else Tracker(tracking)
@@ -114,7 +114,7 @@ class Ros:
         return cls(rclpy, get_message, newest)
 
 
-def run(ros: Ros, detector: Detector, options: Options) -> None:
+def run(ros: Ros, detector: Detector, options: NodeOptions) -> None:
     """Look at pictures until ROS shuts down or Ctrl-C. Raises what the detector raises but InputError."""
     shutdown = importlib.import_module("rclpy.executors").ExternalShutdownException
     ros.rclpy.init(args=list(options.arguments))

@@ -25,7 +25,7 @@ class Warmth:
         return {"temperatures": temperatures, "throttled": self.throttled or None}
 
 
-class Machine:
+class Thermometer:
     """Looks at most once a second, whoever asks; any thread may."""
 
     def __init__(self) -> None:
