@@ -152,8 +152,9 @@ def test_limits_in_days_and_in_megabytes_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_once_and_the_camera_goes_on(
-    tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edgeface.stream.events.recorder._TOGETHER_S", 0.0)
     recorder = EventRecorder(EventOptions(tmp_path, days=1e5))
     pages = recorder._store._database.execute("PRAGMA page_count").fetchone()[0]
     recorder._store._database.execute(f"PRAGMA max_page_count = {pages}")     # SQLite's own "disk is full"
@@ -173,6 +174,40 @@ def test_a_full_disk_is_said_once_and_the_camera_goes_on(
     assert len([text for text in warnings if "is full" in text]) == 1
     assert any("events are kept again" in text for text in warnings)
     assert events(tmp_path)[0].track == 401
+
+
+def test_what_comes_within_a_second_is_written_together(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    recorder = EventRecorder(EventOptions(tmp_path, days=1e5))
+    commits: list[str] = []
+    recorder._store._database.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    for number in range(30):
+        recorder.put(shot(image, number), found([number + 1], ended=(number,) if number else ()))
+    assert len(recorder._waiting) == 30            # all but what was written at once, and that it has ended
+    recorder.status(ONLINE)
+    assert recorder._waiting == {}
+    recorder.put(shot(image, 30), found([31]))
+    recorder.close()
+    assert len(commits) == 3
+    assert sorted(event.track for event in events(tmp_path)) == list(range(1, 32))
+    assert all(event.shot for event in events(tmp_path))
+
+
+def test_what_cannot_be_written_together_is_not_written_at_all(tmp_path: Path) -> None:
+    store = EventStore(tmp_path, create=True)
+    event = Event("door", 1, 1.0, 2.0, 1, 64, 48, *([0.0] * 8), score=0.9)
+
+    def stopped() -> None:
+        with store.together():
+            store.change(store.add(event), event, b"png")
+            raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        stopped()
+    assert list(store.events()) == []
+    with store.together():
+        store.add(event)
+    assert len(list(store.events())) == 1
+    store.close()
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:

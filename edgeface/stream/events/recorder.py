@@ -23,6 +23,8 @@ DEFAULT_DAYS, DEFAULT_MB = 30.0, 1000.0
 # How often a track that goes on is brought up to date, so that a pulled plug loses no more.
 _UPDATE_NS = 10_000_000_000
 _CAPACITY = 1024
+# What comes within so long is written together: a transaction costs more than a row.
+_TOGETHER_S = 1.0
 
 _log = logging.getLogger("edgeface.stream")
 
@@ -46,11 +48,21 @@ class EventOptions:
             )
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What is to be written of a track: the newest of it, and its best shot at its end."""
+
+    track: int
+    event: Event
+    best: BestShot | None
+    has_ended: bool
+
+
 class EventRecorder:
     """Writes a row a track: when it is first seen, every 10 seconds, and when it has ended, then with its best shot.
 
-    Files are written by a thread. A disk that takes no more is logged, counted in ``lost``, and does not end the run.
-    Raises OutputError when the folder cannot be used.
+    Files are written by a thread, once a second at most. A disk that takes no more is logged, counted in ``lost``, and
+    does not end the run. Raises OutputError when the folder cannot be used.
     """
 
     def __init__(self, options: EventOptions) -> None:
@@ -60,6 +72,8 @@ class EventRecorder:
         self._histories = TrackHistories()
         self._best = BestShots() if options.shots else None
         self._written_ns: dict[int, int] = {}
+        self._waiting: dict[int, _Row] = {}    # by track, until all are written together
+        self._last_s = -_TOGETHER_S
         self._rows: dict[int, int] = {}        # by track, in the thread
         self._store = EventStore(options.folder, create=True)
         self._store.keep(options.days, options.megabytes, time.time())
@@ -73,12 +87,15 @@ class EventRecorder:
                 self._written_ns[history.track] = shot.taken_unix_ns
                 self._queue_up(history, None, has_ended=False)
         self._end(self._histories.take(result.ended))
+        if time.monotonic() - self._last_s >= _TOGETHER_S:
+            self._flush()
 
     def status(self, status: Status) -> None:
-        pass
+        self._flush()       # no frame may come for long
 
     def close(self) -> None:
         self._end(self._histories.take_all())
+        self._flush()
         self._queue.close()
 
     def _end(self, histories: list[TrackHistory]) -> None:
@@ -89,29 +106,51 @@ class EventRecorder:
 
     def _queue_up(self, history: TrackHistory, best: BestShot | None, *, has_ended: bool) -> None:
         event = _event(history, best, with_attributes=self._options.attributes)
-        self._queue.add(lambda: self._write(history.track, event, best, has_ended), droppable=not has_ended)
+        self._waiting[history.track] = _Row(history.track, event, best, has_ended)
 
-    def _write(self, track: int, event: Event, best: BestShot | None, has_ended: bool) -> None:
+    def _flush(self) -> None:
+        if self._waiting:
+            rows = list(self._waiting.values())
+            self._waiting, self._last_s = {}, time.monotonic()
+            self._queue.add(lambda: self._write(rows), droppable=not any(row.has_ended for row in rows))
+
+    def _write(self, rows: list[_Row]) -> None:
+        new = [row.track for row in rows if row.track not in self._rows]
+        shots = [None if row.best is None else cv2.imencode(".png", row.best.crop)[1].tobytes() for row in rows]
         try:
-            is_new = track not in self._rows
-            if is_new:
-                self._rows[track] = self._store.add(event)
-            png = None if best is None else cv2.imencode(".png", best.crop)[1].tobytes()
-            self._store.change(self._rows[track], event, png)
-            if has_ended:
-                self._store.keep(self._options.days, self._options.megabytes, time.time())
+            with self._store.together():
+                for row, png in zip(rows, shots, strict=True):
+                    if row.track not in self._rows:
+                        self._rows[row.track] = self._store.add(row.event)
+                        if png is None:
+                            continue
+                    self._store.change(self._rows[row.track], row.event, png)
+        except OutputError as error:
+            for track in new:
+                self._rows.pop(track, None)
+            self._refused(error, len(rows))
+        else:
             # A row that is there may be changed on a disk that is full.
-            if self._is_refused and is_new:
+            if self._is_refused and new:
                 self._is_refused = False
                 _log.warning("%s: events are kept again; %d were lost", self._options.folder, self.lost)
+            if any(row.has_ended for row in rows):
+                self._keep()
+        for row in rows:
+            if row.has_ended:
+                self._rows.pop(row.track, None)
+
+    def _keep(self) -> None:
+        try:
+            self._store.keep(self._options.days, self._options.megabytes, time.time())
         except OutputError as error:
-            if not self._is_refused:
-                self._is_refused = True
-                _log.warning("%s; events are lost until it can be", error)
-            self.lost += 1
-        finally:
-            if has_ended:
-                self._rows.pop(track, None)
+            self._refused(error, 0)
+
+    def _refused(self, error: OutputError, lost: int) -> None:
+        if not self._is_refused:
+            self._is_refused = True
+            _log.warning("%s; events are lost until it can be", error)
+        self.lost += lost
 
 
 def _event(history: TrackHistory, best: BestShot | None, *, with_attributes: bool) -> Event:

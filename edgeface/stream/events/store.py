@@ -137,6 +137,22 @@ class EventStore:
                 [*values.values(), number],
             )
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is added and changed within is written at once or not at all. Raises OutputError."""
+        shot_bytes = self._shot_bytes
+        with self._reported():
+            self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._reported():
+                self._database.execute("COMMIT")
+        except BaseException:
+            self._shot_bytes = shot_bytes
+            with suppress(sqlite3.Error):       # a full disk has rolled it back already
+                self._database.execute("ROLLBACK")
+            raise
+
     def events(
         self, *, since_unix_s: float | None = None, until_unix_s: float | None = None, most: int | None = None
     ) -> Iterator[Event]:
