@@ -73,7 +73,10 @@ def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, SetDescr
         wanted = min(len(pictures), -(-count // len(parts)))
         chosen += [(pictures[i * len(pictures) // wanted], description) for i in range(wanted)]
     if not chosen:
-        raise DataError(
-            f"{data}: no training pictures to calibrate on in {', '.join(folder.sets)}: give --data another folder"
+        detected = [name for name, what in folder.sets.items() if not what.measure]
+        step = "give --data another folder" if not detected else (
+            f"a detector labelled {', '.join(detected)}: once a person has corrected that, write measure = true into "
+            "its set.toml"
         )
+        raise DataError(f"{data}: no training pictures to calibrate on in {', '.join(folder.sets)}: {step}")
     return chosen

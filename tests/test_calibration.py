@@ -11,7 +11,7 @@ import pytest
 import torch
 from edgeface.quantize.calibrated import Calibrated, calibrated
 from edgeface.quantize.calibration import calibrate, observe
-from edgeface.quantize.pictures import calibration_batches
+from edgeface.quantize.pictures import calibration_batches, calibration_pictures
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ from edgeface.int8.clipping import (
 from edgeface.int8.modules import Point, points
 from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import Checkpoint, load, save
-from tiny_data import write_tiny_data
+from tiny_data import write_set, write_tiny_data
 
 
 def seen(values: NDArray[np.float64]) -> Seen:
@@ -60,6 +60,15 @@ def data(tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uint8])
 @pytest.fixture(scope="module")
 def done(tiny_checkpoint: Path, data: Path) -> Calibrated:
     return calibrated(load(tiny_checkpoint), data, "mse", ["heads.0.*"], pictures=4)
+
+
+def test_labels_of_a_detector_are_not_calibrated_on_and_it_says_why(
+    tmp_path: Path, astronaut: NDArray[np.uint8]
+) -> None:
+    write_set(tmp_path / "shop", [("a", astronaut, {"split": "train", "complete": 1, "faces": []})])
+    (tmp_path / "shop" / "set.toml").write_text("measure = false\n")
+    with pytest.raises(DataError, match=r"a detector labelled shop: .* write measure = true into its set\.toml"):
+        calibration_pictures(tmp_path, 4)
 
 
 def test_the_methods_by_name() -> None:
