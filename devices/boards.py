@@ -3,12 +3,12 @@
 A user's own lie in ``$XDG_CONFIG_HOME/edgeface/devices`` (by default ``~/.config/edgeface/devices``), and the file's
 name is the board's. A file says everything, or starts from a board that ships: ``robot1.toml`` with
 ``extends = "rk3399"`` and ``address = "pi@robot1"`` is an RK3399 that is reached by ssh, and a file with a shipped
-board's own name changes that board. Keys of the file take the place of the shipped ones whole.
+board's own name changes that board. Keys of the file take the place of the shipped ones whole, but for ``best``, which
+does so model by model.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from edgeface.errors import DeviceError, UnknownDeviceError, UnknownEngineError
 from edgeface.registry import unknown_name
+from edgeface.user_folders import devices_directory
 
 from .cores import Cluster, Index, Text
 from .machine import machine
@@ -38,7 +39,8 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``emulated_cpus``: QEMU's names of the processors that stand for it without a board. ``thermal_zones``: the types,
     under /sys/class/thermal, of those that matter. ``throttling``: what tells that it runs slower than it could.
     ``threads`` and ``affinity`` (Linux's numbers of processors) are what nets run best with, and ``engine`` is the one
-    that serves it best. ``address`` is what ssh takes (user@host, or a name from its configuration), ``port`` ssh's
+    that serves it best; ``best`` says it by model, as bundles' names, the best one first, and is written by ``edgeface
+    bench MODEL --all``. ``address`` is what ssh takes (user@host, or a name from its configuration), ``port`` ssh's
     where it is not its own choice, ``ssh_config`` a configuration to use instead of the user's, and ``python`` the
     interpreter there: by default that of the environment which ``edgeface devices setup`` makes. ``local``: it is this
     machine.
@@ -51,6 +53,7 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Count
     affinity: list[Index]
     engine: Text
+    best: dict[Text, Annotated[list[Text], Meta(min_length=1)]] = {}
     emulated_cpus: list[Text] = []
     thermal_zones: list[Text] = []
     throttling: list[Throttling] = []
@@ -82,16 +85,9 @@ def shipped_directory() -> Path:
     return Path(__file__).parent / "boards"
 
 
-def own_directory() -> Path:
-    """Where a user's own are."""
-    base = os.environ.get("XDG_CONFIG_HOME", "")
-    # The XDG specification: a path that is not absolute is to be ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".config") / "edgeface" / "devices"
-
-
 def names() -> list[str]:
     """The names of all boards, shipped and own."""
-    return sorted({path.stem for path in (*_files(shipped_directory()), *_files(own_directory()))})
+    return sorted({path.stem for path in (*_files(shipped_directory()), *_files(devices_directory()))})
 
 
 def find(name: str) -> Board:
@@ -99,9 +95,9 @@ def find(name: str) -> Board:
 
     Raises UnknownDeviceError with the choices, and DeviceError for a description that is wrong: file, key and what.
     """
-    own, shipped = own_directory() / f"{name}.toml", shipped_directory() / f"{name}.toml"
+    own, shipped = devices_directory() / f"{name}.toml", shipped_directory() / f"{name}.toml"
     if name not in names():
-        raise UnknownDeviceError(unknown_name("device", name, names()) + f" Your own: {own_directory()}/NAME.toml.")
+        raise UnknownDeviceError(unknown_name("device", name, names()) + f" Your own: {devices_directory()}/NAME.toml.")
     if not own.is_file():
         return _board(name, _read(shipped), shipped)
     content = _read(own)
@@ -110,8 +106,16 @@ def find(name: str) -> Board:
         known = sorted(path.stem for path in _files(shipped_directory()))
         if base not in known:
             raise DeviceError(f"{own}: extends: {unknown_name('shipped device', str(base), known)}")
-        content = _read(shipped_directory() / f"{base}.toml") | content
+        started = _read(shipped_directory() / f"{base}.toml")
+        if isinstance(started.get("best"), dict) and isinstance(content.get("best"), dict):
+            content["best"] = started["best"] | content["best"]
+        content = started | content
     return _board(name, content, own)
+
+
+def is_own(name: str) -> bool:
+    """Whether the user has a description of that name."""
+    return (devices_directory() / f"{name}.toml").is_file()
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -36,6 +36,7 @@ from .replies import (
     LoadedBundle,
     ReplyError,
     Room,
+    Serving,
     Timed,
     converted,
     faces_counted,
@@ -201,6 +202,11 @@ class Client:
         """What the board says that it is."""
         result, _ = self.request("machine", timeout_s=timeout_s)
         return self._checked(lambda: converted(result, Machine))
+
+    def serving(self, *, timeout_s: float = TIMEOUT_S) -> Serving:
+        """Which board the worker takes its machine for, and what the models' names mean there."""
+        result, _ = self.request("serving", timeout_s=timeout_s)
+        return self._checked(lambda: converted(result, Serving))
 
     def request(
         self,

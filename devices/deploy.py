@@ -12,6 +12,7 @@ from edgeface.bundle import Bundle, read_bundle, whole
 from edgeface.errors import BundleError, DeviceError
 from edgeface.runtime import catalog
 from edgeface.runtime.loading import load
+from edgeface.weights import SHIPPED
 
 from .agreement import Agreement, compare
 from .client import Client
@@ -47,7 +48,8 @@ def deploy(
     progress: Progress = silent,
 ) -> Deployment:
     """Copy ``bundle``, a name or a directory, to the board; check every hash there; compare the faces in ``picture``,
-    uint8 (H, W, 3) BGR, with those found here; and only then put it into its place.
+    uint8 (H, W, 3) BGR, with those found here; and only then put it into its place. A model's name means the bundle
+    that serves the board best.
 
     A bundle that names the files of others beside it comes to the board whole. ``directory`` on the board, ~ for its
     user's home, is by default of the bundle's name below ``~/.local/share/edgeface/bundles``. When anything fails the
@@ -57,7 +59,7 @@ def deploy(
     its engine is not installed here or there, OutputError when it cannot be written there, and DeviceError, also when
     the faces are not the same.
     """
-    source = catalog.find(bundle)
+    source = catalog.find(bundle, best=link.board.best.get(str(bundle).removeprefix(SHIPPED), ()))
     if not source.is_dir():
         raise BundleError(f"{source}: is not a bundle: make one with edgeface convert")
     with whole(source) as complete, Client(link) as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from edgeface import weights
 from edgeface.board_health import SOURCES, read_health
 from edgeface.bundle import read_bundle
-from edgeface.errors import DeviceError, OptionError, UnknownNameError
+from edgeface.errors import DeviceError, OptionError, UnknownModelError, UnknownNameError
 from edgeface.frames import FORMATS, Format, Frame
 from edgeface.registry import Registry
 from edgeface.runtime import catalog
@@ -24,6 +25,7 @@ from edgeface.runtime.engines import Session
 from edgeface.runtime.kernels import selftest
 from edgeface.runtime.loading import load as load_detector
 from edgeface.runtime.loading import open_sessions
+from edgeface.runtime.preference import preference_here
 from edgeface.runtime.threads import default_threads
 
 from .machine import machine
@@ -261,6 +263,17 @@ def describe_machine(_state: State, options: dict[str, Any], _arrays: Arrays) ->
     """What the board really is."""
     read(options, OperationOptions)
     return msgspec.to_builtins(machine()), {}
+
+
+@operation("serving")
+def serving(_state: State, options: dict[str, Any], _arrays: Arrays) -> tuple[Any, Arrays]:
+    """Which board this is like, and what the models' names mean here."""
+    read(options, OperationOptions)
+    bundles = {}
+    for model in sorted(weights.DEFAULTS):
+        with suppress(UnknownModelError):   # an edgeface that was installed without it
+            bundles[model] = catalog.find(weights.SHIPPED + model).name
+    return {"board": preference_here().board, "bundles": bundles}, {}
 
 
 class Pin(OperationOptions, frozen=True):

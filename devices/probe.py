@@ -14,6 +14,7 @@ from .cores import Cluster
 from .links.registry import Link
 from .machine import Machine
 from .protocol import Hello
+from .replies import Serving
 
 # What the kernel and the graphics take of the memory, at most, so that less than the rest is a smaller board.
 _MEMORY_SHARE = 0.8
@@ -22,15 +23,16 @@ _FASTER = frozenset(("fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One look at a board: how it is reached, what its worker said of itself, what the machine is and how it is now;
-    ``warnings`` name the key of the description that is wrong. Of an ``emulated`` board the processors are its own, and
-    memory, sensors and load those of this machine."""
+    """One look at a board: how it is reached, what its worker said of itself, what the machine is and how it is now,
+    and which bundles models' names mean there; ``warnings`` name the key of the description that is wrong. Of an
+    ``emulated`` board the processors are its own, and memory, sensors and load those of this machine."""
 
     device: str
     where: str
     worker: Hello
     machine: Machine
     health: Health
+    serving: Serving
     emulated: bool
     warnings: list[str]
 
@@ -39,6 +41,7 @@ def probe(link: Link) -> Probe:
     """Ask the board at the end of ``link``. Raises DeviceError and its branches when it cannot be asked."""
     with Client(link) as client:
         machine, health, worker = client.machine(), client.health(), client.hello
+        serving = client.serving()
     emulated = link.board.link == "emulated"
     differing = _processors(link.board, machine) if emulated else differences(link.board, machine)
     return Probe(
@@ -47,6 +50,7 @@ def probe(link: Link) -> Probe:
         worker=worker,
         machine=machine,
         health=health,
+        serving=serving,
         emulated=emulated,
         warnings=[*differing, *_engine(link.board, worker)],
     )

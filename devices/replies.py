@@ -37,6 +37,14 @@ class LoadedBundle(msgspec.Struct, frozen=True):
     bundle: Bundle
 
 
+class Serving(msgspec.Struct, frozen=True):
+    """The ``board`` that a worker's machine is like, None where it is like none that is described, and by model the
+    bundle that its name means there."""
+
+    board: str | None
+    bundles: dict[str, str]
+
+
 class Room(msgspec.Struct, frozen=True):
     """Where a bundle's files are to be copied to there, the ``directory`` that they will lie in, and whether that
     ``replaces`` another."""

@@ -33,6 +33,7 @@ from edgeface.runtime import catalog
 from edgeface.weights import SHIPPED
 
 HERE = Path(__file__).parent
+SERVING = HERE / "results" / "estimates" / "serving.json"
 RESULTS, PAGE, PLAN = HERE / "results", HERE / "results.md", HERE / "results" / "plan.toml"
 MISSING = "-"
 STALE = " (of an earlier bundle)"
@@ -306,6 +307,41 @@ def page_lines(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {result.name} | {result.record['made']} | {result.record['edgeface']} |"
     for table in TABLES:
         yield from table.lines(results)
+    yield from serving_lines()
+
+
+def serving_lines() -> Iterator[str]:
+    """The table of what serves each board best, by docs/make_best.py's estimates."""
+    kept: Record = json.loads(SERVING.read_text())
+    yield from (
+        "", "## What serves a board best", "",
+        "Estimates in ms for a picture with one face (of `tcnn` for one face), one core, 320x256 px from a frame of",
+        "640x480: all bundles of a model, the fastest first. The best is the fastest whose AP is at most",
+        ".01 below the highest, or the model's default where the difference is under 10 %. Behind TFLite's times are",
+        "no published times.", "",
+        "| board | model | best | of all |", "| --- | --- | --- | --- |",
+    )
+    for name, board in kept["boards"].items():
+        for model, choice in board["models"].items():
+            every = choice["candidates"]
+            shown = ", ".join(f"{each['precision']} {each['engine']} {each['ms']:.1f}" for each in every)
+            yield f"| {name} | {model} | {choice['best'][0]} | {shown} |"
+    yield ""
+    for name, board in kept["boards"].items():
+        kinds = "; ".join(
+            f"{kind} {board[key]['mean']:.1%} on {board[key]['networks']} networks, {abs(board[key]['bias']):.1%} too "
+            f"{'slow' if board[key]['bias'] > 0 else 'fast'}"
+            for kind, key in (("int8", "int8_error"), ("float", "float_error")) if board[key]
+        )
+        several = board["speedup"] and (
+            f" With {board['threads']} threads a net is {board['speedup']:.2f} times as fast "
+            f"(off by {board['speedup_error']:.1%})."
+        )
+        yield (
+            f"- {name}, {board['core']} at {board['mhz']:g} MHz: off by {board['mean_error']:.1%} on networks left out "
+            f"of the fit ({kinds}).{several or ''}"
+        )
+    yield from ("", "    python docs/make_best.py --estimate", f"    {kept['command']}")
 
 
 def measure(model: str, commands: Sequence[str], data: Path, is_filling: bool) -> None:

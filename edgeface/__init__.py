@@ -107,6 +107,8 @@ __all__ = [
 # The bench's engine runs checkpoints, so it stands above the runtime, which finds it by its name.
 for _kind in ("engine", "engine of single files"):
     bring(_kind, "torch", "edgeface.torch_engine")
+# So do the descriptions of boards, by which the runtime knows what serves this machine.
+bring("preference", "here", "edgeface.devices.recognised")
 
 _HOMES = {
     "Detector": "edgeface.runtime.detector",

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from edgeface.convert import convert
 from edgeface.devices import boards
 from edgeface.devices.estimate import estimates
+from edgeface.devices.estimate.calibration import KindError
 from edgeface.devices.estimate.costing import find_tools
 from edgeface.devices.estimate.estimates import (
     BundleEstimate,
@@ -65,8 +66,8 @@ def a_bundle() -> BundleEstimate:
 
 def a_report(*bundles: BundleEstimate) -> EstimateReport:
     return EstimateReport(
-        "estimate", "rk3399", "cortex-a72", 1800, 2, 1.5, 0.09, 25, 1.6, 0.05, {"llvm": "19.1.7", "ncnn": "1.0"},
-        (320, 256), "a picture", (640, 480), list(bundles),
+        "estimate", "rk3399", "cortex-a72", 1800, 2, 1.5, 0.09, KindError(5, 0.1, -0.05), None, 25, 1.6, 0.05,
+        {"llvm": "19.1.7", "ncnn": "1.0"}, (320, 256), "a picture", (640, 480), list(bundles),
     )
 
 
@@ -74,7 +75,8 @@ def test_every_line_calls_an_estimate_what_it_is() -> None:
     lines = list(estimate_lines(a_report(a_bundle()), 3))
     assert lines[0] == "Estimate for rk3399, cortex-a72 at 1800 MHz, 2 threads: no time was measured"
     assert "x 1.500; off by 9.0% on average over 25 published networks" in lines[1]
-    assert "1.60 times as fast as by one, as published for ncnn (off by 5.0% on average)" in lines[2]
+    assert lines[2] == "Of these 5 networks in int8: off by 10.0%, on average 5.0% too fast"
+    assert "1.60 times as fast as by one, as published for ncnn (off by 5.0% on average)" in lines[3]
     row = next(line for line in lines if line.startswith("net-int8-ncnn  "))
     assert " ".join(row.split()) == "net-int8-ncnn ncnn int8 1.50 20.00 1.00 0.75 0.50 0.25 0.00 21.50 2"
     # Where too little was costed, it says so.
@@ -198,7 +200,7 @@ def test_heat_clocks_and_what_slows_a_board_stand_beside_its_times(tiny_bundle: 
     (["mos_s", "--calibrate", "rk3399"], "--calibrate takes no BUNDLE"),
     (["mos_s", "--frame", "640"], "write 640x480"),
     (["mos_s", "--device", "rk3398"], "Did you mean 'rk3399'?"),
-    (["mos_s", "--device", "rpi5"], "no calibration of rpi5"),
+    (["mos_s", "--device", "rpi5", "--threads", "2"], "no estimate of 2 threads on cortex-a76, only of 1, 4"),
     (["mos_s", "--device", "rk3399", "--core", "cortex-a76"], "cortex-a72"),
     (["mos_s", "--device", "rk3399", "--threads", "3"], "no estimate of 3 threads on cortex-a72"),
 ])

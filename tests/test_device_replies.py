@@ -140,8 +140,9 @@ sys.exit(worker.main())
     lambda client: client.infer(LoadedBundle(1, 1, BUNDLE), np.zeros((3, 8, 8), np.float32), outputs=["score"]),
     lambda client: client.health(),
     lambda client: client.machine(),
+    lambda client: client.serving(),
     lambda client: client.receive("mos_s"),
-], ids=["load", "detect", "infer", "health", "machine", "receive"])
+], ids=["load", "detect", "infer", "health", "machine", "serving", "receive"])
 def test_a_worker_that_answers_something_else_is_ended_and_named(ask: Callable[[Client], Any]) -> None:
     with Client(open_link(boards.find("host")), arguments=["-c", LIAR]) as client:
         with pytest.raises(DeviceLostError, match="sent what is not the protocol"):

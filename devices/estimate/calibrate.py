@@ -5,30 +5,28 @@ What one of them costs is kept in the user's cache, so that a calibration that w
 
 from __future__ import annotations
 
-import hashlib
-import re
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from edgeface.devices.boards import Board
-from edgeface.devices.emulation.programs import Progress, run, silent
-from edgeface.devices.emulation.root import EmulatedRoot, cache_directory, ensure_root
-from edgeface.devices.estimate import counting
+from edgeface.devices.emulation.programs import Progress, silent
+from edgeface.devices.emulation.root import EmulatedRoot, ensure_root
+from edgeface.devices.estimate import calibration, counting
 from edgeface.devices.estimate.calibration import Calibration, CoreFit, NetworkFit, ThreadsFit
 from edgeface.devices.estimate.costing import Counts, find_tools
 from edgeface.devices.estimate.count import Executed, costed, execute, processor_for
 from edgeface.devices.estimate.fit import Values, left_out, mean_error, no_less_than_zero, one_factor
-from edgeface.devices.estimate.jobs import NetJob, Outcome
+from edgeface.devices.estimate.jobs import NetJob
+from edgeface.devices.estimate.kept import keep, kept_path, qemu_version, read_kept, wheel_versions
 from edgeface.devices.estimate.networks import Network, network
 from edgeface.devices.estimate.networks.builder import INPUT
 from edgeface.devices.estimate.published import Column, Published, published
 
-from edgeface.atomic import refused, write_bytes
+from edgeface.atomic import refused
 from edgeface.errors import OptionError
 from edgeface.runtime.engines.ncnn_layers import to_param
 
@@ -53,6 +51,9 @@ class CountedNetworks:
 def calibrate(board: Board, *, names: Sequence[str] | None = None, progress: Progress = silent) -> Calibration:
     """Count ncnn's benchmark networks on every core that one thread's times are published of, and fit them.
 
+    A core of which no such time is published has the fit of a board that it is ``like`` (``Published``), at its own
+    clock.
+
     ``names``: which networks, at least two; all that can be built here and have published times unless given.
     ``progress`` gets a line for each step that takes a while: all of it is half an hour when nothing was kept.
 
@@ -60,16 +61,33 @@ def calibrate(board: Board, *, names: Sequence[str] | None = None, progress: Pro
     that is not known, InstallError for a program that must be installed first, DeviceError and OutputError.
     """
     table = published(board.name)
-    chosen = _chosen(table, names)
-    tools = find_tools()
-    root = ensure_root(board, progress=progress)
-    versions = {"ncnn": _ncnn_version(root), "qemu": _qemu_version(root), "llvm": tools.version}
-    fits = []
-    for column in table.columns:
-        if column.threads == 1 and column.accepted is not None:
+    calibrated = [column for column in table.columns if column.threads == 1 and column.accepted is not None]
+    fits: list[CoreFit] = []
+    versions: dict[str, str] = {}
+    if calibrated:
+        chosen = _chosen(table, names)
+        tools = find_tools()
+        root = ensure_root(board, progress=progress)
+        versions = wheel_versions(root, "ncnn") | {"qemu": qemu_version(root), "llvm": tools.version}
+        for column in calibrated:
             counted = _count(root, column.core, chosen, versions, progress)
             fits.append(fit_core(column, table.times_ms(column), counted))
-    return Calibration(board.name, table.machine, table.source, versions, fits, fit_threads(table))
+    for name in table.like:
+        if name in calibration.boards():
+            other = calibration.load(name)
+            fits += _fits_of_another(board, other, {fit.core for fit in fits})
+            versions = versions or other.versions
+    return Calibration(board.name, table.machine, table.source, versions, fits, fit_threads(board))
+
+
+def _fits_of_another(board: Board, other: Calibration, known: Container[str]) -> Iterator[CoreFit]:
+    """What the calibration of another board says of ``board``'s cores that are not ``known``, at the board's clock."""
+    for cluster in board.clusters:
+        for fit in other.cores:
+            if fit.core == cluster.core and fit.core not in known:
+                yield msgspec.structs.replace(
+                    fit, board_mhz=float(cluster.mhz), fitted_on=fit.fitted_on or other.board
+                )
 
 
 def _chosen(table: Published, names: Sequence[str] | None) -> list[str]:
@@ -91,45 +109,21 @@ def _count(
     cpu = processor_for(core)
     counts = []
     for number, (name, built) in enumerate(zip(names, networks, strict=True), 1):
-        kept = cache_directory() / "estimate" / f"network-{name}-{cpu}-{_key(built, versions)}.json"
-        executed = _kept(kept)
+        kept = kept_path(f"network-{name}-{cpu}", *_depends_on(built, versions))
+        executed = read_kept(kept, Executed)
         if executed is None:
             progress(f"{name}: counting on an emulated {cpu}, {number} of {len(names)}")
             executed = _execute(root, cpu, name, built)
-            _keep(kept, executed)
+            keep(kept, executed)
         (region,) = costed(executed, core).regions
         counts.append(region.counts)
     return CountedNetworks(names, networks, counts)
 
 
-def _key(built: Network, versions: Mapping[str, str]) -> str:
-    """Of all that what is executed depends on."""
+def _depends_on(built: Network, versions: Mapping[str, str]) -> list[str | int]:
+    """All that what is executed depends on."""
     plugin = Path(counting.__file__).with_name("plugin.c").read_text()
-    content = [to_param(built.layers), _SEED, _PRECISION, versions["ncnn"], versions["qemu"], plugin]
-    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
-
-
-class _Kept(msgspec.Struct):
-    """What was executed, as JSON takes it."""
-
-    outcome: Outcome
-    regions: list[dict[str, int]]
-
-
-def _kept(path: Path) -> Executed | None:
-    try:
-        kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-    except (OSError, msgspec.DecodeError):
-        return None     # it is counted anew
-    return Executed(kept.outcome, [Counter(region) for region in kept.regions])
-
-
-def _keep(path: Path, executed: Executed) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refused(path, error) from None
-    write_bytes(path, msgspec.json.encode(_Kept(executed.outcome, list(executed.regions))))
+    return [to_param(built.layers), _SEED, _PRECISION, versions["ncnn"], versions["qemu"], plugin]
 
 
 def _execute(root: EmulatedRoot, cpu: str, name: str, built: Network) -> Executed:
@@ -185,25 +179,29 @@ def _others(cycles_ms: Values, times_ms: Values, counted: CountedNetworks) -> di
     return others
 
 
-def fit_threads(table: Published) -> list[ThreadsFit]:
-    """What several threads bring, from a table's columns of several threads and those of one."""
-    fits = []
-    for column in table.columns:
-        if column.threads == 1:
-            continue
-        many = np.array(list(table.times_ms(column).values()))
-        one = np.array(list(table.times_ms(table.single(column.core)).values()))[:, None]
-        error = mean_error(left_out(one, many, one_factor), many)
-        fits.append(ThreadsFit(column.core, column.threads, float(1 / one_factor(one, many)[0]), error, len(many)))
-    return fits
+def fit_threads(board: Board) -> list[ThreadsFit]:
+    """What several threads bring on a board's cores, from columns of several threads and those of one: the board's own,
+    else those of boards that it is like, scaled to the clock of the column that they are compared with."""
+    own = published(board.name)
+    tables = {board.name: own} | {name: published(name) for name in own.like}
+    cores = {cluster.core for cluster in board.clusters}
+    fits: dict[tuple[str, int], ThreadsFit] = {}
+    for name, table in tables.items():
+        for column in table.columns:
+            if column.threads > 1 and column.core in cores and (column.core, column.threads) not in fits:
+                for base, other in ({name: table} | tables).items():
+                    one = other.single(column.core)
+                    if one is not None:
+                        taken = [] if name == base == board.name else list(dict.fromkeys((name, base)))
+                        fits[column.core, column.threads] = _speedup(table, column, other, one, taken)
+                        break
+    return list(fits.values())
 
 
-def _ncnn_version(root: EmulatedRoot) -> str:
-    found = (re.fullmatch(r"ncnn-(.+)\.dist-info", path.name) for path in root.site.glob("ncnn-*.dist-info"))
-    return next((match[1] for match in found if match), "unknown")
-
-
-def _qemu_version(root: EmulatedRoot) -> str:
-    said = run([root.qemu, "--version"], what="qemu cannot be run", timeout_s=60, next_step="install it again")
-    found = re.search(r"version (\d[\d.]*)", said)
-    return found[1] if found else "unknown"
+def _speedup(table: Published, many: Column, other: Published, one: Column, boards: list[str]) -> ThreadsFit:
+    many_ms, one_ms = table.times_ms(many), other.times_ms(one)
+    common = [name for name in many_ms if name in one_ms]
+    several = np.array([many_ms[name] for name in common])
+    single = np.array([one_ms[name] for name in common])[:, None] * (one.mhz / many.mhz)
+    error = mean_error(left_out(single, several, one_factor), several)
+    return ThreadsFit(many.core, many.threads, float(1 / one_factor(single, several)[0]), error, len(common), boards)

@@ -31,12 +31,27 @@ class NetworkFit(msgspec.Struct, frozen=True):
         """Of the estimate, without sign lost: 0.1 is 10 % more than what was published."""
         return self.left_out_ms / self.published_ms - 1
 
+    @property
+    def is_int8(self) -> bool:
+        """Whether its weights and activations are integers; ncnn's names say so."""
+        return self.name.endswith("_int8")
+
+
+class KindError(msgspec.Struct, frozen=True):
+    """How far estimates of so many ``networks`` are off on average, and ``bias``, with the sign: below 0 the estimates
+    are too fast."""
+
+    networks: int
+    mean: float
+    bias: float
+
 
 class CoreFit(msgspec.Struct, frozen=True):
     """One kind of core: time is ``factor`` x cycles / clock, where the published clock is ``mhz``.
 
     ``accepted`` is the mean error up to which estimates are relied on. ``others``: the mean errors, in the same way, of
-    models that were tried beside the one factor, by their names.
+    models that were tried beside the one factor, by their names. ``board_mhz``: the clock that estimates are for, where
+    the published times are those of another board, ``fitted_on``.
     """
 
     core: str
@@ -45,6 +60,13 @@ class CoreFit(msgspec.Struct, frozen=True):
     accepted: float
     networks: list[NetworkFit]
     others: dict[str, float]
+    board_mhz: float | None = None
+    fitted_on: str | None = None
+
+    @property
+    def clock_mhz(self) -> float:
+        """The clock that estimates are for."""
+        return self.board_mhz or self.mhz
 
     @property
     def mean_error(self) -> float:
@@ -56,11 +78,19 @@ class CoreFit(msgspec.Struct, frozen=True):
         """The largest of the errors' amounts."""
         return max(abs(network.error) for network in self.networks)
 
+    def kind_error(self, *, is_int8: bool) -> KindError | None:
+        """That of the networks in int8 alone, or of the others; None where there are none."""
+        errors = [network.error for network in self.networks if network.is_int8 == is_int8]
+        if not errors:
+            return None
+        return KindError(len(errors), sum(map(abs, errors)) / len(errors), sum(errors) / len(errors))
+
 
 class ThreadsFit(msgspec.Struct, frozen=True):
     """How many times faster several threads are than one, by the published times of ``networks`` networks.
 
     ``mean_error`` is that of a time which is made of one thread's published time and of the others' ``speedup``.
+    ``boards``: where those times were taken, several threads' first, where it was not on this board alone.
     """
 
     core: str
@@ -68,6 +98,7 @@ class ThreadsFit(msgspec.Struct, frozen=True):
     speedup: float
     mean_error: float
     networks: int
+    boards: list[str] = []
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -89,12 +120,12 @@ class Calibration(msgspec.Struct, frozen=True):
         raise DeviceError(f"estimates for {self.board} are calibrated on {known}, not on {name}: choose one of them")
 
     def milliseconds(self, core: str, cycles: float, *, threads: int = 1, mhz: float | None = None) -> float:
-        """The estimated time of so many cycles of the model, at the published clock or at ``mhz``.
+        """The estimated time of so many cycles of the model, at the board's clock or at ``mhz``.
 
         Raises DeviceError for a core or a number of threads that nothing was published for.
         """
         fit = self.core(core)
-        return fit.factor * cycles / (1000 * (mhz or fit.mhz)) / self.speedup(core, threads)
+        return fit.factor * cycles / (1000 * (mhz or fit.clock_mhz)) / self.speedup(core, threads)
 
     def speedup(self, core: str, threads: int) -> float:
         """How many times faster ``threads`` threads are than one; raises DeviceError where that is not known."""
@@ -124,13 +155,18 @@ def directory() -> Path:
     return Path(__file__).with_suffix("")
 
 
+def boards() -> list[str]:
+    """The boards that a calibration comes with the package of."""
+    return sorted(path.stem for path in directory().glob("*.json"))
+
+
 def load(board: str) -> Calibration:
     """The calibration of that board that came with the package; raises DeviceError when there is none."""
     path = directory() / f"{board}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Calibration)
     except FileNotFoundError:
-        known = ", ".join(sorted(path.stem for path in directory().glob("*.json")))
+        known = ", ".join(boards())
         raise DeviceError(f"no calibration of {board}, so no estimate: there is one of {known or 'no board'}") from None
     except OSError as error:
         raise DeviceError(f"{path}: {error.strerror}: install edgeface again") from None

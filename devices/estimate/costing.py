@@ -34,6 +34,8 @@ _FORMAT = 1
 _NEWEST, _OLDEST = 30, 19    # of LLVM; before, llvm-mca ended at the first instruction that it did not know
 _INSTALL = "an estimate needs its model of the core: sudo apt-get install llvm-19 (or newer: apt.llvm.org)"
 _TARGET = "-triple=aarch64-linux-gnu"
+# LLVM gives an A76 the model of an A57, which has half its units; a Neoverse N1 is an A76 with more cache.
+_MODELLED_AS = {"cortex-a76": "neoverse-n1"}
 _ENCODED = re.compile(r"^\t(.*?)\s*// encoding: \[(.*)\]$")
 _REGISTER_BYTES = {"b": 1, "h": 2, "w": 4, "s": 4, "x": 8, "d": 8, "q": 16}
 _VECTOR = re.compile(r"v\d+\.(\d*)([bhsd])")
@@ -227,9 +229,10 @@ def _model(
         lines = [text[word] for word in _split(words) if word in text]
         source += [f"# LLVM-MCA-BEGIN {number}", *("b #8" if _name(line) in _JUMPS else line for line in lines),
                    "# LLVM-MCA-END"]
+    model = _MODELLED_AS.get(core, core)
     with _written("\n".join(source)) as path:
-        said = run([tools.mca, "-m" + _TARGET[1:], f"-mcpu={core}", "-mattr=+all", f"-iterations={ITERATIONS}", "-json",
-                    "-all-views=false", "-summary-view", "-skip-unsupported-instructions=any", path],
+        said = run([tools.mca, "-m" + _TARGET[1:], f"-mcpu={model}", "-mattr=+all", f"-iterations={ITERATIONS}",
+                    "-json", "-all-views=false", "-summary-view", "-skip-unsupported-instructions=any", path],
                    what=f"blocks cannot be costed for {core}", timeout_s=_TIMEOUT_S, next_step=_INSTALL)
     try:
         report = msgspec.json.decode(said, type=_Report)

@@ -19,11 +19,12 @@ from edgeface.devices.boards import Board
 from edgeface.devices.emulation.programs import Progress, silent
 from edgeface.devices.emulation.root import EmulatedRoot, ensure_root
 from edgeface.devices.estimate import calibration
-from edgeface.devices.estimate.calibration import Calibration
+from edgeface.devices.estimate.calibration import Calibration, KindError
 from edgeface.devices.estimate.costing import Counts, find_tools
 from edgeface.devices.estimate.count import Counted, run_jobs
 from edgeface.devices.estimate.inputs import CROP_COUNTS
 from edgeface.devices.estimate.jobs import CropsJob, Job, LayersJob, OperatorsJob, StagesJob
+from edgeface.devices.estimate.kept import keep, kept_path, qemu_version, read_kept, sources_hash, wheel_versions
 from edgeface.devices.estimate.operators import NOTHING, write_operators
 from numpy.typing import NDArray
 
@@ -121,8 +122,9 @@ class BundleEstimate(msgspec.Struct, frozen=True):
 
 class EstimateReport(msgspec.Struct, frozen=True):
     """What was estimated, for which core and from what. ``factor`` turns model cycles into time, with ``mean_error`` on
-    networks that it was not fitted to; several threads divide the network's time by ``speedup``, with an error of
-    ``threads_error``. ``faces`` of a bundle were found in the one picture."""
+    networks that it was not fitted to, of those in int8 alone ``int8_error``, of the others ``float_error``, with what
+    is on average too much (above 0) or too little; several threads divide the network's time by ``speedup``, with an
+    error of ``threads_error``. ``faces`` of a bundle were found in the one picture."""
 
     place: Literal["estimate"]
     board: str
@@ -131,6 +133,8 @@ class EstimateReport(msgspec.Struct, frozen=True):
     threads: int
     factor: float
     mean_error: float
+    int8_error: KindError | None
+    float_error: KindError | None
     calibration_networks: int
     speedup: float
     threads_error: float
@@ -148,13 +152,15 @@ class EstimateReport(msgspec.Struct, frozen=True):
 @dataclass(frozen=True)
 class Question:
     """What is to be estimated: a picture, uint8 (H, W, 3) BGR, with words for what it is; the net's input, its longest
-    side in pixels or (width, height); the core as LLVM calls it; and threads."""
+    side in pixels or (width, height); the core as LLVM calls it; threads; and whether the layers of nets are
+    counted one by one as well, which is more than half of the work."""
 
     picture: NDArray[np.uint8]
     source: str
     size_px: int | tuple[int, int]
     core: str
     threads: int = 1
+    layers: bool = True
 
 
 def estimate(
@@ -178,16 +184,26 @@ def estimate(
     speedup = factors.speedup(question.core, question.threads)
     find_tools()
     root = ensure_root(board, progress=progress)
+    versions = {"llvm": find_tools().version} | wheel_versions(root, "ncnn", "ai_edge_litert", "numpy")
+    depends_on = [
+        versions, qemu_version(root), sources_hash(), question.picture.tobytes(), question.size_px, question.layers
+    ]
     found = []
     for name, directory, bundle in zip(names, directories, bundles, strict=True):
-        progress(f"{bundle.name}: counting on an emulated {question.core}")
-        counts = _counted(root, directory, bundle, question)
+        # Boards with the same core share it.
+        kept = kept_path(f"bundle-{bundle.name}-{question.core}", *depends_on, bundle)
+        counts = read_kept(kept, _Found)
+        if counts is None:
+            progress(f"{bundle.name}: counting on an emulated {question.core}")
+            counts = _counted(root, directory, bundle, question)
+            keep(kept, counts)
         found.append(_bundle_estimate(name, bundle, counts, factors, question))
     threads_errors = [t.mean_error for t in factors.threads if (t.core, t.threads) == (fit.core, question.threads)]
     height, width = question.picture.shape[:2]
     return EstimateReport(
-        PLACE, board.name, fit.core, fit.mhz, question.threads, fit.factor, fit.mean_error, len(fit.networks), speedup,
-        threads_errors[0] if threads_errors else 0.0, {"llvm": find_tools().version} | _engine_versions(root),
+        PLACE, board.name, fit.core, fit.clock_mhz, question.threads, fit.factor, fit.mean_error,
+        fit.kind_error(is_int8=True), fit.kind_error(is_int8=False), len(fit.networks), speedup,
+        threads_errors[0] if threads_errors else 0.0, versions,
         question.size_px, question.source, (width, height), found,
     )
 
@@ -197,11 +213,6 @@ def _bundle_directory(name: str, engine: str | None) -> Path:
     if not path.is_dir():
         raise OptionError(f"{path}: a checkpoint runs on no board: give a bundle (edgeface convert makes one of it)")
     return path
-
-
-def _engine_versions(root: EmulatedRoot) -> dict[str, str]:
-    wheels = (path.name.removesuffix(".dist-info").rpartition("-") for path in root.site.glob("*.dist-info"))
-    return {name: version for name, _, version in sorted(wheels) if name in ("ncnn", "ai_edge_litert", "numpy")}
 
 
 @dataclass(frozen=True)
@@ -240,13 +251,14 @@ def _counted(root: EmulatedRoot, directory: Path, bundle: Bundle, question: Ques
                 kind = kind_of(stage)
                 if kind.pixels(stage, question.picture, question.size_px) is None:
                     continue
-                layers[number] = len(jobs)
-                if bundle.engine == "ncnn":
-                    jobs.append(LayersJob(*here, question.size_px, number))
-                else:
-                    operators = Path(scratch) / f"operators{number}"
-                    names[number] = _taken_apart(directory, bundle, number, question, operators)
-                    jobs.append(OperatorsJob(str(operators)))
+                if question.layers:
+                    layers[number] = len(jobs)
+                    if bundle.engine == "ncnn":
+                        jobs.append(LayersJob(*here, question.size_px, number))
+                    else:
+                        operators = Path(scratch) / f"operators{number}"
+                        names[number] = _taken_apart(directory, bundle, number, question, operators)
+                        jobs.append(OperatorsJob(str(operators)))
                 for count in CROP_COUNTS if kind.crop_px(stage) is not None else ():
                     crops[number, count] = len(jobs)
                     jobs.append(CropsJob(*here, number, count))
@@ -310,7 +322,7 @@ def _bundle_estimate(
     def layers_of(number: int) -> list[LayerEstimate]:
         return [
             LayerEstimate(each.name, each.kind, each.detail, ms(each.counts), each.counts.instructions)
-            for each in found.layers[number]
+            for each in found.layers.get(number, ())
         ]
 
     # Threads are the engine's: what is around it runs on one.

@@ -26,24 +26,25 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A board's table; ``networks`` has by ncnn's name a time in ms for each of ``columns``, in their order."""
+    """A board's table; ``networks`` has by ncnn's name a time in ms for each of ``columns``, in their order.
+
+    ``like``: boards with cores of the same kind, whose figures stand in where this board has none.
+    """
 
     source: str
     machine: str
     columns: list[Column]
     networks: dict[str, list[Positive]]
+    like: list[str] = []
 
     def times_ms(self, column: Column) -> dict[str, float]:
         """The times of one of ``columns`` by network."""
         index = self.columns.index(column)
         return {name: row[index] for name, row in self.networks.items()}
 
-    def single(self, core: str) -> Column:
-        """The column of one thread on ``core``; raises DeviceError when there is none."""
-        for column in self.columns:
-            if column.core == core and column.threads == 1:
-                return column
-        raise DeviceError(f"no figures of one thread on {core} are published for {self.machine}: choose another core")
+    def single(self, core: str) -> Column | None:
+        """The column of one thread on ``core``; None when there is none."""
+        return next((column for column in self.columns if (column.core, column.threads) == (core, 1)), None)
 
 
 def directory() -> Path:

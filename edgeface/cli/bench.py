@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeface.atomic import write_bytes
+from edgeface.cli.bench_all import best_estimated, best_measured, choice_lines, with_choice
 from edgeface.cli.bench_calibration import calibration_lines
 from edgeface.cli.bench_estimate import estimate_lines
 from edgeface.cli.cascade import cascade_options
@@ -24,6 +25,8 @@ from edgeface.media_files import PICTURE_SUFFIXES, expand
 
 if TYPE_CHECKING:
     from edgeface.devices.boards import Board
+    from edgeface.devices.estimate.estimates import EstimateReport, Question
+    from edgeface.devices.serving import Choice
     from edgeface.runtime.benchmark import Measured, Pictures, Report, Subject
 
 # All are held in memory, so that no file is read between two runs that are compared.
@@ -53,6 +56,12 @@ def _frame(context: click.Context, option: click.Parameter, value: str | None) -
               help="Where: see 'edgeface devices list'. On a board by ssh its worker times; one that is only emulated "
               "gets an estimate.")
 @click.option("--engine", help="Where BUNDLE is a model's name: the engine, as in ncnn or tflite.")
+@click.option("--all", "is_all", is_flag=True,
+              help="BUNDLE is a model's name, or a folder of bundles of one: compare every engine and precision that "
+              "there is of it, with its AP, and say which serves best.")
+@click.option("--keep-best", is_flag=True,
+              help="With --all: write the answer into your own description of the board, where 'edgeface deploy' takes "
+              "it from; for this host, what the model's name alone means from then on.")
 @click.option("--size", "size_px", callback=_size, default="640x480", show_default=True, metavar="N | WxH",
               help="Input size in pixels: the longest side, or a frame that every picture is fitted into.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1),
@@ -79,6 +88,8 @@ def command(
     bundles: tuple[str, ...],
     device: str,
     engine: str | None,
+    is_all: bool,
+    keep_best: bool,
     size_px: int | tuple[int, int],
     threads: int,
     refine: str | None,
@@ -100,6 +111,7 @@ def command(
     edgeface bench mos_s-fp16-ncnn my/mos_s-int8-ncnn edgeface/weights/mos_s.pt
     edgeface bench mos_s --engine tflite --device robot1 --threads 2
     edgeface bench mos_s-int8-ncnn --device rk3399 --size 320x256 --plot layers.png
+    edgeface bench mos_s --all --device rpi5 --size 320x256
 
     Several are interleaved: each round runs every one once on the same picture, in an order that is shuffled with a
     fixed seed. A few rounds of warm-up come first; after them no run is left out. The same bundle given twice shows how
@@ -113,10 +125,19 @@ def command(
     if calibrated_board is not None:
         _calibrate(calibrated_board, json_path)
         return
+    bundles = _all_of(bundles, is_all, keep_best, engine, plot_path)
     board = _board(device, plot_path, core, (refine, min_face, thresholds, candidates) != (None,) * 4)
     pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
     if board.link == "emulated":
-        _estimate(board, bundles, pictures, size_px, threads, engine, core, layers, json_path, plot_path)
+        from edgeface.devices.estimate.estimates import Question
+
+        question = Question(
+            pictures.images[0], pictures.source, size_px, core or board.fastest.core, threads, not is_all
+        )
+        estimated = _estimate(board, bundles, question, engine, plot_path)
+        choice = best_estimated(estimated) if is_all else None
+        _give(estimate_lines(estimated, layers), estimated.to_json(), json_path, choice)
+        _keep(board, choice if keep_best else None)
         return
     if board.link == "local":
         from edgeface.runtime.benchmark import open_subject
@@ -131,7 +152,33 @@ def command(
         report = _measure_here(subjects, pictures, size_px, threads, rounds)
     else:
         report = _measure_there(board, bundles, pictures, size_px, threads, rounds, engine)
-    _give(text_lines(report), report.to_json(), json_path)
+    choice = best_measured(report) if is_all else None
+    _give(text_lines(report), report.to_json(), json_path, choice)
+    _keep(board, choice if keep_best else None)
+
+
+def _all_of(
+    bundles: tuple[str, ...], is_all: bool, keep_best: bool, engine: str | None, plot_path: Path | None
+) -> tuple[str, ...]:
+    """With --all every bundle of the one that is given; raises UsageError for options that do not fit."""
+    from edgeface.devices.serving import bundles_of
+
+    if plot_path is not None and is_all:
+        raise click.UsageError("--plot draws layers, which --all does not count: leave one of the two out")
+    if keep_best and not is_all:
+        raise click.UsageError("--keep-best keeps what --all finds: give --all as well")
+    if not is_all:
+        return bundles
+    if len(bundles) > 1 or engine is not None:
+        raise click.UsageError("--all compares the engines of one model: give one BUNDLE, and no --engine")
+    return tuple(bundles_of(bundles[0]))
+
+
+def _keep(board: Board, choice: Choice | None) -> None:
+    from edgeface.devices.serving import keep_best
+
+    if choice is not None:
+        note(f"{choice.model}: {', then '.join(choice.best)} -> {keep_best(board, choice)}")
 
 
 def _require_possible(
@@ -186,19 +233,17 @@ def _measure_here(
 
 
 def _estimate(
-    board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int,
-    engine: str | None, core: str | None, layers: int, json_path: Path | None, plot_path: Path | None,
-) -> None:
-    from edgeface.devices.estimate.estimates import Question, estimate
+    board: Board, bundles: Sequence[str], question: Question, engine: str | None, plot_path: Path | None
+) -> EstimateReport:
+    from edgeface.devices.estimate.estimates import estimate
     from edgeface.devices.estimate.plots import layer_bars, require_plots
 
     if plot_path is not None:
         require_plots()
-    question = Question(pictures.images[0], pictures.source, size_px, core or board.fastest.core, threads)
     report = estimate(board, bundles, question, engine=engine, progress=_progress)
-    _give(estimate_lines(report, layers), report.to_json(), json_path)
     if plot_path is not None:
         write_bytes(plot_path, layer_bars(report))
+    return report
 
 
 def _calibrate(name: str, json_path: Path | None) -> None:
@@ -211,11 +256,13 @@ def _calibrate(name: str, json_path: Path | None) -> None:
         raise DeviceError(f"estimates for {name} cannot be relied on: {'; '.join(missed)}")
 
 
-def _give(lines: Iterable[str], json: bytes, json_path: Path | None) -> None:
+def _give(lines: Iterable[str], json: bytes, json_path: Path | None, choice: Choice | None = None) -> None:
     for line in lines:
         say(line)
+    for line in choice_lines(choice) if choice is not None else ():
+        say(line)
     if json_path is not None:
-        write_bytes(json_path, json)
+        write_bytes(json_path, json if choice is None else with_choice(json, choice))
 
 
 def _progress(line: str) -> None:

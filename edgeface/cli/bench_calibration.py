@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgeface.cli.tables import table
+from edgeface.cli.tables import counted, table
 
 if TYPE_CHECKING:
     from edgeface.devices.estimate.calibration import Calibration, CoreFit
@@ -23,14 +23,17 @@ def calibration_lines(calibration: Calibration) -> Iterator[str]:
     if calibration.threads:
         yield ""
     for threads in calibration.threads:
+        where = f", of {' against '.join(threads.boards)}" if threads.boards else ""
         yield (
             f"{threads.threads} threads on {threads.core}: {threads.speedup:.2f} times as fast as one; off by "
-            f"{100 * threads.mean_error:.1f} % on average over {threads.networks} published networks"
+            f"{100 * threads.mean_error:.1f} % on average over {threads.networks} published networks{where}"
         )
 
 
 def _core_lines(fit: CoreFit) -> Iterator[str]:
     yield f"{fit.core} at {fit.mhz:g} MHz: time = {fit.factor:.3f} x cycles by the core's model / clock"
+    if fit.fitted_on is not None:
+        yield f"The times are those of {fit.fitted_on}; estimates are for {fit.clock_mhz:g} MHz"
     yield from table([
         ["NETWORK", "MMAC", "MCYCLES", "PUBLISHED", "ESTIMATE", "ERROR"],
         *(
@@ -45,5 +48,12 @@ def _core_lines(fit: CoreFit) -> Iterator[str]:
         f"Mean error {100 * fit.mean_error:.1f} %, at most {100 * fit.accepted:.0f} % are accepted; largest "
         f"{100 * fit.largest_error:.1f} %; {len(fit.networks)} networks"
     )
+    for is_int8, kind in ((True, "int8"), (False, "float")):
+        error = fit.kind_error(is_int8=is_int8)
+        if error is not None:
+            yield (
+                f"Of these in {kind}: {counted(error.networks, 'network')}, mean error {100 * error.mean:.1f} %, "
+                f"on average {100 * abs(error.bias):.1f} % too {'slow' if error.bias > 0 else 'fast'}"
+            )
     others = ", ".join(f"{name} {100 * error:.1f} %" for name, error in fit.others.items())
     yield f"Mean errors of other models, left out likewise: {others}"

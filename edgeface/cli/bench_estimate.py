@@ -30,6 +30,12 @@ def estimate_lines(report: EstimateReport, layers: int) -> Iterator[str]:
         f"Instructions counted under emulation, costed by the core's model, x {report.factor:.3f}; off by "
         f"{report.mean_error:.1%} on average over {report.calibration_networks} published networks"
     )
+    for kind, error in (("int8", report.int8_error), ("float", report.float_error)):
+        if error is not None:
+            yield (
+                f"Of these {counted(error.networks, 'network')} in {kind}: off by {error.mean:.1%}, on average "
+                f"{abs(error.bias):.1%} too {'slow' if error.bias > 0 else 'fast'}"
+            )
     if report.threads > 1:
         yield (
             f"{report.threads} threads: networks {report.speedup:.2f} times as fast as by one, as published for ncnn "

@@ -45,6 +45,8 @@ def detector_options(score_help: str = LEAST_SCORE) -> Decorator:
                      help="Threads of the network.  [default: all processors but one, at most 4, fewer beside other "
                      "work]"),
         click.option("--engine", help="The inference engine.  [default: the bundle's]"),
+        click.option("--precision", type=click.Choice(("fp32", "fp16", "int8")),
+                     help="Of a model's bundles the one to take.  [default: what serves this machine best]"),
         cascade_options,
     )  # fmt: skip
 

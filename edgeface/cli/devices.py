@@ -177,6 +177,8 @@ def _description(board: Board) -> Iterator[tuple[str, str]]:
     yield from _clusters(board.clusters)
     yield "memory", f"{board.memory_mb} MB"
     yield "engine", f"{board.engine}, {board.threads} threads on CPU {_ranges(board.affinity)}"
+    if board.best:
+        yield "best", ", ".join(names[0] for names in board.best.values())
     yield "thermal", ", ".join(board.thermal_zones) or "none"
     yield "throttling", ", ".join(board.throttling) or "none"
 
@@ -206,6 +208,8 @@ def _found(found: Probe) -> Iterator[tuple[str, str]]:
     yield "system", f"Linux {machine.kernel}, {machine.architecture}"
     yield from _software(found.worker)
     yield from _clusters(machine.clusters)
+    yield "like", found.serving.board or "no board that is described: a model's name means its default bundle"
+    yield "best", ", ".join(found.serving.bundles.values()) or "no model comes with the edgeface there"
     if found.emulated:
         yield "memory", "of this machine, as is the health: --json has them"
         return

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edgeface import weights
 from edgeface.bundle import MANIFEST, Bundle
 from edgeface.cli.model_lines import predicts, size_bytes
@@ -28,7 +26,7 @@ def listed() -> tuple[list[Row], list[EdgefaceError]]:
     """A row a bundle, a row a checkpoint, and what is wrong with bundles that cannot be read."""
     rows: list[Row] = []
     failures: list[EdgefaceError] = []
-    kept = _kept()
+    kept = weights.figures()
     for entry in catalog.shipped():
         try:
             bundle = entry.read()
@@ -40,20 +38,12 @@ def listed() -> tuple[list[Row], list[EdgefaceError]]:
     return rows, failures
 
 
-def _kept() -> Mapping[str, Any]:
-    path = weights.directory() / weights.FIGURES
-    if not path.is_file():
-        return {}
-    bundles: Mapping[str, Any] = msgspec.json.decode(path.read_bytes())["bundles"]
-    return bundles
-
-
 def measured_lines(directory: Path) -> Iterator[tuple[str, str]]:
     """Pairs of a label and a text: what was measured of the bundle in ``directory``, where it came with edgeface and is
     still the one that was measured."""
     if directory.parent.resolve() != weights.directory().resolve():
         return
-    kept = _kept().get(directory.name, {})
+    kept = weights.figures().get(directory.name, {})
     measured = kept.get("measured")
     if not measured or measured["bundle_sha256"] != _sha256_of_manifest(directory):
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgeface.bundle import MANIFEST, Bundle, read_bundle
 from edgeface.checkpoint_start import is_of_torch, why_no_checkpoint
 from edgeface.errors import BundleError, CheckpointError, EdgefaceError, OptionError, UnknownModelError
 from edgeface.registry import unknown_name
+from edgeface.runtime.preference import is_installed, preference_here
 from edgeface.weights import SHIPPED
 
 _CHECKPOINT = ".pt"
@@ -46,18 +48,21 @@ def shipped_checkpoints() -> dict[str, Path]:
     return {path.stem: path for path in sorted(weights.directory().glob("*.pt"))}
 
 
-def find(model: str | Path, engine: str | None = None) -> Path:
+def find(
+    model: str | Path, engine: str | None = None, precision: str | None = None, *, best: Sequence[str] | None = None
+) -> Path:
     """The bundle's directory, or the checkpoint, that a model argument means: the one place that decides it.
 
     A text is, in this order: a file or folder here; a shipped bundle ("mos_s-fp16-ncnn"); a shipped checkpoint as
-    "mos_s.pt"; a model ("mos_s"), which means its default bundle, with ``engine`` its first bundle for that engine, and
-    with engine "torch", or where it has no bundle, its checkpoint. "shipped:NAME" leaves out what is here. A ``Path``
-    is a path and nothing else.
+    "mos_s.pt"; a model ("mos_s"), which means the bundle that serves this machine best where that is known
+    (``runtime.preference``), else its default one; with ``engine`` and ``precision`` the first such one of that kind,
+    and with engine "torch", or where it has no bundle, its checkpoint. "shipped:NAME" leaves out what is here. A
+    ``Path`` is a path and nothing else. ``best``: bundles in the order in which they serve another machine.
 
     The log of this module says what was taken: as a warning where a shipped file stands in for one that is not here,
     or one here is in the way of a shipped one. Raises UnknownModelError with the choices, OptionError when the model
-    has nothing for the engine, BundleError for a folder without a bundle in it, or a shipped bundle that cannot be
-    read, and CheckpointError for a file that does not begin as a checkpoint does.
+    has nothing for the engine or in the precision, BundleError for a folder without a bundle in it, or a shipped
+    bundle that cannot be read, and CheckpointError for a file that does not begin as a checkpoint does.
     """
     if isinstance(model, Path):
         if _exists(model):
@@ -68,9 +73,9 @@ def find(model: str | Path, engine: str | None = None) -> Path:
     is_known = name in _names() or name in _checkpoint_files()
     if name == model and _exists(Path(name)):
         return _found_here(name, is_known)
-    shipped_path = _find_shipped(name, engine)
+    shipped_path = _find_shipped(name, engine, precision, best)
     if shipped_path is None:
-        raise _unknown(name, engine, is_known)
+        raise _unknown(name, engine, precision, is_known)
     if name == model and name.endswith(_CHECKPOINT):
         _log.warning("%s: no such file here: taking the checkpoint of that name that comes with edgeface", name)
     else:
@@ -102,7 +107,9 @@ def check_file(path: Path) -> None:
                 raise CheckpointError(f"{path}: {why_no_checkpoint(path)}")
 
 
-def _find_shipped(name: str, engine: str | None) -> Path | None:
+def _find_shipped(
+    name: str, engine: str | None, precision: str | None, best: Sequence[str] | None
+) -> Path | None:
     bundles = {entry.name: entry for entry in shipped()}
     checkpoints = shipped_checkpoints()
     if name in bundles:
@@ -110,18 +117,43 @@ def _find_shipped(name: str, engine: str | None) -> Path | None:
     if name.endswith(_CHECKPOINT):
         return checkpoints.get(name.removesuffix(_CHECKPOINT))
     if engine == "torch":
-        return checkpoints.get(name)
-    if engine is None:
-        default = bundles.get(weights.DEFAULTS.get(name, ""))
-        return default.directory if default else checkpoints.get(name)
-    for entry in sorted(bundles.values(), key=lambda entry: not entry.default):
-        bundle = entry.read()
-        if (bundle.model, bundle.engine) == (name, engine):
-            return entry.directory
+        return None if precision else checkpoints.get(name)
+    default = weights.DEFAULTS.get(name, "")
+    if default not in bundles:
+        order: Iterable[str] = bundles
+    else:
+        # Those of the model that are not among the best come last; whatever comes first is seldom passed by.
+        order = itertools.chain(_served_best(name, bundles) if best is None else best, (default, *bundles))
+    if engine is None and precision is None:
+        taken = next((each for each in order if each in bundles), None) if default in bundles else None
+        return checkpoints.get(name) if taken is None else bundles[taken].directory
+    for each in order:
+        bundle = bundles[each].read() if each in bundles else None
+        if bundle and (bundle.model, bundle.engine, bundle.precision) == (
+            name, engine or bundle.engine, precision or bundle.precision
+        ):
+            return bundles[each].directory
     return None
 
 
-def _unknown(name: str, engine: str | None, is_known: bool) -> EdgefaceError:
+def _served_best(model: str, bundles: Mapping[str, Shipped]) -> Iterator[str]:
+    """The bundles of ``model`` that this machine can run, in the order in which they serve it; none where that is not
+    known."""
+    preference = preference_here()
+    for name in preference.best.get(model, ()):
+        bundle = bundles[name].read() if name in bundles else None
+        if bundle is None or bundle.model != model:
+            _log.warning(
+                "%s.toml: best: %s: no bundle %s of that model comes with edgeface: taking another; 'edgeface bench %s "
+                "--all --keep-best' chooses anew", preference.board, model, name, model,
+            )
+        elif not is_installed(bundle.engine):
+            _log.info("%s would serve this machine best, but its engine %s is not installed", name, bundle.engine)
+        else:
+            yield name
+
+
+def _unknown(name: str, engine: str | None, precision: str | None, is_known: bool) -> EdgefaceError:
     """The error for a name that means nothing here."""
     if not is_known and name in _trainable():
         return UnknownModelError(
@@ -133,7 +165,9 @@ def _unknown(name: str, engine: str | None, is_known: bool) -> EdgefaceError:
             "or give a checkpoint's path; edgeface's own lie in edgeface/weights of a clone"
         )
     if is_known:
-        return OptionError(f"model {name} does not come with a bundle for the engine {engine}: choose another engine")
+        wanted = [f"for the engine {engine}"] * bool(engine) + [f"in {precision}"] * bool(precision)
+        step = " or ".join(["engine"] * bool(engine) + ["precision"] * bool(precision))
+        return OptionError(f"model {name} does not come with a bundle {' '.join(wanted)}: choose another {step}")
     if len(Path(name).parts) > 1:
         return UnknownModelError(f"{name}: no such bundle or checkpoint. {_choices()}")
     if (forms := _shipped_forms(name)) is not None:

@@ -21,6 +21,7 @@ class DetectorOptions:
     nms: float | None = None
     threads: int | None = None
     engine: str | None = None
+    precision: str | None = None
     refine: str | None = None
     min_face: float | None = None
     thresholds: tuple[float, ...] | None = None
@@ -31,7 +32,7 @@ class DetectorOptions:
         from edgeface.runtime.loading import load
 
         return load(
-            self.model, engine=self.engine, threads=self.threads, size=self.size, score=self.score, nms=self.nms,
-            refine=self.refine, min_face=self.min_face, thresholds=self.thresholds, candidates=self.candidates,
-            classes=classes, device=device,
+            self.model, engine=self.engine, precision=self.precision, threads=self.threads, size=self.size,
+            score=self.score, nms=self.nms, refine=self.refine, min_face=self.min_face, thresholds=self.thresholds,
+            candidates=self.candidates, classes=classes, device=device,
         )

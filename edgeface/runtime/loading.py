@@ -47,6 +47,7 @@ def load(
     model_or_path: str | Path,
     *,
     engine: str | None = None,
+    precision: str | None = None,
     threads: int | None = None,
     size: int | None = None,
     score: float | None = None,
@@ -60,7 +61,9 @@ def load(
 ) -> Detector:
     """A detector from a model's or a bundle's name, a bundle's directory, or a checkpoint.
 
-    ``engine``: the one to run with; "torch" runs a checkpoint, and needs torch. ``threads``: by default as many as
+    A model's name takes the bundle that serves this machine best, on a board that is known, and its default one on
+    others. ``engine``: the one to run with; "torch" runs a checkpoint, and needs torch. ``precision``: "fp32", "fp16"
+    or "int8", of a model's bundles the one to take. ``threads``: by default as many as
     leave a processor free, at most 4, and fewer while other work takes more (``runtime.threads``). ``size`` (longest
     side of the net's input, px), ``score`` and ``nms`` (0..1) are the bundle's own where they are None. ``device`` is
     torch's: "cpu", "cuda", "cuda:1".
@@ -81,9 +84,11 @@ def load(
     chosen = default_threads() if threads is None else threads
     if chosen < 1:
         raise OptionError(f"{threads} threads cannot work: choose 1 or more")
-    directory, bundle = _found(model_or_path, engine)
+    directory, bundle = _found(model_or_path, engine, precision)
     if engine not in (None, bundle.engine):
         raise OptionError(f"{directory}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
+    if precision not in (None, bundle.precision):
+        raise OptionError(f"{directory}: is {bundle.precision}, not {precision}: leave the precision out")
     parts, whole = [(directory, bundle)], bundle
     if refine is not None:
         second = _found(refine, bundle.engine)
@@ -102,9 +107,9 @@ def load(
     )
 
 
-def _found(model_or_path: str | Path, engine: str | None) -> tuple[Path, Bundle]:
+def _found(model_or_path: str | Path, engine: str | None, precision: str | None = None) -> tuple[Path, Bundle]:
     """Where a bundle's files lie, and what it says; for a checkpoint what it is to the engine torch."""
-    path = catalog.find(model_or_path, engine)
+    path = catalog.find(model_or_path, engine, precision)
     if path.is_dir():
         bundle = read_bundle(path)
         if not bundle.verified:

@@ -39,6 +39,7 @@ class DetectorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
 
     model: str | None = None
     engine: str | None = None
+    precision: Literal["fp32", "fp16", "int8"] | None = None
     size: Count | None = None
     score: Share | None = None
     nms: Share | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 # What was measured of the bundles and estimated, made by docs/make_figures.py.
 FIGURES = "figures.json"
@@ -25,6 +27,13 @@ PURPOSES = {
     "tcnn": "a second look at the faces of another detector (--refine tcnn)",
 }
 WHY_DEFAULT = "it finds the most faces and invents the fewest, for 3 ms a face on a Cortex-A72"
+
+
+def figures() -> dict[str, Any]:
+    """What ``FIGURES`` keeps, by bundle; empty where the file is not there."""
+    path = directory() / FIGURES
+    bundles: dict[str, Any] = json.loads(path.read_bytes())["bundles"] if path.is_file() else {}
+    return bundles
 
 
 def directory() -> Path:
