@@ -25,6 +25,7 @@ from edgeface.runtime.detector import Detector
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.gather.regions import RegionGatherer, levels_of, widened
 from edgeface.runtime.limits import Limits, limited
+from edgeface.runtime.stages import dense
 from edgeface.runtime.stages.kind import Sight
 from edgeface.runtime.stages.kinds import kind_of
 from edgeface.runtime.stages.stage import Found, Scene
@@ -259,10 +260,27 @@ def test_more_faces_than_the_limit_are_given_up_and_that_is_said_once(caplog: py
     assert len(head.seen) == 20
     assert kept[0].scores.min() > 0.99
     assert [record.getMessage() for record in caplog.records] == [
-        "hand: of 64 faces in a picture the 10 best are kept, more are not looked at: choose another number of "
-        "candidates, or a higher score"
+        "hand: a picture has 64 faces, the 10 best are looked at and more are given up: choose a higher score, or more "
+        "candidates where the model lets you"
     ]
     assert limited(found.bundle, Limits(candidates=3)).face_stages[0].limit == 3
+
+
+def test_more_places_than_a_dense_stage_looks_at_are_said_once_and_the_best_stay(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faces = [(0, row, column) for row in range(0, 32, 4) for column in range(0, 32, 4)]
+    found = detector(bundle(DENSE, stage(FIVE)), Dense(*faces), Head(FIVE))
+    everyone = found(dotted(190, 140))
+    assert len(everyone) == 64
+    assert not caplog.records
+    monkeypatch.setattr(dense, "MAX_CANDIDATES", 5)
+    some = [found(dotted(190, 140)), found(dotted(190, 140))]
+    assert [len(each) for each in some] == [5, 5]
+    np.testing.assert_array_equal(np.sort(some[0].scores), np.sort(everyone.scores)[-5:])
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "hand: a picture has 6 or more places that reach the score"
+    ]
 
 
 @pytest.mark.parametrize(

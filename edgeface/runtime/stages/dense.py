@@ -20,6 +20,7 @@ from edgeface.runtime.engines.registry import BatchSession
 from edgeface.runtime.logistic import logit, sigmoid
 from edgeface.runtime.nms import seen_again
 from edgeface.runtime.preprocess import NetInput, letterbox, letterbox_planes, letterbox_signed
+from edgeface.runtime.stages.cuts import CutNotice
 from edgeface.runtime.stages.kind import Image, Shape, Sides, Sight, Size, StageKind, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Late, Scene, checked, require
 
@@ -35,6 +36,7 @@ class DenseFinder:
         self.bundle_name = bundle_name
         self.smallest_px = stage.multiple
         self.decoding = Decoding(stage)
+        self.cut = CutNotice(bundle_name, "or more places that reach the score")
         require(bundle_name, net, map_names(stage))
 
     def input(self, picture: Picture, size_px: Size, out: NDArray[Any] | None = None) -> NetInput:
@@ -93,7 +95,11 @@ class _Looked:
     def best(self, least: float, nms_iou: float) -> tuple[Anchors, Floats]:
         """The kept anchors of at least the probability ``least``, best first, and their boxes."""
         levels = self._finder.stage.levels
-        kept = keep_anchors(self._scores(), logit(least), MAX_CANDIDATES)
+        # One more than go on tells whether any are given up.
+        kept = keep_anchors(self._scores(), logit(least), MAX_CANDIDATES + 1)
+        if len(kept) > MAX_CANDIDATES:
+            self._finder.cut.tell(len(kept), MAX_CANDIDATES)
+            kept = kept[np.sort(np.argsort(-kept.logits, kind="stable")[:MAX_CANDIDATES])]
         maps = self._maps(kept, [level.box for level in levels], 4)
         best, boxes = self._finder.decoding.best(maps, kept, nms_iou, self.scale)
         return kept[best], boxes

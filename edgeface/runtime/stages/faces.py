@@ -3,7 +3,6 @@ does not waits until it is known which do."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,9 +13,8 @@ from edgeface.runtime import decode
 from edgeface.runtime.gather.gathered import Gathered, Gatherer
 from edgeface.runtime.logistic import sigmoid
 from edgeface.runtime.nms import nms
+from edgeface.runtime.stages.cuts import CutNotice
 from edgeface.runtime.stages.stage import Floats, Found, Indices, Late, Scene, require
-
-_log = logging.getLogger(__name__)
 
 
 class FaceNet:
@@ -27,7 +25,7 @@ class FaceNet:
         place = number - (len(bundle.stages) - len(bundle.face_stages))
         self.stage, *after = bundle.face_stages[place:]
         self._gatherer, self._number, self._bundle_name = gatherer, number, bundle.name
-        self._said_limit = False
+        self._cut = CutNotice(bundle.name, "faces")
         self._score, self._box = self.stage.one_of(Score), self.stage.one_of(Box)
         self._is_last = all(stage.one_of(Score) is None for stage in after)
         self._told = [output for output in self.stage.outputs if decode.is_told(output)]
@@ -52,12 +50,7 @@ class FaceNet:
         limit = self.stage.limit
         if limit is None or len(found.scores) <= limit:
             return found
-        if not self._said_limit:
-            self._said_limit = True
-            _log.warning(
-                "%s: of %d faces in a picture the %d best are kept, more are not looked at: choose another number of "
-                "candidates, or a higher score", self._bundle_name, len(found.scores), limit,
-            )
+        self._cut.tell(len(found.scores), limit)
         return found.select(np.arange(limit))
 
     def raw(self, scene: Scene) -> dict[str, Floats]:
@@ -77,8 +70,9 @@ class FaceNet:
     def _refined(self, scene: Scene, found: Found, score: Score, box: Box) -> Found:
         """The faces with this stage's scores and boxes: those that stay, suppressed, best first."""
         least = scene.score if self._is_last else 0.0
-        candidates = np.flatnonzero(found.scores >= np.float32(_entry_score(score, least)))[: self.stage.limit]
-        found = found.select(candidates)
+        candidates = np.flatnonzero(found.scores >= np.float32(_entry_score(score, least)))
+        self._cut.tell(len(candidates), self.stage.limit)
+        found = found.select(candidates[: self.stage.limit])
         seen = self._gatherer(scene, found)
         logits = seen.values(score.output, 1)[:, 0]
         if np.isnan(logits).any():
