@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from edgeface.quantize.calibrated import Calibrated, calibrated
-from edgeface.quantize.calibration import calibrate, observe
+from edgeface.quantize.calibration import calibrate, histogram, observe
 from edgeface.quantize.pictures import calibration_batches, calibration_pictures
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -217,3 +217,13 @@ def test_what_cannot_be_calibrated(done: Calibrated, tiny_checkpoint: Path, data
     quantised = Checkpoint(source.model, source.options, done.net.state_dict(), quantisation=done.quantisation)
     with pytest.raises(CheckpointError, match="quantised already"):
         run(quantised, how="mse")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3, 1e-6])
+def test_a_histogram_is_torch_s(scale: float) -> None:
+    x = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(5)).abs() * scale
+    largest = float(x.max())
+    counts = histogram(x, largest)
+    assert torch.equal(counts, torch.histc(x, BINS, 0, largest).long())
+    assert int(counts.sum()) == x.numel()
+    assert int(counts[-1]) >= 1
