@@ -1,4 +1,4 @@
-"""The notebooks: their cells run in order, in this process, where they are quick."""
+"""The notebooks: their cells run in order, in this process."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def test_detect_and_look(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert not list(here.iterdir())
 
 
+@pytest.mark.timeout(900)
+def test_train_quantise_convert_compare(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """17 s of processor time, most of it the comparison of the conversion."""
+    pytest.importorskip("torch", reason='needs torch: pip install "edgeface[train,convert]"')
+    pytest.importorskip("pnnx", reason='needs pnnx: pip install "edgeface[convert]"')
+    assert run(NAMES[1])["home"] == here / "edgeface-notebook"
+    assert (here / "edgeface-notebook" / "compare.html").stat().st_size > 10_000
+    assert "report -> compare.html" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_kept_is_without_outputs(name: str) -> None:
     """Pictures in outputs would be megabytes of every change."""
@@ -51,7 +61,7 @@ def test_what_is_kept_is_without_outputs(name: str) -> None:
 
 
 def test_the_steps_of_the_second_are_commands_that_there_are() -> None:
-    """Run whole it takes minutes: here each of its commands is held against the command line."""
+    """Where torch is not installed as well."""
     code = "\n".join("".join(cell["source"]) for cell in cells(NAMES[1]) if cell["cell_type"] == "code")
     given = [line.split() for line in re.findall(r'^edgeface\(f?"(.*)"\)$', code, re.MULTILINE)]
     assert [words[0] for words in given] == ["data", "data", "train", "quantize", "convert", "compare"]
