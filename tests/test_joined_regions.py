@@ -187,6 +187,7 @@ def test_a_bundle_of_joined_regions_describes_itself() -> None:
     whole = bundle(DENSE, stage(SCORE, Box("box"), limit=200), stage(Heatmaps("maps", 68)), stage(GENDER))
     assert inconsistency(whole) is None
     assert list(predicts(whole)) == ["boxes", "five landmarks", "68 landmarks", "gender: female or male"]
+    assert list(predicts(bundle(DENSE, stage(AGES)))) == ["boxes", "age from 0 to 100"]
     kind = kind_of(whole.stages[1])
     assert [text for _, text in kind.describe(whole.stages[1])] == [
         "7 x 7 features of each face, 1.25 boxes wide, from a and b together", "for score, box",

@@ -27,22 +27,27 @@ from lively_maskface import pictures
 from lively_mos import scenes
 from lively_tfn import SMALL, lively_tfn, regions, save_int8_tfn, save_lively_tfn
 
-FORMS: list[dict[str, Any]] = [{}, {"landmarks": "heatmaps", "tasks": ["landmarks"]}, {"variant": "ormm"}]
+FORMS: list[dict[str, Any]] = [
+    {}, {"landmarks": "heatmaps", "tasks": ["landmarks"]}, {"variant": "ormm"}, {"trunk": "shufflenetv2", "width": 0.5},
+]
 
 
 @pytest.mark.parametrize("options", FORMS)
 def test_the_deployed_network_gives_what_the_trained_one_gives(options: dict[str, Any]) -> None:
     net, x = lively_tfn(**options), pictures()
-    deployed = deploy(net).eval()
-    assert isinstance(deployed, TFN)
+    deployed: Any = deploy(net).eval()
+    # A deployed trunk may have its channels in another order, which its nets on regions know.
+    layouts = dict(zip(net.trunk_strides, deployed.backbone.layouts, strict=True))
     with torch.no_grad():
         (own, own_maps), (other, other_maps) = net.all_maps(x), deployed.all_maps(x)
         assert list(own_maps) == list(other_maps) == list(net.design.strides)
-        for one, two in zip([*own_maps.values(), *(m[k] for m in own for k in m)],
+        ordered = [each[:, layouts[stride]] for stride, each in own_maps.items()]
+        for one, two in zip([*ordered, *(m[k] for m in own for k in m)],
                             [*other_maps.values(), *(m[k] for m in other for k in m)], strict=True):
             torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-4)
-        for name, inside in regions(net, x).items():
-            one, two = net.regions[name](inside), deployed.regions[name](inside)
+        own_regions, other_regions = regions(net, x), regions(deployed, x)
+        for name in own_regions:
+            one, two = net.regions[name](own_regions[name]), deployed.regions[name](other_regions[name])
             assert list(one) == list(two)
             for output in one:
                 torch.testing.assert_close(two[output], one[output], atol=1e-3, rtol=1e-3)
@@ -82,6 +87,10 @@ def test_its_dense_stage_is_the_light_maskface_s_name_for_name() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
+        ({"trunk": "resnet"}, "no trunk 'resnet': choose mobilenetv2, shufflenetv2, vgg16"),
+        ({"trunk": "shufflenetv2", "width": 0.5, "landmark_maps": [4]}, r"\[4\]: choose some of 8, 16, 32"),
+        ({"trunk": "shufflenetv2", "width": 0.35}, "no ShuffleNetV2 width '0.35x'"),
+        ({"trunk": "vgg16", "width": 0.35}, "no VGG16 of width 0.35"),
         ({"variant": "fpn"}, "no variant 'fpn': choose tfn, srmm, trmm, ormm"),
         ({"landmarks": "points"}, "no landmarks 'points'"),
         ({"tasks": []}, "tasks .none.: choose some of detection, landmarks, attributes"),
@@ -96,6 +105,19 @@ def test_its_dense_stage_is_the_light_maskface_s_name_for_name() -> None:
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(OptionError, match=reason):
         tfn(**options)
+
+
+def test_the_paper_s_trunk_fuses_the_paper_s_maps_and_is_deployed() -> None:
+    torch.manual_seed(0)
+    net = tfn(**{**SMALL, "width": 1.0}, trunk="vgg16", tasks=["attributes"]).eval()
+    assert [group.strides for group in net.design.groups] == [(4, 8, 16)]
+    deployed, x = deploy(net), pictures()[:1, :, :64, :64]
+    assert isinstance(deployed, TFN)
+    with torch.no_grad():
+        (own, own_maps), (other, other_maps) = net.all_maps(x), deployed.eval().all_maps(x)
+    assert [each["score"].shape[2] for each in own] == [8, 4, 2]
+    for one, two in zip([*own_maps.values(), own[2]["box"]], [*other_maps.values(), other[2]["box"]], strict=True):
+        torch.testing.assert_close(two, one, atol=1e-3, rtol=1e-3)
 
 
 def test_attention_weighs_the_joined_channels_and_is_not_converted() -> None:

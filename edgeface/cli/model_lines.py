@@ -13,7 +13,8 @@ def size_bytes(bundle: Bundle) -> int:
 
 
 def predicts(bundle: Bundle) -> Iterator[str]:
-    """What it finds of a face; attributes with their thresholds."""
+    """What it finds of a face; attributes with their thresholds, classes with their names or the range of their values.
+    """
     yield "boxes"
     if bundle.gives_landmarks:
         yield "five landmarks"
@@ -22,4 +23,8 @@ def predicts(bundle: Bundle) -> Iterator[str]:
     if bundle.gives_pose:
         yield "head pose"
     yield from (f"{name} from {threshold:g}" for name, threshold in bundle.attributes.items())
-    yield from (f"{name}: {' or '.join(each.names)}" for name, each in bundle.classes.items())
+    for name, each in bundle.classes.items():
+        if each.values is None:
+            yield f"{name}: {' or '.join(each.names)}"
+        else:
+            yield f"{name} from {min(each.values):g} to {max(each.values):g}"

@@ -1,4 +1,4 @@
-"""TFN (tfn.txt) on MobileNetV2: a dense stage for proposals, and nets on regions of several of the trunk's maps.
+"""TFN (tfn.txt): a dense stage for proposals, and nets on regions of several of the trunk's maps.
 
 A task's feature-fused block is RoIAlign of the maps that the task asks for, each times a scale of its own, joined, and
 a 1x1. The scales stand where the paper normalises every position to length 1: they bring the maps to one range, which
@@ -8,7 +8,7 @@ is what int8 needs, and are part of the gathering. The proposals are MaskFace's 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from edgeface.errors import OptionError
 from edgeface.int8.modules import Point, Signal
 from edgeface.models.backbones.mobilenetv2 import MobileNetV2
+from edgeface.models.backbones.shufflenetv2 import ShuffleNetV2
+from edgeface.models.backbones.vgg import VGG16
 from edgeface.models.blocks import FPN, SSH
 from edgeface.models.dense import Dense, Parts
 from edgeface.models.deploy import deploy
-from edgeface.models.maskface import FACE_PRIOR, FORMS, PyramidForm, SharedHead
+from edgeface.models.maskface import FACE_PRIOR, FORMS, PublishedFPN, PyramidForm, SharedHead
 from edgeface.models.pixels import PIXEL_SCALE
 from edgeface.models.region_nets import HeatmapNet, RegionNet
 
@@ -35,6 +37,7 @@ STRIDES = (4, 8, 16, 32)
 Task = Literal["detection", "landmarks", "attributes"]
 Variant = Literal["tfn", "srmm", "trmm", "ormm"]
 LandmarkForm = Literal["coordinates", "heatmaps"]
+TrunkName = Literal["mobilenetv2", "shufflenetv2", "vgg16"]
 TASKS: tuple[Task, ...] = ("detection", "landmarks", "attributes")
 OUTPUTS: dict[Task, dict[str, int]] = {
     "detection": {"score": 1, "box": 4}, "landmarks": {"landmarks": 2 * POINTS},
@@ -42,7 +45,6 @@ OUTPUTS: dict[Task, dict[str, int]] = {
 }
 # Cells of a region along each side: places need more of them than what a whole face says.
 _SIZES: dict[Task, int] = {"detection": 7, "landmarks": 14, "attributes": 7}
-_FUSED: dict[Task, tuple[int, ...]] = {"detection": (8, 16, 32), "landmarks": (8, 16), "attributes": (8, 16, 32)}
 # The option that says which maps a task's net is given.
 MAPS_OF: dict[Task, str] = {
     "detection": "detection_maps", "landmarks": "landmark_maps", "attributes": "attribute_maps",
@@ -52,6 +54,31 @@ _PLAIN = (16,)      # the one map of the variants that fuse nothing
 _TOGETHER: dict[str, tuple[tuple[Task, ...], ...]] = {
     "tfn": (("detection",), ("landmarks",), ("attributes",)), "srmm": (("detection",), ("landmarks",), ("attributes",)),
     "trmm": (("detection",), ("landmarks", "attributes")), "ormm": (("detection", "landmarks", "attributes"),),
+}
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A trunk: what ``build`` makes of a width, the ``strides`` of its maps, and which of them a task fuses where
+    nobody says."""
+
+    build: Callable[[float], Any]
+    strides: tuple[int, ...]
+    fused: Mapping[Task, tuple[int, ...]]
+
+
+def _vgg16(width: float) -> VGG16:
+    if width != 1.0:
+        raise OptionError(f"no VGG16 of width {width}: leave the width out")
+    return VGG16()
+
+
+_LIGHT: dict[Task, tuple[int, ...]] = {"detection": (8, 16, 32), "landmarks": (8, 16), "attributes": (8, 16, 32)}
+_DEEP: dict[Task, tuple[int, ...]] = {"detection": (4, 8, 16), "landmarks": (8, 16), "attributes": (4, 8, 16)}
+TRUNKS: dict[str, Trunk] = {
+    "mobilenetv2": Trunk(lambda width: MobileNetV2(width, finest=4), (4, 8, 16, 32), _LIGHT),
+    "shufflenetv2": Trunk(lambda width: ShuffleNetV2(f"{width}x"), (8, 16, 32), _LIGHT),
+    "vgg16": Trunk(_vgg16, (4, 8, 16), _DEEP),
 }
 
 
@@ -74,9 +101,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Design:
-    """What a TFN's regions are: ``groups`` in the order in which they run; ``landmarks`` as coordinates or heatmaps;
-    ``share_before`` of a face's score is the proposal's, 0 where the detection net's takes its place."""
+    """What a TFN's ``trunk`` and regions are: ``groups`` in the order in which they run; ``landmarks`` as coordinates
+    or heatmaps; ``share_before`` of a face's score is the proposal's, 0 where the detection net's takes its place."""
 
+    trunk: TrunkName
     groups: tuple[Group, ...]
     landmarks: LandmarkForm
     share_before: float
@@ -91,9 +119,11 @@ def design(
     variant: Variant = "tfn", tasks: Sequence[Task] = TASKS, detection_maps: Sequence[int] | None = None,
     landmark_maps: Sequence[int] | None = None, attribute_maps: Sequence[int] | None = None,
     landmarks: LandmarkForm = "coordinates", margin: float = 1.2, scales: Sequence[float] = (1.0,) * len(STRIDES),
-    share_before: float = 0.5,
+    share_before: float = 0.5, trunk: TrunkName = "mobilenetv2",
 ) -> Design:
     """The regions of a TFN by the options of ``tfn``; raises OptionError for values that cannot work."""
+    if trunk not in TRUNKS:
+        raise OptionError(f"no trunk {trunk!r}: choose {', '.join(TRUNKS)}")
     if variant not in _TOGETHER:
         raise OptionError(f"no variant {variant!r}: choose {', '.join(_TOGETHER)}")
     if landmarks not in ("coordinates", "heatmaps"):
@@ -109,9 +139,12 @@ def design(
     }
     maps: dict[Task, Sequence[int]] = {}
     for task, given in asked.items():
-        maps[task] = given if given is not None else _FUSED[task] if variant == "tfn" else _PLAIN
-        if not maps[task] or not set(maps[task]) <= set(STRIDES):
-            raise OptionError(f"{task} fuses maps of strides {list(maps[task])}: choose some of 4, 8, 16 and 32")
+        there = TRUNKS[trunk].strides
+        maps[task] = given if given is not None else TRUNKS[trunk].fused[task] if variant == "tfn" else _PLAIN
+        if not maps[task] or not set(maps[task]) <= set(there):
+            raise OptionError(
+                f"{task} fuses maps of strides {list(maps[task])}: choose some of {', '.join(map(str, there))}"
+            )
     groups = []
     for together in _TOGETHER[variant]:
         own = tuple(task for task in together if task in tasks)
@@ -124,7 +157,7 @@ def design(
             own, strides, max(_SIZES[task] for task in own), margin,
             tuple(float(scales[STRIDES.index(stride)]) for stride in strides),
         ))
-    return Design(tuple(groups), landmarks, share_before)
+    return Design(trunk, tuple(groups), landmarks, share_before)
 
 
 class TFN(Dense):
@@ -147,9 +180,13 @@ class TFN(Dense):
     def trunk_channels(self) -> dict[int, int]:
         """Channels of the trunk's maps, by stride."""
         backbone: Any = self.backbone
-        channels = backbone.layouts if self.is_deployed else backbone.channels
-        counts = map(len, channels) if self.is_deployed else channels
-        return dict(zip(STRIDES, counts, strict=True))
+        counts = map(len, backbone.layouts) if self.is_deployed else backbone.channels
+        return dict(zip(self.trunk_strides, counts, strict=True))
+
+    @property
+    def trunk_strides(self) -> tuple[int, ...]:
+        """Of all of the trunk's maps."""
+        return TRUNKS[self.design.trunk].strides
 
     def region_channels(self, group: Group) -> int:
         """Of a group's joined regions."""
@@ -158,18 +195,22 @@ class TFN(Dense):
     def all_maps(self, x: Tensor) -> tuple[list[dict[str, Tensor]], dict[int, Tensor]]:
         """(N, 3, H, W) normalised BGR -> each level's maps by the name of the task, and the trunk's maps that regions
         are taken from, (N, C, h, w) by stride."""
-        levels = self.backbone(self.data(x) if self.is_deployed else x)
-        found = [maps for _, maps in self.level_maps(levels[1:])]
-        trunk = dict(zip(STRIDES, levels, strict=True))
+        trunk = dict(zip(self.trunk_strides, self.backbone(self.data(x) if self.is_deployed else x), strict=True))
+        found = [maps for _, maps in self.level_maps([trunk[stride] for stride in _proposing(self.design.trunk)])]
         return found, {stride: _value(trunk[stride]) for stride in self.design.strides}
 
     def trunk_maps(self, x: Tensor) -> dict[int, Tensor]:
         """The second of ``all_maps``, without the first."""
-        trunk = dict(zip(STRIDES, self.backbone(self.data(x) if self.is_deployed else x), strict=True))
+        trunk = dict(zip(self.trunk_strides, self.backbone(self.data(x) if self.is_deployed else x), strict=True))
         return {stride: _value(trunk[stride]) for stride in self.design.strides}
 
     def maps(self, x: Tensor) -> list[dict[str, Tensor]]:
         return self.all_maps(x)[0]
+
+
+def _proposing(trunk: TrunkName) -> list[int]:
+    """The strides of the trunk's maps that the pyramid is made of."""
+    return [stride for stride in TRUNKS[trunk].strides if stride >= min(FORMS["light"].strides)]
 
 
 def _value(features: Tensor | Signal) -> Tensor:
@@ -181,9 +222,10 @@ def tfn(
     detection_maps: Sequence[int] | None = None, landmark_maps: Sequence[int] | None = None,
     attribute_maps: Sequence[int] | None = None, landmarks: LandmarkForm = "coordinates", attention: bool = False,
     head_channels: int = 96, head_width: int = 256, margin: float = 1.2,
-    scales: Sequence[float] = (1.0,) * len(STRIDES), share_before: float = 0.5,
+    scales: Sequence[float] = (1.0,) * len(STRIDES), share_before: float = 0.5, trunk: TrunkName = "mobilenetv2",
 ) -> TFN:
-    """A new TFN on MobileNetV2 of ``width``; ``channels`` of the pyramid that proposes, a multiple of 4.
+    """A new TFN on a ``trunk`` of ``width``; ``channels`` of the pyramid that proposes, a multiple of 4. ShuffleNetV2
+    has widths .5 and 1; VGG16, the paper's, has one, and trains on a GPU.
 
     ``variant``: "tfn", or what the paper holds it against, whose nets fuse nothing: "srmm", a net a task, "trmm", one
     for landmarks and attributes after the refinement, "ormm", one for all. ``tasks``: those that it has nets for.
@@ -199,11 +241,11 @@ def tfn(
             "multiple of 4, and none below 4"
         )
     form = design(
-        variant, tasks, detection_maps, landmark_maps, attribute_maps, landmarks, margin, scales, share_before
+        variant, tasks, detection_maps, landmark_maps, attribute_maps, landmarks, margin, scales, share_before, trunk
     )
-    backbone, pyramid = MobileNetV2(width, finest=4), FORMS["light"]
+    backbone, pyramid = TRUNKS[trunk].build(width), FORMS["light"]
     head = SharedHead(channels, len(pyramid.sides[0]))
-    counts = dict(zip(STRIDES, backbone.channels, strict=True))
+    counts = dict(zip(TRUNKS[trunk].strides, backbone.channels, strict=True))
     regions: dict[str, nn.Module] = {}
     for group in form.groups:
         joined = sum(counts[stride] for stride in group.strides)
@@ -212,9 +254,10 @@ def tfn(
         else:
             outputs = {name: count for task in group.tasks for name, count in OUTPUTS[task].items()}
             regions[group.name] = RegionNet(joined, head_channels, head_width, group.size, outputs, attention)
-    parts = Parts(
-        backbone, FPN(backbone.channels[1:], channels, smooth=False), [SSH(channels) for _ in pyramid.strides], [head]
-    )
+    below = [counts[stride] for stride in _proposing(trunk)]
+    # A trunk without a map of stride 32 has it pooled.
+    neck = FPN(below, channels, smooth=False) if len(below) == len(pyramid.strides) else PublishedFPN(below, channels)
+    parts = Parts(backbone, neck, [SSH(channels) for _ in pyramid.strides], [head])
     net = TFN(parts, form, regions, width)
     for m in net.modules():
         if isinstance(m, nn.Conv2d):
@@ -237,11 +280,12 @@ def _tfn(net: TFN, multiple: int = 1) -> nn.Module:
     for block in context:
         # The head is one for all levels, and so is the scale of what it reads.
         block.features = context[0].features
+    by_stride = dict(zip(net.trunk_strides, backbone.layouts, strict=True))
+    below = [by_stride[stride] for stride in _proposing(net.design.trunk)]
     parts = Parts(
-        backbone, deploy(net.get_submodule(net.neck_name), layouts=backbone.layouts[1:]), context,
+        backbone, deploy(net.get_submodule(net.neck_name), layouts=below), context,
         [deploy(head) for head in net.heads], Point(PIXEL_SCALE, fixed=True),
     )
-    by_stride = dict(zip(STRIDES, backbone.layouts, strict=True))
     regions = {
         group.name: deploy(net.regions[group.name], layouts=[by_stride[stride] for stride in group.strides])
         for group in net.design.groups

@@ -23,13 +23,12 @@ from edgeface.bundle import (
     Score,
     Stage,
 )
-from edgeface.models.backbones.mobilenetv2 import MobileNetV2
 from edgeface.models.deploy import deploy
 from edgeface.models.family import Family, Files, Graph, Inputs, scales_of
 from edgeface.models.maskface import FORMS, VARIANCES
 from edgeface.models.maskface_export import heatmaps_of
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.tfn import AGES, ETHNICITIES, GENDERS, MAPS_OF, POINTS, STRIDES, TFN, Design, Group, design
+from edgeface.models.tfn import AGES, ETHNICITIES, GENDERS, MAPS_OF, POINTS, TFN, TRUNKS, Design, Group, design
 
 DENSE = "dense"
 INPUT, REGION_INPUT = "data", "region"
@@ -136,7 +135,8 @@ class TFNFamily(Family):
 
     def stages(self, files: Files, options: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Stage]:
         form, pyramid = design_of(options), FORMS["light"]
-        counts = dict(zip(STRIDES, MobileNetV2(options.get("width", 1.0), finest=4).channels, strict=True))
+        trunk = TRUNKS[form.trunk]
+        counts = dict(zip(trunk.strides, trunk.build(options.get("width", 1.0)).channels, strict=True))
         levels = [
             Level(stride, list(sides), f"score{stride}", f"box{stride}")
             for stride, sides in zip(pyramid.strides, pyramid.sides, strict=True)
@@ -158,7 +158,8 @@ class TFNFamily(Family):
         strides: dict[str, Any] = {}
         for group in net.design.groups:
             strides |= {MAPS_OF[task]: group.strides for task in group.tasks}
-        return {"width": net.width, "tasks": [task for group in net.design.groups for task in group.tasks], **strides}
+        tasks = [task for group in net.design.groups for task in group.tasks]
+        return {"width": net.width, "trunk": net.design.trunk, "tasks": tasks, **strides}
 
     def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
         assert isinstance(net, TFN)

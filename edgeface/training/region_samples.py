@@ -19,7 +19,7 @@ from edgeface.data.pixels import Pixels, ProgressBar
 from edgeface.data.targets import Targets
 from edgeface.errors import TrainingError
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.models.tfn import POINTS, TFN, Group
+from edgeface.models.tfn import POINTS, STRIDES, TFN, Group
 from edgeface.models.tfn_export import gather_of
 from edgeface.runtime.engines import RawMap
 from edgeface.runtime.gather.joined import joined_regions
@@ -208,17 +208,17 @@ def regions_of(maps: Mapping[int, Tensor], group: Group, regions: Floats) -> Flo
 
 
 def scales_of(net: TFN, images: Iterable[NDArray[np.uint8]]) -> list[float]:
-    """What brings the trunk's maps of pictures uint8 (H, W, 3), H and W multiples of 32, to a deviation of 1 each, by
-    stride."""
+    """What brings the trunk's maps of pictures uint8 (H, W, 3), H and W multiples of 32, to a root mean square of 1
+    each, by ``STRIDES``; 1 for a map that the trunk has not."""
     squares: dict[int, list[float]] = {}
-    strides = [4, 8, 16, 32]
     for image in images:
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float()
         with torch.inference_mode():
             levels = net.backbone((planes - PIXEL_MEAN) * PIXEL_SCALE)
-        for stride, level in zip(strides, levels, strict=True):
+        for stride, level in zip(net.trunk_strides, levels, strict=True):
             squares.setdefault(stride, []).append(float(level.square().mean()))
-    return [float(f"{1 / max(1e-6, float(np.sqrt(np.mean(squares[stride])))):.4g}") for stride in strides]
+    means = {stride: float(np.mean(each)) for stride, each in squares.items()}
+    return [float(f"{max(1e-12, means.get(stride, 1.0)) ** -0.5:.4g}") for stride in STRIDES]
 
 
 def _judged(boxes: Floats, targets: Targets, margin: float) -> tuple[Floats, Labels]:

@@ -6,6 +6,11 @@ Tensors of ``VGG16`` have torchvision's names, so that published weights load by
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeface.int8.modules import FoldedConv, Point, Signal
+from edgeface.models.deploy import deploy
+from edgeface.models.layout import Layout
 
 # Channels and convolutions of each block; a 2x2 pooling stands between two blocks.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -44,3 +49,33 @@ class VGG16(nn.Module):
                 maps.append(x)
             x = layer(x)
         return maps[2:]
+
+
+class FoldedVGG16(nn.Module):
+    """``VGG16`` as deployed; its channels stay in their order."""
+
+    def __init__(self, net: VGG16) -> None:
+        super().__init__()
+        self.layouts: list[Layout] = [list(range(channels)) for channels in net.channels]
+        self.convs, self.convs_out = nn.ModuleList(), nn.ModuleList()
+        for layer in net.features:
+            if isinstance(layer, nn.Conv2d):
+                assert layer.bias is not None
+                self.convs.append(FoldedConv(layer.weight, layer.bias, 1, 1))
+                self.convs_out.append(Point())
+
+    def forward(self, signal: Signal) -> list[Signal]:
+        maps = []
+        convs = zip(self.convs, self.convs_out, strict=True)
+        for _, count in BLOCKS:
+            for _ in range(count):
+                conv, point = next(convs)
+                signal = point(conv(signal))
+            maps.append(signal)
+            signal = signal.mapped(lambda x: F.max_pool2d(x, 2))
+        return maps[2:]
+
+
+@deploy.register
+def _vgg16(net: VGG16, multiple: int = 1) -> nn.Module:
+    return FoldedVGG16(net)
