@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from edgeface.convert import convert
 from torch import Tensor
 from torch.nn import functional as F
 
 import edgeface
 from edgeface.bundle import DenseStage, FaceStage, Heatmaps, Regions, inconsistency, read_bundle
+from edgeface.cli import main
 from edgeface.errors import OptionError
 from edgeface.faces import Faces
 from edgeface.images import write_image
@@ -224,6 +226,13 @@ def test_float_bundles_find_the_network_s_points(folder: Path, engine: str) -> N
         ]
         # An untrained heatmap has peaks of one height, which rounding decides between.
         assert np.quantile(np.concatenate(apart), 0.98) < 0.2
+
+
+def test_it_is_quantised_by_calibration_alone(folder: Path, tmp_path: Path) -> None:
+    command = ["quantize", str(folder / "float.pt"), "--data", str(tmp_path), "--out", str(tmp_path / "out.pt")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert result.output.endswith("maskface is only calibrated here: add --calibrate-only\n")
 
 
 def test_levels_that_share_a_head_share_the_scale_of_what_it_reads(folder: Path) -> None:

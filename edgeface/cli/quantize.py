@@ -142,16 +142,19 @@ def _is_detector(checkpoint: Checkpoint) -> bool:
 def _require_calibration_alone(
     checkpoint: Checkpoint, measures: bool, calibrate_only: bool, config: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Raises OptionError for what a cascade's nets, which have no such loss, cannot be asked here."""
+    """Raises OptionError for what a model without such a loss, a cascade or MaskFace, cannot be asked here."""
+    from edgeface.models.family import families
+    from edgeface.models.maskface import MaskFace
+
     if measures:
         raise OptionError(
             f"--report and --auto-keep measure the loss of a dense detector: leave them out for {checkpoint.model}"
         )
     if not calibrate_only:
-        raise OptionError(
-            f"{checkpoint.model} is only calibrated here: add --calibrate-only, then train what that writes by "
-            f"'edgeface train {checkpoint.model} --start-from'"
-        )
+        further = f", then train what that writes by 'edgeface train {checkpoint.model} --start-from'"
+        if MaskFace in families.get(checkpoint.model).nets:
+            further = ""        # whose training begins with a float network
+        raise OptionError(f"{checkpoint.model} is only calibrated here: add --calibrate-only{further}")
     if config is not None or overrides:
         raise OptionError(f"--config and overrides change the training, which {checkpoint.model} has none of here")
 

@@ -130,7 +130,8 @@ class KeypointTrainer:
                 saved_at = now
             if self.stop_requested:
                 return False
-        self._look()
+        if self.progress.step % config.dev_every_steps or not self._best:       # else it was just looked at
+            self._look()
         self.done = True
         self._save()
         self.head.load_state_dict(self._best)
