@@ -18,12 +18,14 @@ DEFAULTS = {
     "mtcnn": "mtcnn-int8-ncnn",
     "tcnn": "tcnn-int8-ncnn",
     "mhcnn": "mhcnn-int8-ncnn",
+    "maskface": "maskface-int8-ncnn",
 }
 # What each model is to be taken for, in one line.
 PURPOSES = {
     "mhcnn": "nearly everything: MOS-S, and T-CNN's second look at every face",
     "mos_s": "crowds: one net in one pass, so that faces cost next to no time",
     "mtcnn": "comparison: the published cascade on an image pyramid",
+    "maskface": "68 points of each face: eyes, brows, nose, mouth and jaw",
     "tcnn": "a second look at the faces of another detector (--refine tcnn)",
 }
 WHY_DEFAULT = "it finds the most faces and invents the fewest, for 3 ms a face on a Cortex-A72"

@@ -25,7 +25,7 @@ _TOLERANCE = {"mos_s-fp16-ncnn": (1e-3, 0.99), "mos_s-int8-tflite": (0.02, 0.95)
 # the same time. The bundle in float, which differs by rounding alone and takes longest, sees every second picture, and
 # cascades the few.
 _FEW = 10
-_STEPS = {"mos_s-fp16-ncnn": 2, **dict.fromkeys(CASCADES, 10)}
+_STEPS = {"mos_s-fp16-ncnn": 2, **dict.fromkeys(CASCADES, 10), "maskface-int8-ncnn": 25}
 
 
 @pytest.mark.parametrize("name", [*SHIPPED, *CASCADES])
@@ -84,4 +84,4 @@ def _found(device: Device, pictures: Sequence[Image], name: str) -> dict[int, Fa
 
 
 def _arrays(faces: Faces) -> list[NDArray[np.float32]]:
-    return [array for array in (faces.boxes, faces.scores, faces.landmarks, faces.pose) if array is not None]
+    return [*faces.arrays().values()]
