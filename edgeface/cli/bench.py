@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,7 @@ from edgeface.cli.tables import counted, table
 from edgeface.cli.writing import note, say
 from edgeface.devices import boards
 from edgeface.devices.links import open_link
+from edgeface.devices.serving import bundles_of, keep_best
 from edgeface.errors import DeviceError, InputError, MissingExtraError, OutputError
 from edgeface.media_files import PICTURE_SUFFIXES, expand
 
@@ -126,7 +127,8 @@ def command(
         _calibrate(calibrated_board, json_path)
         return
     bundles = _all_of(bundles, is_all, keep_best, engine, plot_path)
-    board = _board(device, plot_path, core, (refine, min_face, thresholds, candidates) != (None,) * 4)
+    limits = {"refine": refine, "min_face": min_face, "thresholds": thresholds, "candidates": candidates}
+    board = _board(device, plot_path, core, any(value is not None for value in limits.values()))
     pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
     if board.link == "emulated":
         from edgeface.devices.estimate.estimates import Question
@@ -135,34 +137,32 @@ def command(
             pictures.images[0], pictures.source, size_px, core or board.fastest.core, threads, not is_all
         )
         estimated = _estimate(board, bundles, question, engine, plot_path)
+        lines, json = estimate_lines(estimated, layers), estimated.to_json()
         choice = best_estimated(estimated) if is_all else None
-        _give(estimate_lines(estimated, layers), estimated.to_json(), json_path, choice)
-        _keep(board, choice if keep_best else None)
-        return
-    if board.link == "local":
-        from edgeface.runtime.benchmark import open_subject
-
-        subjects = [
-            open_subject(
-                name, threads=threads, size_px=size_px, engine=engine, refine=refine, min_face=min_face,
-                thresholds=thresholds, candidates=candidates,
-            )
-            for name in bundles
-        ]
-        report = _measure_here(subjects, pictures, size_px, threads, rounds)
     else:
-        report = _measure_there(board, bundles, pictures, size_px, threads, rounds, engine)
-    choice = best_measured(report) if is_all else None
-    _give(text_lines(report), report.to_json(), json_path, choice)
+        report = _measure(board, bundles, pictures, size_px, threads, rounds, engine, limits)
+        lines, json, choice = text_lines(report), report.to_json(), best_measured(report) if is_all else None
+    _give(lines, json, json_path, choice)
     _keep(board, choice if keep_best else None)
+
+
+def _measure(
+    board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int,
+    engine: str | None, limits: dict[str, Any],
+) -> Report:
+    """Timed here or on the board; ``limits`` are more arguments of ``edgeface.load``, and None on a board."""
+    if board.link != "local":
+        return _measure_there(board, bundles, pictures, size_px, threads, rounds, engine)
+    from edgeface.runtime.benchmark import open_subject
+
+    subjects = [open_subject(name, threads=threads, size_px=size_px, engine=engine, **limits) for name in bundles]
+    return _measure_here(subjects, pictures, size_px, threads, rounds)
 
 
 def _all_of(
     bundles: tuple[str, ...], is_all: bool, keep_best: bool, engine: str | None, plot_path: Path | None
 ) -> tuple[str, ...]:
     """With --all every bundle of the one that is given; raises UsageError for options that do not fit."""
-    from edgeface.devices.serving import bundles_of
-
     if plot_path is not None and is_all:
         raise click.UsageError("--plot draws layers, which --all does not count: leave one of the two out")
     if keep_best and not is_all:
@@ -175,8 +175,6 @@ def _all_of(
 
 
 def _keep(board: Board, choice: Choice | None) -> None:
-    from edgeface.devices.serving import keep_best
-
     if choice is not None:
         note(f"{choice.model}: {', then '.join(choice.best)} -> {keep_best(board, choice)}")
 

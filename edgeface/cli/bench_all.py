@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgeface.bundle import read_bundle
 from edgeface.cli.tables import table
+from edgeface.devices.serving import Candidate, average_precision, choose
+from edgeface.runtime import catalog
 
 if TYPE_CHECKING:
     from edgeface.devices.estimate.estimates import BundleEstimate, EstimateReport
-    from edgeface.devices.serving import Candidate, Choice
+    from edgeface.devices.serving import Choice
     from edgeface.runtime.benchmark import Measured, Report
 
 
 def best_estimated(report: EstimateReport) -> Choice:
     """Which of the bundles of an estimate serves best: by what a picture takes, and of a refinement by what a face
     takes."""
-    from edgeface.devices.serving import choose
-
     return choose(report.bundles[0].model, [
         _candidate(
             each, each.total_ms if each.stages else sum(crop.total_ms for crop in each.crops if crop.crops == 1)
@@ -30,17 +31,11 @@ def best_estimated(report: EstimateReport) -> Choice:
 
 def best_measured(report: Report) -> Choice:
     """Which of the bundles that were timed serves best, by the median of what a picture took."""
-    from edgeface.devices.serving import choose
-
     return choose(report.bundles[0].model, [_candidate(each, each.total_ms.p50) for each in report.bundles],
                   report.place)
 
 
 def _candidate(each: BundleEstimate | Measured, ms: float) -> Candidate:
-    from edgeface.bundle import read_bundle
-    from edgeface.devices.serving import Candidate, average_precision
-    from edgeface.runtime import catalog
-
     ap = average_precision(read_bundle(catalog.find(each.given), verify=False))
     return Candidate(each.name, each.engine, each.precision, round(ms, 4), ap)
 

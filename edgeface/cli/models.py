@@ -14,7 +14,7 @@ from edgeface.bundle import upgrade as upgrade_bundle
 from edgeface.bundle.combining import combine as combine_bundles
 from edgeface.cli.checkpoint_info import checkpoint_description, checkpoint_record
 from edgeface.cli.model_lines import predicts, size_bytes
-from edgeface.cli.models_list import list_lines, listed
+from edgeface.cli.models_list import list_lines, listed, measured_lines
 from edgeface.cli.tables import counted
 from edgeface.cli.verification import verification
 from edgeface.cli.writing import complain, print_json, say
@@ -158,7 +158,6 @@ def _bundle_directory(model: str) -> Path:
 
 
 def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
-    from edgeface.cli.models_list import measured_lines
     from edgeface.runtime.stages.kinds import kind_of
 
     defaults = bundle.defaults

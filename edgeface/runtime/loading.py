@@ -63,10 +63,10 @@ def load(
 
     A model's name takes the bundle that serves this machine best, on a board that is known, and its default one on
     others. ``engine``: the one to run with; "torch" runs a checkpoint, and needs torch. ``precision``: "fp32", "fp16"
-    or "int8", of a model's bundles the one to take. ``threads``: by default as many as
-    leave a processor free, at most 4, and fewer while other work takes more (``runtime.threads``). ``size`` (longest
-    side of the net's input, px), ``score`` and ``nms`` (0..1) are the bundle's own where they are None. ``device`` is
-    torch's: "cpu", "cuda", "cuda:1".
+    or "int8", of a model's bundles the one to take. ``threads``: by default as many as leave a processor free, at most
+    4, and fewer while other work takes more (``runtime.threads``). ``size`` (longest side of the net's input, px),
+    ``score`` and ``nms`` (0..1) are the bundle's own where they are None. ``device`` is torch's: "cpu", "cuda",
+    "cuda:1".
 
     ``refine`` is a refinement to put behind the detector, such as "tcnn", found as the model is and for its engine. Of
     cascades ``min_face``, ``thresholds`` and ``candidates`` are the ``Limits``; ``classes`` False tells no classes,
@@ -84,11 +84,7 @@ def load(
     chosen = default_threads() if threads is None else threads
     if chosen < 1:
         raise OptionError(f"{threads} threads cannot work: choose 1 or more")
-    directory, bundle = _found(model_or_path, engine, precision)
-    if engine not in (None, bundle.engine):
-        raise OptionError(f"{directory}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
-    if precision not in (None, bundle.precision):
-        raise OptionError(f"{directory}: is {bundle.precision}, not {precision}: leave the precision out")
+    directory, bundle = _wanted(model_or_path, engine, precision)
     parts, whole = [(directory, bundle)], bundle
     if refine is not None:
         second = _found(refine, bundle.engine)
@@ -105,6 +101,16 @@ def load(
         nms_iou=defaults.nms_iou if nms is None else nms,
         automatic=AutomaticThreads([net for opened in sessions for net in opened], chosen) if threads is None else None,
     )
+
+
+def _wanted(model_or_path: str | Path, engine: str | None, precision: str | None) -> tuple[Path, Bundle]:
+    """As ``_found``; raises OptionError for a bundle of another engine or precision."""
+    directory, bundle = _found(model_or_path, engine, precision)
+    if engine not in (None, bundle.engine):
+        raise OptionError(f"{directory}: is for the engine {bundle.engine}, not {engine}: leave the engine out")
+    if precision not in (None, bundle.precision):
+        raise OptionError(f"{directory}: is {bundle.precision}, not {precision}: leave the precision out")
+    return directory, bundle
 
 
 def _found(model_or_path: str | Path, engine: str | None, precision: str | None = None) -> tuple[Path, Bundle]:
