@@ -74,7 +74,7 @@ def test_an_unknown_ap_is_that_of_the_same_precision_or_held_against_nobody() ->
 def test_every_bundle_of_a_model_by_name_or_in_a_folder(tmp_path: Path, tiny_bundle: Path) -> None:
     assert "shipped:mos_s-fp16-ncnn" in bundles_of("mos_s")
     assert bundles_of("mos_s") == bundles_of("shipped:mos_s")
-    with pytest.raises(OptionError, match=r"nobody: no bundles of a model .* choose of mhcnn"):
+    with pytest.raises(OptionError, match=r"nobody: no bundles of a model .* choose of maskface, mhcnn"):
         bundles_of("nobody")
     with pytest.raises(OptionError, match="no bundles in this folder"):
         bundles_of(str(tmp_path))
