@@ -15,10 +15,12 @@ from edgeface.bundle import DenseStage, FaceStage, Joined, inconsistency, read_b
 from edgeface.cli.model_lines import predicts
 from edgeface.errors import ConversionError, OptionError
 from edgeface.images import write_image
+from edgeface.int8.network import Quantisation
 from edgeface.matching import match
 from edgeface.models.deploy import deploy
 from edgeface.models.family import families
 from edgeface.models.maskface import maskface
+from edgeface.models.quantised import quantised
 from edgeface.models.tfn import TFN, tfn
 from edgeface.models.tfn_export import design_of, gather_of
 from edgeface.training.region_losses import expected_years, region_losses
@@ -28,7 +30,8 @@ from lively_mos import scenes
 from lively_tfn import SMALL, lively_tfn, regions, save_int8_tfn, save_lively_tfn
 
 FORMS: list[dict[str, Any]] = [
-    {}, {"landmarks": "heatmaps", "tasks": ["landmarks"]}, {"variant": "ormm"}, {"trunk": "shufflenetv2", "width": 0.5},
+    {}, {"landmarks": "heatmaps", "tasks": ["landmarks"]}, {"variant": "ormm"},
+    {"trunk": "shufflenetv2", "width": 0.5, "attention": True},
 ]
 
 
@@ -120,7 +123,7 @@ def test_the_paper_s_trunk_fuses_the_paper_s_maps_and_is_deployed() -> None:
         torch.testing.assert_close(two, one, atol=1e-3, rtol=1e-3)
 
 
-def test_attention_weighs_the_joined_channels_and_is_not_converted() -> None:
+def test_attention_weighs_the_joined_channels_and_has_no_int8_form() -> None:
     net, x = lively_tfn(attention=True, tasks=["attributes"]), pictures()
     (inside,) = regions(net, x).values()
     own: Any = net.regions["attributes"]
@@ -130,7 +133,7 @@ def test_attention_weighs_the_joined_channels_and_is_not_converted() -> None:
     share = (weighed / inside)[inside.abs() > 1e-3]
     assert 0 < share.min() < share.max() < 1
     with pytest.raises(ConversionError, match=r"options\.attention=false"):
-        deploy(net)
+        quantised(net, Quantisation("absmax", trained=False, channel_multiple=1))
 
 
 def test_what_is_not_known_of_a_face_costs_nothing() -> None:

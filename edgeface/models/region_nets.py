@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from edgeface.errors import ConversionError
 from edgeface.int8.modules import FoldedConv, Point, Signal
 from edgeface.models.blocks import ConvBN, conv_of, folded
 from edgeface.models.deploy import SCORE_LIMIT, deploy
@@ -29,7 +29,7 @@ class ChannelAttention(nn.Module):
         self.encode = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.encode(x.mean((2, 3), keepdim=True)))
+        return x * torch.sigmoid(self.encode(F.adaptive_avg_pool2d(x, 1)))
 
 
 class RegionNet(nn.Module):
@@ -93,12 +93,21 @@ def _fused(block: ConvBN, layouts: Sequence[Layout]) -> FoldedConv:
     return FoldedConv(torch.cat(parts, 1), bias)
 
 
-def _require_plain(block: RegionNet | HeatmapNet) -> None:
-    if block.attention is not None:
-        raise ConversionError(
-            "attention over joined maps is for training and torch alone, neither engine has it in int8: train with "
-            "options.attention=false what is to be converted"
-        )
+def _attention(block: ChannelAttention | None, layouts: Sequence[Layout]) -> ChannelAttention | None:
+    """The attention over maps whose channels lie as ``layouts`` say, in float; None where there is none."""
+    if block is None:
+        return None
+    order: list[int] = []
+    for layout in layouts:
+        first = len(order)
+        order += [first + channel for channel in layout if channel is not None]
+    ordered = ChannelAttention(len(order))
+    assert block.encode.bias is not None
+    assert ordered.encode.bias is not None
+    with torch.no_grad():
+        ordered.encode.weight.copy_(block.encode.weight[order][:, order])
+        ordered.encode.bias.copy_(block.encode.bias[order])
+    return ordered
 
 
 class FoldedRegionNet(nn.Module):
@@ -106,6 +115,7 @@ class FoldedRegionNet(nn.Module):
 
     def __init__(self, net: RegionNet, layouts: Sequence[Layout]) -> None:
         super().__init__()
+        self.attention = _attention(net.attention, layouts)
         self.data, self.fuse_out, self.whole_out, self.second_out = (Point() for _ in range(4))
         self.fuse = _fused(net.fuse, layouts)
         self.layers = nn.ModuleList(conv_of(block, 2) for block in net.layers)
@@ -119,7 +129,8 @@ class FoldedRegionNet(nn.Module):
 
     def forward(self, regions: Tensor) -> dict[str, Tensor]:
         """(N, C, S, S) -> the outputs by name, (N, count, 1, 1) each."""
-        signal: Signal = self.fuse_out(self.fuse(self.data(regions)))
+        x = regions if self.attention is None else self.attention(regions)
+        signal: Signal = self.fuse_out(self.fuse(self.data(x)))
         for conv, point in zip(self.layers, self.layers_out, strict=True):
             signal = point(conv(signal))
         signal = self.second_out(self.second(self.whole_out(self.whole(signal))))
@@ -131,21 +142,21 @@ class FoldedHeatmapNet(nn.Module):
 
     def __init__(self, net: HeatmapNet, layouts: Sequence[Layout]) -> None:
         super().__init__()
+        self.attention = _attention(net.attention, layouts)
         self.data, self.fuse, self.head = Point(), _fused(net.fuse, layouts), deploy(net.head)
 
     def forward(self, regions: Tensor) -> dict[str, Tensor]:
         """(N, C, 14, 14) -> "heatmaps" (N, points * 4, 14, 14)."""
         # What the head takes is the 1x1's output, and that point's scale is the head's own.
-        return {"heatmaps": self.head(self.fuse(self.data(regions)))}
+        x = regions if self.attention is None else self.attention(regions)
+        return {"heatmaps": self.head(self.fuse(self.data(x)))}
 
 
 @deploy.register
 def _region_net(block: RegionNet, multiple: int = 1, layouts: Sequence[Layout] = ()) -> nn.Module:
-    _require_plain(block)
     return FoldedRegionNet(block, layouts)
 
 
 @deploy.register
 def _heatmap_net(block: HeatmapNet, multiple: int = 1, layouts: Sequence[Layout] = ()) -> nn.Module:
-    _require_plain(block)
     return FoldedHeatmapNet(block, layouts)

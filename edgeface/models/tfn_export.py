@@ -23,11 +23,13 @@ from edgeface.bundle import (
     Score,
     Stage,
 )
+from edgeface.errors import ConversionError
 from edgeface.models.deploy import deploy
 from edgeface.models.family import Family, Files, Graph, Inputs, scales_of
 from edgeface.models.maskface import FORMS, VARIANCES
 from edgeface.models.maskface_export import heatmaps_of
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.region_nets import ChannelAttention
 from edgeface.models.tfn import AGES, ETHNICITIES, GENDERS, MAPS_OF, POINTS, TFN, TRUNKS, Design, Group, design
 
 DENSE = "dense"
@@ -163,6 +165,11 @@ class TFNFamily(Family):
 
     def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
         assert isinstance(net, TFN)
+        if any(isinstance(module, ChannelAttention) for module in net.modules()):
+            raise ConversionError(
+                "attention over joined maps has no int8 form: train with options.attention=false what is to be "
+                "quantised, or convert it in float"
+            )
         return deploy(net, channel_multiple)
 
     def run(self, net: nn.Module, inputs: Inputs) -> None:
