@@ -26,6 +26,7 @@ from edgeface.training.loop import StepBatches, Trainer
 from edgeface.training.plots import read_log
 from edgeface.training.probe import DetectionProbe, is_hard
 from edgeface.training.schedule import done_share, learning_rate
+from edgeface.training.trainers import DetectorTraining
 from tiny_data import write_tiny_data
 
 TINY = (
@@ -87,6 +88,7 @@ def test_a_request_to_stop_saves_after_the_step_at_hand(data: Path, tmp_path: Pa
 
     run.run(stop)
     assert run.progress.step == 1
+    assert list(DetectorTraining(run).result()) == ["stopped at step 1: the same command goes on"]
     assert trainer(data, tmp_path / "run", "run.steps=9").progress.step == 1
 
 

@@ -100,6 +100,9 @@ class DetectorTraining:
 
     def result(self) -> Iterator[str]:
         plot_curves(self._trainer.directory.path)
+        if self._trainer.stop_requested:
+            yield f"stopped at step {self._trainer.progress.step}: the same command goes on"
+            return
         figures = ", ".join(f"{key} {value:g}" for key, value in self._trainer.dev.items() if key != "choose")
         yield f"step {self._trainer.progress.step}, {figures or 'no dev part to measure on'}"
         yield f"weights: {self.weights}"
