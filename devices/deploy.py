@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.bundle import Bundle, read_bundle, whole
-from edgeface.errors import BundleError, DeviceError
+from edgeface.errors import BundleError, DeviceError, MissingExtraError
 from edgeface.runtime import catalog
 from edgeface.runtime.loading import load
 from edgeface.weights import SHIPPED
@@ -70,7 +70,15 @@ def deploy(
         size_bytes = sum(entry.size_bytes for entry in manifest.files)
         link.put(complete, room.incoming, timeout_s=_LEAST_S + size_bytes / _BYTES_PER_S)
         progress("looking at a picture here and there")
-        agreement = _agreement(client, complete, manifest, room.incoming, picture)
+        try:
+            agreement = _agreement(client, complete, manifest, room.incoming, picture)
+        except MissingExtraError as error:
+            if manifest.name == Path(bundle).name:
+                raise
+            raise MissingExtraError(
+                f"{error}: {manifest.name} serves {link.board.name} best; 'edgeface models list' names the others of "
+                f"{manifest.model}"
+            ) from None
         if not agreement.is_same:
             raise DeviceError(
                 f"{where}: {manifest.name} finds other faces there ({agreement.text}); nothing was changed there: "

@@ -182,6 +182,8 @@ def test_a_model_means_what_serves_best_unless_something_else_is_asked_for(serve
 def test_a_best_bundle_that_is_not_installed_is_named_and_the_next_one_taken(
     served: dict[str, list[str]], caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    assert catalog.find("mos_s", best=[name, "mos_s-fp16-ncnn"]).name == "mos_s-fp16-ncnn"
+    assert f"no bundle {name} of that model" in caplog.text
     served["mos_s"] = [name, "mos_s-int8-tflite"]
     assert catalog.find("mos_s").name == "mos_s-int8-tflite"
     assert f"door.toml: best: mos_s: no bundle {name} of that model comes with edgeface" in caplog.text

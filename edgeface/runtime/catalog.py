@@ -123,7 +123,8 @@ def _find_shipped(
         order: Iterable[str] = bundles
     else:
         # Those of the model that are not among the best come last; whatever comes first is seldom passed by.
-        order = itertools.chain(_served_best(name, bundles) if best is None else best, (default, *bundles))
+        chosen = _served_best(name, bundles) if best is None else _of_model(name, best, bundles, "best of that board")
+        order = itertools.chain((entry.name for entry in chosen), (default, *bundles))
     if engine is None and precision is None:
         taken = next((each for each in order if each in bundles), None) if default in bundles else None
         return checkpoints.get(name) if taken is None else bundles[taken].directory
@@ -136,21 +137,28 @@ def _find_shipped(
     return None
 
 
-def _served_best(model: str, bundles: Mapping[str, Shipped]) -> Iterator[str]:
+def _served_best(model: str, bundles: Mapping[str, Shipped]) -> Iterator[Shipped]:
     """The bundles of ``model`` that this machine can run, in the order in which they serve it; none where that is not
     known."""
     preference = preference_here()
-    for name in preference.best.get(model, ()):
-        bundle = bundles[name].read() if name in bundles else None
-        if bundle is None or bundle.model != model:
-            _log.warning(
-                "%s.toml: best: %s: no bundle %s of that model comes with edgeface: taking another; 'edgeface bench %s "
-                "--all --keep-best' chooses anew", preference.board, model, name, model,
-            )
-        elif not is_installed(bundle.engine):
-            _log.info("%s would serve this machine best, but its engine %s is not installed", name, bundle.engine)
+    for entry in _of_model(model, preference.best.get(model, ()), bundles, f"{preference.board}.toml: best"):
+        engine = entry.read().engine
+        if is_installed(engine):
+            yield entry
         else:
-            yield name
+            _log.info("%s would serve this machine best, but its engine %s is not installed", entry.name, engine)
+
+
+def _of_model(model: str, names: Sequence[str], bundles: Mapping[str, Shipped], where: str) -> Iterator[Shipped]:
+    """Those of ``names`` that are bundles of ``model``; a warning says which are not, and ``where`` they stand."""
+    for name in names:
+        if name in bundles and bundles[name].read().model == model:
+            yield bundles[name]
+        else:
+            _log.warning(
+                "%s: %s: no bundle %s of that model comes with edgeface: taking another; 'edgeface bench %s --all "
+                "--keep-best' chooses anew", where, model, name, model,
+            )
 
 
 def _unknown(name: str, engine: str | None, precision: str | None, is_known: bool) -> EdgefaceError:
