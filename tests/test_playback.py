@@ -19,7 +19,7 @@ from edgeface.stream.recordings import Recordings
 from edgeface.stream.sinks import Sink, SinkContext, open_sink
 from edgeface.stream.thermometer import Thermometer, Warmth
 from preview_shots import result, shot
-from test_preview_page import TIMEOUT_MS, TOKEN, browser
+from test_preview_page import TOKEN, browser, wait_until
 
 __all__ = ["browser"]
 
@@ -74,7 +74,7 @@ def stripes(number: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
 def test_chromium_plays_what_is_finished_and_what_goes_on(browser: Browser, tmp_path: Path) -> None:
     with recording(tmp_path / "rec") as (web, _, _), closing(browser.new_page()) as page:
         page.goto(f"{web.url}?token={TOKEN}")
-        page.wait_for_function("document.querySelectorAll('#recordings-list a').length === 2", timeout=TIMEOUT_MS)
+        wait_until(page, "document.querySelectorAll('#recordings-list a').length === 2")
         goes_on, finished = (page.evaluate(PLAY, number) for number in range(2))
     assert goes_on["state"] >= 2
     assert finished["state"] >= 2

@@ -334,6 +334,6 @@ def test_it_lists_what_was_kept(page: Page, tmp_path: Path) -> None:
         row = page.locator("#event-list li")
         row.wait_for()
         assert row.inner_text().endswith("3.2 s, no mask")
-        page.wait_for_function("document.querySelector('#event-list img').naturalWidth === 112")
+        wait_until(page, "document.querySelector('#event-list img').naturalWidth === 112")
     finally:
         stage.close()

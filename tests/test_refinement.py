@@ -285,7 +285,7 @@ def test_the_command_line_draws_and_writes_what_the_refinement_tells(
     assert faces
     assert list(faces[0]["attributes"]) == ["mask", "sunglasses", "quality"]
     assert set(faces[0]["present"]) <= set(faces[0]["attributes"])
-    few = json.loads(detect(*arguments, "--candidates", "1").output)["faces"]
+    few = json.loads(detect(*arguments, "--candidates", "1").stdout)["faces"]
     assert len(few) <= 1 < len(faces)
 
 

@@ -226,7 +226,7 @@ def test_quantize_refuses_it_in_one_line(bundle: Path, tmp_path: Path) -> None:
     checkpoint, out = bundle.parent / "light.pt", tmp_path / "int8.pt"
     result = CliRunner().invoke(main, ["quantize", str(checkpoint), "--data", str(tmp_path), "--out", str(out)])
     assert result.exit_code == ConversionError.exit_code
-    able = "maskface, mos_fast, mos_l, mos_m, mos_s, mos_tiny, mtcnn, tcnn"
+    able = "maskface, mos_fast, mos_l, mos_m, mos_s, mos_tiny, mtcnn, tcnn, tfn"
     assert result.output == f"edgeface: s3fd_light cannot be quantised: use one of {able}\n"
     assert not out.exists()
 

@@ -89,6 +89,8 @@ def load(
     if refine is not None:
         second = _found(refine, bundle.engine)
         parts, whole = [(directory, remaining(bundle, second[1])), second], combined(bundle, second[1])
+    for _, part in parts:
+        _warn_if_unverified(part)
     parts = [(directory, limited(part, Limits(classes=classes))) for directory, part in parts]
     whole = limited(whole, Limits(min_face, None if thresholds is None else tuple(thresholds), candidates, classes))
     sessions = [opened for part in parts for opened in open_sessions(*part, chosen, device=device)]
@@ -101,6 +103,16 @@ def load(
         nms_iou=defaults.nms_iou if nms is None else nms,
         automatic=AutomaticThreads([net for opened in sessions for net in opened], chosen) if threads is None else None,
     )
+
+
+def _warn_if_unverified(bundle: Bundle) -> None:
+    """Called by ``load`` itself: the warning names the line of its caller."""
+    if not bundle.verified:
+        warnings.warn(
+            f"{bundle.name} is not verified against its checkpoint and may find other faces: "
+            "'edgeface parity' says how far they are apart",
+            UnverifiedBundleWarning, stacklevel=3,
+        )
 
 
 def _wanted(model_or_path: str | Path, engine: str | None, precision: str | None) -> tuple[Path, Bundle]:
@@ -117,14 +129,7 @@ def _found(model_or_path: str | Path, engine: str | None, precision: str | None 
     """Where a bundle's files lie, and what it says; for a checkpoint what it is to the engine torch."""
     path = catalog.find(model_or_path, engine, precision)
     if path.is_dir():
-        bundle = read_bundle(path)
-        if not bundle.verified:
-            warnings.warn(
-                f"{bundle.name} is not verified against its checkpoint and may find other faces: "
-                "'edgeface parity' says how far they are apart",
-                UnverifiedBundleWarning, stacklevel=3,
-            )
-        directory = path
+        directory, bundle = path, read_bundle(path)
     else:
         if engine not in (None, "torch"):
             raise OptionError(f"{path}: a checkpoint runs with the engine torch: convert it for {engine}")
