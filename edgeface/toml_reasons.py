@@ -33,11 +33,17 @@ def reason(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
 
 
 def _wrong_choice(place: str, value: str, kind: type[msgspec.Struct], path: list[str]) -> str:
-    found = _at(kind, path)
-    choices = [str(choice) for choice in found.values] if isinstance(found, inspect.LiteralType) else []
+    choices = [str(choice) for choice in _choices(_at(kind, path))]
     near = nearest(value, choices)
     hint = f" Did you mean {near!r}?" if near else ""
     return f"{place} has no value {value!r}.{hint} Its values are {', '.join(choices)}"
+
+
+def _choices(found: inspect.Type) -> tuple[Any, ...]:
+    """The values of a literal, or of one inside an optional, a list or a tuple; none of another type."""
+    if isinstance(found, inspect.LiteralType):
+        return found.values
+    return next((choices for part in _parts(found) if (choices := _choices(part))), ())
 
 
 def _keys(kind: type[msgspec.Struct], path: list[str]) -> list[str]:
@@ -57,8 +63,11 @@ def _at(kind: type[msgspec.Struct], path: list[str]) -> inspect.Type:
 
 def _inner(found: inspect.Type) -> inspect.Type:
     """The struct inside an optional, a list or a table of structs; else the type itself."""
+    inner = [_inner(part) for part in _parts(found)]
+    return next((part for part in inner if isinstance(part, inspect.StructType)), found)
+
+
+def _parts(found: inspect.Type) -> list[Any]:
     parts: list[Any] = list(getattr(found, "types", ()))
     parts += [part for part in (getattr(found, "item_type", None), getattr(found, "value_type", None)) if part]
-    parts += getattr(found, "item_types", ())
-    inner = [_inner(part) for part in parts]
-    return next((part for part in inner if isinstance(part, inspect.StructType)), found)
+    return parts + list(getattr(found, "item_types", ()))

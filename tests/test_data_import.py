@@ -191,11 +191,13 @@ def test_check_says_all_that_is_wrong_with_a_set(pictures: Path, tmp_path: Path)
     gone = {**first, "image": "images/gone.png"}
     outside = {**second, "faces": [{"box": [500, 500, 520, 520]}]}
     turned = {**first, "faces": [{"box": [60, 10, 20, 70]}]}
-    file.write_text("".join(json.dumps(line) + "\n" for line in (first, gone, outside, turned)) + "nonsense\n")
+    far = {**second, "faces": [{"box": [10, 10, 99999, 40]}]}
+    file.write_text("".join(json.dumps(line) + "\n" for line in (first, gone, outside, turned, far)) + "nonsense\n")
     result = edgeface("check", tmp_path / "mine")
     assert result.exit_code == DataError.exit_code
     for said in ("line 2: image 'images/gone.png' is not there", "line 3: faces[0].box 500, 500, 520, 520 is outside",
-                 "line 4: faces[0].box [60.0, 10.0, 20.0, 70.0] is not", "line 5: not JSON", "4 problems"):
+                 "line 4: faces[0].box [60.0, 10.0, 20.0, 70.0] is not",
+                 "line 5: faces[0].box 10, 10, 99999, 40 reaches far out of", "line 6: not JSON", "6 problems"):
         assert said in result.output
 
 

@@ -100,6 +100,7 @@ def test_the_head_alone_begins_with_a_trained_detector(data: Path, run: Path, tm
     ("overrides", "reason"),
     [
         (['parts=["keypoints"]'], "needs --start-from, a MaskFace whose detector is trained"),
+        (['parts=["nose"]'], "parts[0] has no value 'nose'. Its values are detector, keypoints"),
         (["parts=[]"], "parts must be detector, keypoints, or both"),
         (["loss.learn_weights=true"], "fixed weights"),
         (["keypoints.batches=3"], "has no key 'batches'. Did you mean 'batch'"),

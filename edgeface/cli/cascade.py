@@ -55,7 +55,8 @@ _OPTIONS = (
     ),
     click.option(
         "--candidates", type=click.IntRange(min=1), metavar="N",
-        help="Of a cascade: the most faces that go from a stage to the next, the best ones; the others are given up.",
+        help="The most faces that each stage after the first looks at, as in a cascade or maskface: the best ones; the "
+        "others are given up.",
     ),
 )
 

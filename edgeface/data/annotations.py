@@ -8,7 +8,7 @@ sets carry more than one program needs; a known field with a wrong value stops t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -255,3 +255,14 @@ def _points(points: list[_Point] | None, count: int, what: str) -> NDArray[np.fl
 
 def _flag(value: bool | int | None) -> bool | None:
     return None if value is None else bool(value)
+
+
+def misplaced(box: Sequence[float], width: int, height: int) -> str | None:
+    """What is wrong with where a box x1 y1 x2 y2 lies, in pixels of a picture; None where it shows and reaches out of
+    the picture no further than the picture is large, as a face that is cut off may."""
+    x1, y1, x2, y2 = box
+    if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
+        return f"is outside the picture of {width}x{height}"
+    if x1 < -width or y1 < -height or x2 > 2 * width or y2 > 2 * height:
+        return f"reaches far out of the picture of {width}x{height}"
+    return None

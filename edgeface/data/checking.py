@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.contact_sheet import Mark, contact_sheet, tile
-from edgeface.data.annotations import ANNOTATIONS, Picture, read_lines
+from edgeface.data.annotations import ANNOTATIONS, Picture, misplaced, read_lines
 from edgeface.data.pixels import ProgressBar, read_pixels
 from edgeface.data.sets import SetDescription, describe
 from edgeface.data.targets import face_box
@@ -98,11 +98,9 @@ def _check(report: SetReport, picture: Picture, where: str) -> None:
         if box is None:
             if report.description.weight != 0:
                 report.remarks.append(f"{where}: faces[{index}] has neither a box nor points: MOS cannot learn it")
-        elif not (box[0] < picture.width and box[1] < picture.height and box[2] > 0 and box[3] > 0):
+        elif (why := misplaced(box.tolist(), picture.width, picture.height)) is not None:
             corners = ", ".join(f"{value:g}" for value in box)
-            report.problems.append(
-                f"{where}: faces[{index}].box {corners} is outside the picture of {picture.width}x{picture.height}"
-            )
+            report.problems.append(f"{where}: faces[{index}].box {corners} {why}")
     try:
         read_pixels(picture)
     except DataError as error:

@@ -36,6 +36,7 @@ def pose_from_points(points: NDArray[np.floating]) -> NDArray[np.float32]:
     nearest to the points in the least-squares sense. A face whose points are not all finite, or all one, has NaN.
     Raises ValueError for another shape.
     """
+    points = np.asarray(points)         # None where a model gives none
     if points.ndim != 3 or points.shape[1:] not in ((5, 2), (68, 2)):
         raise ValueError(f"points {points.shape} are neither (N, 5, 2) nor (N, 68, 2)")
     model = _model(points.shape[1])

@@ -73,7 +73,10 @@ class ServiceManager:
         path = self.installed(name)
         if not os.access(path.parent, os.W_OK):
             raise OutputError(f"{path}: no permission to remove it: {SUDO} service uninstall --name {name}")
-        self._systemctl("disable", "--now", path.name)
+        try:
+            self._systemctl("disable", "--now", path.name)
+        except InstallError as error:
+            raise InstallError(f"{error}: {path} stays, remove it by hand where no systemd runs") from None
         try:
             path.unlink()
         except OSError as error:

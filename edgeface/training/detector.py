@@ -76,13 +76,13 @@ def network_trainer(
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     place = find_place(config.run.precision)
+    folder = open_data(data)
+    weights = settled_weights(config.data.weights, folder, made["overrides"])
     if place.leads:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{out}: {error.strerror}: choose another --out") from None
-    folder = open_data(data)
-    weights = settled_weights(config.data.weights, folder, made["overrides"])
     if place.leads:
         for remark in (remark_on_weights(config.data.weights, weights), folder.remark()):
             if remark:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from edgeface.atomic import refused
-from edgeface.data.annotations import ANNOTATIONS
+from edgeface.data.annotations import ANNOTATIONS, misplaced
 from edgeface.data.exports import json_files, text_files, xml_files  # noqa: F401  (register their readers)
 from edgeface.data.exports.reading import Box, Labelled, locate, pictures_below, reader
 from edgeface.data.pixels import ProgressBar
@@ -154,8 +154,8 @@ def _face(box: Box, width: int, height: int, where: str, problems: list[str]) ->
     said = f"{where}: box {x1:g}, {y1:g}, {x2:g}, {y2:g}"
     if not (x1 < x2 and y1 < y2):
         problems.append(f"{said} has no size")
-    elif not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
-        problems.append(f"{said} is outside the picture of {width}x{height}")
+    elif (why := misplaced((x1, y1, x2, y2), width, height)) is not None:
+        problems.append(f"{said} {why}")
     else:
         return {"box": [x1, y1, x2, y2], **box.fields}
     return None
