@@ -248,9 +248,9 @@ def _damage_values(rng: random.Random, source: Path, path: Path) -> None:
 
     content = torch.load(source, map_location="cpu", weights_only=True)
     for _ in range(rng.choice((1, 1, 2))):
-        part = rng.choice([content, content["options"], content["state"], content["quantisation"]])
-        if not part:
-            continue
+        # What an earlier round put in the place of a part may be no part any more.
+        named = (content[name] for name in ("options", "state", "quantisation"))
+        part = rng.choice([content, *(each for each in named if isinstance(each, dict) and each)])
         key = rng.choice(sorted(part, key=str))
         tensors = torch.zeros(3), torch.zeros(1).expand(10**12)
         part[key] = rng.choice((*NUMBERS, *_FLOATS, None, "", "x", [], {}, True, *tensors))

@@ -13,7 +13,7 @@ from tiny_data import FACE_BOX, FACE_POINTS
 
 # What each detector gave when its weights were committed, at 512 px: box, score, pose in degrees.
 GOLDEN: dict[str, tuple[tuple[float, ...], float, tuple[float, ...] | None]] = {
-    "maskface-int8-ncnn": ((176.6, 53.8, 270.2, 178.9), 0.779, None),
+    "maskface-int8-ncnn": ((175.8, 52.4, 271.0, 179.3), 0.760, None),
     "mhcnn-int8-ncnn": ((180.9, 57.4, 268.2, 175.3), 0.782, (-19.0, -0.4, 2.7)),
     "mhcnn-int8-tflite": ((180.8, 57.2, 268.4, 175.4), 0.784, (-18.3, -0.2, 2.7)),
     "mos_s-fp16-ncnn": ((177.4, 53.5, 270.1, 177.6), 0.700, (-1.3, -1.4, 2.6)),
