@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeface.cli import main
@@ -37,6 +37,7 @@ def test_whatever_the_text(text: str) -> None:
     assert cleaned.count("\n") == text.count("\n")
 
 
+@example({"\x7f": "\x7f"})
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"))))
 def test_json_means_the_same_and_a_terminal_obeys_nothing_in_it(document: dict[str, str]) -> None:
     written: list[bytes] = []

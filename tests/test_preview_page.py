@@ -124,7 +124,8 @@ def wait_until(page: Page, expression: str) -> None:
 
 
 def shown_frame(page: Page) -> int:
-    wait_until(page, "document.body.dataset.frame !== undefined")
+    # While a page is left for another one there is a document without a body.
+    wait_until(page, "document.body && document.body.dataset.frame !== undefined")
     return int(page.evaluate("document.body.dataset.frame"))
 
 

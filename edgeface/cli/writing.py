@@ -77,7 +77,7 @@ def print_json(document: object) -> None:
 def write_line(line: bytes) -> None:
     """Bytes of UTF-8 on standard output with a line's end, JSON among them: in its texts what is not printed becomes an
     escape of JSON's, which means the same. Raises as ``say``."""
-    if not line.isascii():
+    if not line.isascii() or b"\x7f" in line:       # delete is ASCII's one such character that JSON lets stand
         line = "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in line.decode()).encode()
     try:
         click.echo(line)
