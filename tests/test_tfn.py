@@ -68,6 +68,7 @@ def test_the_deployed_network_gives_what_the_trained_one_gives(options: dict[str
 def test_variants_share_nets_as_in_figure_5(variant: Any, groups: list[tuple[str, tuple[int, ...], int]]) -> None:
     net = tfn(**SMALL, variant=variant)
     assert [(group.name, group.strides, group.size) for group in net.design.groups] == groups
+    # To mypy all that a ModuleDict holds is a Module.
     assert sum("score" in each.heads for each in net.regions.values()) == 1     # type: ignore[operator]
     stages = families.get("tfn").stages(lambda stem: [stem], {**SMALL, "variant": variant}, {})
     assert isinstance(stages[0], DenseStage)
@@ -220,6 +221,6 @@ def test_float_bundles_find_the_network_s_faces(folder: Path) -> None:
         pairs = match(found[0].boxes, found[1].boxes, 0.95)
         assert len(pairs) == len(found[0]) > 0
         ages = [faces.classes["age"].expectation() for faces in found]
-        for one, two, _ in pairs:
+        for one, two, _ in pairs:       # an age has an expectation, which other classes may not have
             assert abs(float(ages[0][one] - ages[1][two])) < 0.05        # type: ignore[index]
     assert edgeface.load(out, classes=False)(scenes(1)[0]).classes == {}

@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uint8])
         crops.append((f"c{i}", crop, {"split": split, "complete": 0, "faces": [{"landmarks68": points}]}))
         people.append((f"p{i}", cv2.resize(crop, (128, 128)), {"split": split, "complete": 0, "faces": [face]}))
     for name, rows in (("wider", scenes), ("landmarks68", crops), ("attributes", people)):
-        write_set(folder / name, rows)  # type: ignore[arg-type]
+        write_set(folder / name, rows)  # type: ignore[arg-type]  # rows of three shapes of list
     return folder
 
 

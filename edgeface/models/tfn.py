@@ -264,6 +264,7 @@ def tfn(
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
+    # To mypy all that a ModuleDict holds is a Module.
     last = [module for each in net.regions.values() for module in each.last_layers()]   # type: ignore[operator]
     for conv in (head.score, head.box, *last):
         nn.init.normal_(conv.weight, std=0.01)

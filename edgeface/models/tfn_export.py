@@ -73,11 +73,12 @@ def dense_outputs(form: Design) -> tuple[str, ...]:
 
 def outputs_of(group: Group, form: Design) -> list[Output]:
     """What the net of a group says of a face."""
-    how = ("mean", form.share_before) if form.share_before else ("replace", 0.5)
+    share = form.share_before
+    score = Score("score", PROPOSAL_SCORE, _NMS_IOU, "mean" if share else "replace", share or 0.5)
     pointed = Landmarks("landmarks", POINTS) if form.landmarks == "coordinates" else heatmaps_of(POINTS)
     years = [str(year) for year in range(AGES)]
     said: dict[str, list[Output]] = {
-        "detection": [Score("score", PROPOSAL_SCORE, _NMS_IOU, *how), Box("box")],   # type: ignore[arg-type]
+        "detection": [score, Box("box")],
         "landmarks": [pointed],
         "attributes": [
             Classes("age", "age", years, [float(year) for year in range(AGES)]),
