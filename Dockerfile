@@ -12,8 +12,9 @@ COPY edgeface edgeface
 COPY convert convert
 COPY devices devices
 COPY quantize quantize
-# Bundles and no checkpoints, on both platforms.
-ENV EDGEFACE_WHEEL=board
+# "board" has each model once, in int8 for ncnn, on both platforms; "bench" all, as the extra tflite wants.
+ARG WHEEL=board
+ENV EDGEFACE_WHEEL=${WHEEL}
 RUN python -m venv /opt/edgeface \
     && /opt/edgeface/bin/pip install --no-cache-dir ".[${EXTRAS}]" \
     && /opt/edgeface/bin/edgeface --version | grep '; C kernels)'

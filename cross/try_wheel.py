@@ -40,7 +40,8 @@ def detect(
     """
     with tempfile.TemporaryDirectory() as scratch:
         found = Path(scratch) / "faces.jsonl"
-        options = ["--model", model, "--out", str(out), "--json", str(found)]
+        # By its folder: a board's wheel does not have every bundle.
+        options = ["--model", str(catalog.find(model)), "--out", str(out), "--json", str(found)]
         argv = [*start, "-m", "edgeface", "detect", str(photo), *options]
         try:
             done = subprocess.run(argv, env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True,

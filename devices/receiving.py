@@ -16,6 +16,7 @@ from typing import Any
 from edgeface.atomic import refused
 from edgeface.bundle import writing
 from edgeface.errors import DeviceError, OptionError
+from edgeface.user_folders import bundles_directory
 
 from .operations import OperationOptions, Receiving, State, operation, read
 from .protocol import Arrays
@@ -23,14 +24,6 @@ from .protocol import Arrays
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Nobody copies one bundle for so long.
 _STALE_S = 3600.0
-
-
-def bundles_directory() -> Path:
-    """Where bundles lie that are received without a place: ``$XDG_DATA_HOME/edgeface/bundles``, by default in
-    ``~/.local/share``."""
-    base = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification: a path that is not absolute is to be ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "edgeface" / "bundles"
 
 
 class Receive(OperationOptions, frozen=True):

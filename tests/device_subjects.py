@@ -14,6 +14,7 @@ from edgeface.devices.replies import LoadedBundle
 from numpy.typing import NDArray
 
 from device_option import Devices, Job
+from edgeface import weights
 from edgeface.bundle import Bundle
 from edgeface.runtime import catalog
 
@@ -59,12 +60,17 @@ class Subject:
     bundle: Bundle
 
     def load(self, client: Client, **options: Any) -> LoadedBundle:
-        """Loaded on the board; one that does not come with the package is copied there first."""
-        there = self.name
-        if self.name not in SHIPPED:
-            there = folder_there(client, self.directory.name)
-            client.link.put(self.directory, there, timeout_s=TIMEOUT_S)
-        return client.load(there, threads=1, size_px=SIZE_PX, timeout_s=TIMEOUT_S, **options)
+        """Loaded on the board."""
+        return load_there(client, self.directory, **options)
+
+
+def load_there(client: Client, directory: Path, **options: Any) -> LoadedBundle:
+    """A bundle loaded on the board; one that edgeface for a board comes without is copied there first."""
+    there = directory.name
+    if not there.endswith(weights.ON_BOARDS):
+        there = folder_there(client, directory.name)
+        client.link.put(directory, there, timeout_s=TIMEOUT_S)
+    return client.load(there, threads=1, size_px=SIZE_PX, timeout_s=TIMEOUT_S, **options)
 
 
 def folder_there(client: Client, name: str) -> str:

@@ -6,17 +6,22 @@ import logging
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from edgeface import weights
+from edgeface.bundle import read_bundle, write_manifest
 from edgeface.cli import main
-from edgeface.errors import BundleError, OptionError, UnknownModelError
+from edgeface.errors import BundleError, EdgefaceError, OptionError, UnknownModelError
 from edgeface.runtime import catalog
 
 NAME = "mos_s-fp16-ncnn"
+BOARDS = "mos_s-int8-ncnn"
 
 
 @pytest.fixture
@@ -31,6 +36,16 @@ def shelf(tmp_path: Path, tiny_bundle: Path, tiny_checkpoint: Path, monkeypatch:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return folder
+
+
+@pytest.fixture
+def board_shelf(shelf: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As ``shelf``, as a board has it."""
+    shutil.rmtree(shelf)
+    _copy(tiny_bundle, shelf / BOARDS)
+    monkeypatch.setattr(weights, "DEFAULTS", {"mos_s": BOARDS})
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return shelf
 
 
 def edgeface(*arguments: str | Path) -> Result:
@@ -138,6 +153,65 @@ def test_a_board_that_has_no_checkpoints_says_where_they_are(shelf: Path, model:
     assert catalog.find("mos_s") == shelf / NAME
 
 
+@pytest.mark.parametrize(
+    ("model", "engine", "precision", "lacks"),
+    [
+        ("mos_s", "tflite", None, "mos_s-int8-tflite"),
+        ("mos_s", None, "fp16", "mos_s-fp16-ncnn"),
+        ("mos_s-fp16-ncnn", None, None, "mos_s-fp16-ncnn"),
+        ("mos_s", "tflite", "fp32", "mos_s-fp32-tflite"),
+    ],
+)
+def test_a_board_without_a_bundle_says_how_to_get_it_and_finds_it_then(
+    board_shelf: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str,
+    engine: str | None, precision: str | None, lacks: str,
+) -> None:
+    step = rf"{lacks}: edgeface for a board comes without .* 'edgeface deploy {lacks} --device BOARD', or .*=bench$"
+    with pytest.raises(EdgefaceError, match=step):
+        catalog.find(model, engine, precision)
+    there = tmp_path / "data" / "edgeface" / "bundles" / lacks
+    _copy(tiny_bundle, there)
+    shutil.copytree(there, there.with_name(f".{lacks}.receiving"))
+    assert catalog.find(model, engine, precision) == there
+    assert [entry.name for entry in catalog.deployed()] == [lacks]
+    assert catalog.find("mos_s") == board_shelf / BOARDS
+
+
+def test_what_serves_a_board_best_is_passed_by_where_it_is_not_and_taken_where_it_was_deployed(
+    board_shelf: Path, tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best = ["mos_s-int8-tflite", BOARDS]
+    assert catalog.find("mos_s", best=best) == board_shelf / BOARDS
+    assert caplog.text == ""
+    there = tmp_path / "data" / "edgeface" / "bundles" / "mos_s-int8-tflite"
+    _copy(tiny_bundle, there)
+    assert catalog.find("mos_s", best=best) == there
+    assert catalog.find("shipped:mos_s", best=best) == there
+    _copy(tiny_bundle, there.with_name(BOARDS))
+    assert catalog.find(BOARDS) == board_shelf / BOARDS
+    assert [entry.name for entry in catalog.deployed()] == ["mos_s-int8-tflite"]
+
+
+def _copy(bundle: Path, out: Path) -> None:
+    """``bundle`` in the folder ``out``, as what that is called."""
+    model, precision, engine = out.name.split("-")
+    shutil.copytree(bundle, out)
+    write_manifest(out, replace(read_bundle(out), name=out.name, model=model, precision=precision, engine=engine))
+
+
+def test_what_a_boards_wheel_leaves_out_is_what_the_catalog_takes_it_to_lack() -> None:
+    pyproject = msgspec.toml.decode((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    on_arm, asked = [each["wheel"]["exclude"] for each in pyproject["tool"]["scikit-build"]["overrides"][:2]]
+    assert on_arm == asked
+    folders = [each.removesuffix("/**") for each in asked if each.endswith("/**")]
+    names = {entry.name for entry in catalog.shipped()}
+    left_out = {name for name in names if any(fnmatch(f"edgeface/weights/{name}", folder) for folder in folders)}
+    assert names - left_out == {name for name in names if name.endswith(weights.ON_BOARDS)}
+    assert set(weights.DEFAULTS.values()) <= names - left_out
+    parts = {part for name in names - left_out for part in read_bundle(weights.directory() / name).parts}
+    assert parts <= names - left_out
+
+
 def test_an_engine_that_nothing_is_for(shelf: Path) -> None:
     with pytest.raises(OptionError, match="mos_s does not come with a bundle for the engine onnx"):
         catalog.find("mos_s", "onnx")
@@ -199,10 +273,6 @@ def test_quiet_and_verbose_exclude_each_other(shelf: Path) -> None:
 
 
 def test_another_engines_bundle_is_not_replaced_unasked(shelf: Path) -> None:
-    from msgspec.structs import replace
-
-    from edgeface.bundle import read_bundle, write_manifest
-
     shutil.copytree(shelf / NAME, "door")
     write_manifest(Path("door"), replace(read_bundle(Path("door")), engine="tflite"))
     before = Path("door", "bundle.json").read_bytes()

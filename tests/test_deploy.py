@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from edgeface.devices import boards, receiving
+from edgeface.devices import boards
 from edgeface.devices.agreement import compare
 from edgeface.devices.client import Client
 from edgeface.devices.deploy import Deployment, deploy
@@ -25,6 +25,7 @@ from edgeface.devices.replies import LoadedBundle
 from numpy.typing import NDArray
 
 import edgeface
+from edgeface import user_folders
 from edgeface.cli import main
 from edgeface.errors import (
     BundleError,
@@ -264,10 +265,10 @@ def test_a_name_that_would_lead_elsewhere(link: Link, ssh: LoopbackSsh) -> None:
 
 def test_where_bundles_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
-    assert receiving.bundles_directory() == Path("/data/edgeface/bundles")
+    assert user_folders.bundles_directory() == Path("/data/edgeface/bundles")
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/pi")
-    assert receiving.bundles_directory() == Path("/home/pi/.local/share/edgeface/bundles")
+    assert user_folders.bundles_directory() == Path("/home/pi/.local/share/edgeface/bundles")
 
 
 def faces(*boxes: tuple[float, float, float, float], score: float = 0.9, pose: float = 0.0) -> Faces:

@@ -26,7 +26,7 @@ def complete_model(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[click.shell_completion.CompletionItem]:
     """The models that come along, and files."""
-    names = sorted({*DEFAULTS, *(entry.name for entry in catalog.shipped())})
+    names = sorted({*DEFAULTS, *(entry.name for entry in (*catalog.shipped(), *catalog.deployed()))})
     paths = click.shell_completion.CompletionItem(incomplete, type="file")
     return [*(click.shell_completion.CompletionItem(n) for n in names if n.startswith(incomplete)), paths]
 

@@ -27,7 +27,7 @@ def listed() -> tuple[list[Row], list[EdgefaceError]]:
     rows: list[Row] = []
     failures: list[EdgefaceError] = []
     kept = weights.figures()
-    for entry in catalog.shipped():
+    for entry in (*catalog.shipped(), *catalog.deployed()):
         try:
             bundle = entry.read()
         except EdgefaceError as error:
@@ -59,7 +59,7 @@ def _sha256_of_manifest(directory: Path) -> str:
     return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
 
 
-def _bundle_row(entry: catalog.Shipped, bundle: Bundle, kept: Mapping[str, Any]) -> Row:
+def _bundle_row(entry: catalog.Named, bundle: Bundle, kept: Mapping[str, Any]) -> Row:
     is_now = _sha256_of_manifest(entry.directory)
     measured, estimate = (
         None if kept.get(key) is None else

@@ -1,4 +1,5 @@
-"""Finding models: the bundles and checkpoints that ship in edgeface/weights, by name, and those of a user, by path."""
+"""Finding models: by name the bundles and checkpoints in edgeface/weights and the bundles that were deployed to this
+machine, and those of a user by path."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from edgeface.checkpoint_start import is_of_torch, why_no_checkpoint
 from edgeface.errors import BundleError, CheckpointError, EdgefaceError, OptionError, UnknownModelError
 from edgeface.registry import unknown_name
 from edgeface.runtime.preference import is_installed, preference_here
+from edgeface.user_folders import bundles_directory
 from edgeface.weights import SHIPPED
 
 _CHECKPOINT = ".pt"
@@ -25,8 +27,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A bundle that comes with the package. ``default`` for its model: what the model's name alone means."""
+class Named:
+    """A bundle that has a name here. ``default`` for its model: what the model's name alone means."""
 
     name: str
     directory: Path
@@ -37,14 +39,26 @@ class Shipped:
         return read_bundle(self.directory, verify=verify)
 
 
-def shipped() -> list[Shipped]:
+def shipped() -> list[Named]:
     """The bundles that come with the package, by name."""
     defaults = set(weights.DEFAULTS.values())
-    return [Shipped(path.name, path, path.name in defaults) for path in sorted(_bundle_directories())]
+    return [Named(path.name, path, path.name in defaults) for path in _bundle_directories(weights.directory())]
+
+
+def deployed() -> list[Named]:
+    """The bundles that 'edgeface deploy' brought to this machine, by name, without those that have a shipped one's."""
+    names = {entry.name for entry in shipped()}
+    found = _bundle_directories(bundles_directory())
+    return [Named(path.name, path, False) for path in found if path.name not in names]
+
+
+def is_for_board() -> bool:
+    """Whether this edgeface was installed without checkpoints, and without the bundles that a board's wheel lacks."""
+    return not shipped_checkpoints()
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """The float checkpoints that come with the package: model -> .pt."""
+    """The checkpoints that come with the package, by their names without ".pt"."""
     return {path.stem: path for path in sorted(weights.directory().glob("*.pt"))}
 
 
@@ -53,11 +67,12 @@ def find(
 ) -> Path:
     """The bundle's directory, or the checkpoint, that a model argument means: the one place that decides it.
 
-    A text is, in this order: a file or folder here; a shipped bundle ("mos_s-fp16-ncnn"); a shipped checkpoint as
-    "mos_s.pt"; a model ("mos_s"), which means the bundle that serves this machine best where that is known
-    (``runtime.preference``), else its default one; with ``engine`` and ``precision`` the first such one of that kind,
-    and with engine "torch", or where it has no bundle, its checkpoint. "shipped:NAME" leaves out what is here. A
-    ``Path`` is a path and nothing else. ``best``: bundles in the order in which they serve another machine.
+    A text is, in this order: a file or folder here; a shipped bundle ("mos_s-fp16-ncnn"), else one that was deployed to
+    this machine; a shipped checkpoint as "mos_s.pt"; a model ("mos_s"), which means the bundle that serves this machine
+    best where that is known (``runtime.preference``), else its default one; with ``engine`` and ``precision`` the first
+    such one of that kind, and with engine "torch", or where it has no bundle, its checkpoint. "shipped:NAME" leaves out
+    what is here. A ``Path`` is a path and nothing else. ``best``: bundles in the order in which they serve another
+    machine.
 
     The log of this module says what was taken: as a warning where a shipped file stands in for one that is not here,
     or one here is in the way of a shipped one. Raises UnknownModelError with the choices, OptionError when the model
@@ -111,6 +126,7 @@ def _find_shipped(
     name: str, engine: str | None, precision: str | None, best: Sequence[str] | None
 ) -> Path | None:
     bundles = {entry.name: entry for entry in shipped()}
+    bundles |= {entry.name: entry for entry in deployed() if f"{entry.name}-".startswith(f"{name}-")}
     checkpoints = shipped_checkpoints()
     if name in bundles:
         return bundles[name].directory
@@ -137,7 +153,7 @@ def _find_shipped(
     return None
 
 
-def _served_best(model: str, bundles: Mapping[str, Shipped]) -> Iterator[Shipped]:
+def _served_best(model: str, bundles: Mapping[str, Named]) -> Iterator[Named]:
     """The bundles of ``model`` that this machine can run, in the order in which they serve it; none where that is not
     known."""
     preference = preference_here()
@@ -149,11 +165,13 @@ def _served_best(model: str, bundles: Mapping[str, Shipped]) -> Iterator[Shipped
             _log.info("%s would serve this machine best, but its engine %s is not installed", entry.name, engine)
 
 
-def _of_model(model: str, names: Sequence[str], bundles: Mapping[str, Shipped], where: str) -> Iterator[Shipped]:
+def _of_model(model: str, names: Sequence[str], bundles: Mapping[str, Named], where: str) -> Iterator[Named]:
     """Those of ``names`` that are bundles of ``model``; a warning says which are not, and ``where`` they stand."""
     for name in names:
         if name in bundles and bundles[name].read().model == model:
             yield bundles[name]
+        elif is_for_board() and name not in bundles and (kind := _form(name)) and kind[0] == model:
+            _log.info("%s would serve better: %s", name, _way_to_a_board(name))
         else:
             _log.warning(
                 "%s: %s: no bundle %s of that model comes with edgeface: taking another; 'edgeface bench %s --all "
@@ -167,11 +185,15 @@ def _unknown(name: str, engine: str | None, precision: str | None, is_known: boo
         return UnknownModelError(
             f"{name} comes without weights: train it with 'edgeface train {name}', or choose another. {_choices()}"
         )
-    if (name.endswith(_CHECKPOINT) or (is_known and engine == "torch")) and not shipped_checkpoints():
+    if (name.endswith(_CHECKPOINT) or (is_known and engine == "torch")) and is_for_board():
         return UnknownModelError(
             f"{name}: no such checkpoint here, and edgeface for a board comes without any: go on at another computer, "
             "or give a checkpoint's path; edgeface's own lie in edgeface/weights of a clone"
         )
+    if is_known and is_for_board():
+        form = f"{name}-{precision or 'int8'}-{engine or 'ncnn'}"
+        if not form.endswith(weights.ON_BOARDS):
+            return OptionError(f"{form}: {_way_to_a_board(form)}")
     if is_known:
         wanted = [f"for the engine {engine}"] * bool(engine) + [f"in {precision}"] * bool(precision)
         step = " or ".join(["engine"] * bool(engine) + ["precision"] * bool(precision))
@@ -191,17 +213,32 @@ def _unknown(name: str, engine: str | None, precision: str | None, is_known: boo
 def _shipped_forms(name: str) -> str | None:
     """Of a model that ships, named in a form that does not: the forms that do, and the command for this one. None for
     any other name."""
-    model, _, form = name.partition("-")
-    precision, _, engine = form.partition("-")
+    model, precision, engine = _form(name) or ("", "", "")
     own = [entry.name for entry in shipped() if entry.name.startswith(f"{model}-")]
-    if not own or precision not in _PRECISIONS or engine not in _TARGETS:
+    if not own:
         return None
+    if is_for_board():
+        return f"{name}: {_way_to_a_board(name)}"
     ends = ("_int8", "_qat") if precision == "int8" else ("",)
     stem = next((f"{model}{end}" for end in ends if f"{model}{end}" in shipped_checkpoints()), None)
     step = ""
     if stem is not None:
         step = f", or make it: edgeface convert {stem}{_CHECKPOINT} --target {engine} --precision {precision}"
     return f"{name} does not come with edgeface: take {' or '.join(own)}{step}"
+
+
+def _form(name: str) -> tuple[str, str, str] | None:
+    """Model, precision and engine of a bundle's name; None where it is not made of them."""
+    model, _, rest = name.partition("-")
+    precision, _, engine = rest.partition("-")
+    return (model, precision, engine) if precision in _PRECISIONS and engine in _TARGETS else None
+
+
+def _way_to_a_board(name: str) -> str:
+    return (
+        f"edgeface for a board comes without this bundle, to save room: bring it from another computer with 'edgeface "
+        f"deploy {name} --device BOARD', or install here from a clone with EDGEFACE_WHEEL=bench"
+    )
 
 
 def _exists(path: Path) -> bool:
@@ -226,10 +263,10 @@ def _choices() -> str:
     return f"Models: {', '.join(_names()) or 'none'}."
 
 
-def _bundle_directories() -> Iterator[Path]:
-    return (path.parent for path in weights.directory().glob(f"*/{MANIFEST}"))
+def _bundle_directories(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
 
 
 def _names() -> list[str]:
-    names = {entry.name for entry in shipped()} | set(shipped_checkpoints())
+    names = {entry.name for entry in (*shipped(), *deployed())} | set(shipped_checkpoints())
     return sorted(names | {model for model, bundle in weights.DEFAULTS.items() if bundle in names})

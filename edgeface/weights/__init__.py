@@ -1,4 +1,7 @@
-"""The models that come with the package: a directory a bundle, named model-precision-engine, and float checkpoints."""
+"""The models that come with the package: a directory a bundle, named model-precision-engine, and checkpoints.
+
+A board's wheel has of each model the bundle in int8 for ncnn, and no checkpoints (``pyproject.toml``).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ FIGURES = "figures.json"
 SHIPPED = "shipped:"
 # What is taken where no model is given, which a folder that happens to lie here does not change.
 DEFAULT_MODEL = f"{SHIPPED}mhcnn"
+# How the names of bundles end that a board's wheel has.
+ON_BOARDS = "-int8-ncnn"
 # What a model's name alone means.
 DEFAULTS = {
     "mos_s": "mos_s-int8-ncnn",

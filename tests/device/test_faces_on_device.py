@@ -10,9 +10,10 @@ from edgeface.devices.client import Client
 from numpy.typing import NDArray
 
 import edgeface
-from device_subjects import CASCADES, SHIPPED, SIZE_PX, TIMEOUT_S, Device, Image
+from device_subjects import CASCADES, SHIPPED, SIZE_PX, TIMEOUT_S, Device, Image, load_there
 from edgeface.faces import Faces
 from edgeface.matching import match
+from edgeface.runtime import catalog
 
 # Fifty pictures, emulated, where other work may keep this machine busy.
 pytestmark = pytest.mark.timeout(1200)
@@ -73,7 +74,7 @@ def _found(device: Device, pictures: Sequence[Image], name: str) -> dict[int, Fa
     clients = [device.devices.clients[each] for each in device.devices.names]
 
     def run(client: Client) -> dict[int, Faces]:
-        loaded = client.load(name, threads=1, size_px=SIZE_PX, timeout_s=TIMEOUT_S)
+        loaded = load_there(client, catalog.find(name))
         mine = [*few, *others[clients.index(client) :: len(clients)]]
         found = {i: client.detect(loaded, pictures[i], timeout_s=TIMEOUT_S) for i in mine}
         client.unload(loaded)

@@ -137,7 +137,7 @@ def test_latency_with_nothing_left_out_and_how_warm_it_was(device: Device) -> No
     rounds = 30
 
     def run(client: Client) -> Timed:
-        loaded = client.load(SHIPPED[0], threads=client.board.threads, size_px=SIZE_PX, timeout_s=TIMEOUT_S)
+        loaded = client.load("mos_s-int8-ncnn", threads=client.board.threads, size_px=SIZE_PX, timeout_s=TIMEOUT_S)
         return client.time(
             [loaded], [synthetic_scene()], threads=client.board.threads, rounds=rounds, warm_up_rounds=5,
             timeout_s=TIMEOUT_S,
