@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 from edgeface.cli import main
 from edgeface.data.annotations import Face
 from edgeface.data.apparent import ethnicity_of, gender_of, years_of
+from edgeface.data.detection import DetectionSet, Draw, FeedbackState, read_sources
 from edgeface.data.sets import open_data
 from edgeface.errors import DataError
 from edgeface.models.checkpoint import load, save
-from edgeface.models.tfn import TFN
+from edgeface.models.tfn import TFN, Task
+from edgeface.runtime.engines import RawMap
+from edgeface.runtime.roi import roi_align
 from edgeface.torch_engine import network_detector
 from edgeface.training.config import default_config_path, load_config
+from edgeface.training.joint_samples import JointSet, TaskFaces, TiledCrop
 from edgeface.training.region_samples import RegionSamples
 from edgeface.training.region_sources import apparent, pointed
+from edgeface.training.roi import aligned_regions
 from edgeface.training.tfn import TFNConfig
 from lively_maskface import save_lively_maskface
 from lively_tfn import SMALL, lively_tfn
@@ -34,8 +39,10 @@ OVERRIDES = (
     "regions.steps=3", "regions.batch=8", "regions.dev_every_steps=2", "regions.landmarks.samples=6",
     "regions.attributes.samples=6", "regions.landmarks.dev_faces=2", "regions.attributes.dev_faces=2",
     "regions.proposals.pictures=2", "regions.proposals.dev_pictures=1", "regions.proposals.crop_px=128",
-    "regions.proposals.sets={wider=1.0}",
+    "regions.proposals.sets={wider=1.0}", "joint.steps=2", "joint.epoch_steps=2", "joint.tile_px=[32, 64]",
+    "canvases=[{size_px=128, batch=4, share=1.0}]", "run.dev_pictures=1", "run.dev_size_px=128", "data.workers=0",
 )
+NETS = 'parts=["detection", "landmarks", "attributes"]'
 
 
 def train(data: Path, out: Path, *more: str) -> Result:
@@ -83,10 +90,28 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has ended."""
     out = tmp_path_factory.mktemp("tfn_run") / "run"
-    result = train(data, out, "--start-from", str(start))
+    result = train(data, out, "--start-from", str(start), NETS)
     assert result.exit_code == 0, result.output
     assert "gender_accuracy" in result.output
     return out
+
+
+def test_the_trunk_learns_from_all_tasks_together(data: Path, start: Path, tmp_path: Path) -> None:
+    result = train(data, tmp_path / "run", "--start-from", str(start), 'parts=["joint"]')
+    assert result.exit_code == 0, result.output
+    before, after = load(start), load(tmp_path / "run" / "tfn.best.pt")
+    changed = {name for name, tensor in before.state.items() if not torch.equal(tensor, after.state.get(name, tensor))}
+    assert {"backbone", "heads", "context"} <= {name.split(".")[0] for name in changed}
+    assert not any(name.startswith(f"backbone.features.{number}.") for name in changed for number in range(4))
+    assert {"ap_easy", "nme68_percent", "gender_accuracy", "age_error_years"} <= set(after.metrics)
+    joint = load(tmp_path / "run" / "joint.pt")
+    assert all(torch.equal(tensor, after.state[name]) for name, tensor in joint.state.items())
+    log = [json.loads(line) for line in (tmp_path / "run" / "joint" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["kind"] == "dev"
+    assert log[-1]["step"] == 2
+    again = train(data, tmp_path / "run", "--start-from", str(start), 'parts=["joint"]')
+    assert again.exit_code == 0, again.output
+    assert len((tmp_path / "run" / "joint" / "log.jsonl").read_text().splitlines()) == len(log)
 
 
 def test_a_run_from_a_maskface_trains_the_nets_on_regions_alone(data: Path, start: Path, run: Path) -> None:
@@ -109,12 +134,12 @@ def test_a_run_from_a_maskface_trains_the_nets_on_regions_alone(data: Path, star
     judged = RegionSamples.open(run / "detection" / "train").labels
     assert set(judged.score.tolist()) <= {0.0, 1.0}
     log = [json.loads(line) for line in (run / "landmarks" / "log.jsonl").read_text().splitlines()]
-    assert [entry["kind"] for entry in log].count("dev") == 2
+    assert [entry["kind"] for entry in log].count("dev") == 3
 
 
 def test_a_run_that_has_ended_is_gone_on_with_to_the_same_weights(data: Path, start: Path, run: Path) -> None:
     before = load(run / "tfn.best.pt").state
-    result = train(data, run, "--start-from", str(start))
+    result = train(data, run, "--start-from", str(start), NETS)
     assert result.exit_code == 0, result.output
     after = load(run / "tfn.best.pt").state
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
@@ -135,7 +160,10 @@ def test_one_net_is_trained_of_a_tfn_and_the_others_stay(data: Path, run: Path, 
     ("more", "reason"),
     [
         (['parts=["attributes"]'], "--start-from is needed, a TFN or MaskFace that finds faces"),
-        (["parts=[]"], "parts must be some of detector, detection, landmarks and attributes"),
+        (["parts=[]"], "parts must be some of detector, joint, detection, landmarks and attributes"),
+        (["joint.faces_share=1.0"], "joint.faces_share is between 0 and 1"),
+        (["joint.frozen=[\"layer9\"]"], "joint.frozen: the trunk mobilenetv2 has no layer9"),
+        (["joint.tasks={}"], "joint.tasks must give landmarks, attributes a share above 0"),
         (["regions.batches=3"], "has no key 'batches'. Did you mean 'batch'"),
         (["options.channels=16"], "whose detector is not this network's"),
         (['regions.attributes.sets={faces=1.0}', 'parts=["attributes"]'], "none of the sets faces for attributes"),
@@ -159,7 +187,7 @@ def test_faces_are_read_with_what_is_known_of_them(data: Path, tmp_path: Path) -
     head: Any = net.heads[0]
     with torch.no_grad():
         head.score.bias.fill_(1.0)
-    found = apparent(folder, "attributes", "train", tmp_path, quiet, net)
+    found = apparent(folder, "attributes", "train", tmp_path, quiet, net, tmp_path / "faces")
     assert found.labels.age.tolist() == [[40, 40], [30, 39]]
     assert found.labels.gender.tolist() == [0, 1]
     assert np.isnan(found.labels.ethnicity[0])
@@ -169,8 +197,10 @@ def test_faces_are_read_with_what_is_known_of_them(data: Path, tmp_path: Path) -
     assert len(pointed(folder, "landmarks68", "train", tmp_path, quiet)) == 2
     with torch.no_grad():
         head.score.bias.fill_(-20.0)
+    again = apparent(folder, "attributes", "train", tmp_path, quiet, net, tmp_path / "faces")
+    assert np.array_equal(again.box, found.box)
     with pytest.raises(DataError, match="finds none of its 2 train faces with an apparent age, gender or ethnicity"):
-        apparent(folder, "attributes", "train", tmp_path, quiet, net)
+        apparent(folder, "attributes", "train", tmp_path, quiet, net, tmp_path / "others")
 
 
 def test_training_is_looked_at_by_the_dense_stage_alone() -> None:
@@ -189,5 +219,39 @@ def test_labels_in_words() -> None:
 
 def test_the_configuration_is_whole() -> None:
     config = load_config(default_config_path("tfn"), ["model=tfn"], TFNConfig)
-    assert config.regions.attributes.sets == {"attributes": 1.0}
-    assert config.parts == ("detector", "detection", "landmarks", "attributes")
+    assert config.regions.attributes.sets == {"attributes": 0.65, "landmarks5": 0.35}
+    assert config.parts == ("detector", "joint", "detection", "landmarks", "attributes")
+
+
+def test_regions_are_cut_in_training_as_on_the_board() -> None:
+    rng = np.random.default_rng(3)
+    maps = rng.normal(size=(2, 5, 9, 12)).astype(np.float32)
+    boxes = rng.uniform(-40, 110, (8, 2, 2)).astype(np.float32)
+    boxes = np.concatenate((boxes.min(1), boxes.max(1)), 1)
+    picture = np.array([0, 1] * 4)
+    found = aligned_regions(torch.from_numpy(maps), torch.from_numpy(picture), torch.from_numpy(boxes), 7, 8, 2)
+    expected = [roi_align(RawMap(maps[at]), box[None], 7, 1 / 8, 2)[0] for at, box in zip(picture, boxes, strict=True)]
+    assert np.allclose(found, np.stack(expected), atol=1e-5)
+
+
+def test_canvases_of_faces_come_last_in_a_batch(data: Path, tmp_path: Path) -> None:
+    def quiet(items: Any, _label: str, _total: int) -> Any:
+        return items
+
+    folder = open_data(data)
+    config = load_config(default_config_path("tfn"), ["model=tfn", "joint.tile_px=[64]"], TFNConfig)
+    (group,) = (each for each in lively_tfn().design.groups if each.name == "landmarks")
+    faces = pointed(folder, "landmarks68", "train", tmp_path, quiet)
+    sources = read_sources(folder, ["wider"], tmp_path)
+    scenes = DetectionSet(sources, config.data, FeedbackState(sources), 0.5, 1)
+    drawn: dict[Task, TaskFaces] = {"landmarks": TaskFaces(group, config.regions.landmarks, {"landmarks68": faces})}
+    joint = JointSet(scenes, drawn, config.joint)
+    crops = [joint[Draw(number, 128)] for number in range(6)]
+    batch = joint.collate(crops)
+    tiled = sum(isinstance(crop, TiledCrop) for crop in crops)
+    assert 0 < tiled < 6
+    assert batch.known["picture"].tolist() == [number for number in range(6 - tiled, 6) for _ in range(4)]
+    assert all(len(batch.faces[number]) == 0 for number in range(6 - tiled, 6))
+    middle = batch.known["region"].view(tiled, 4, 2, 2).mean(2)
+    assert torch.equal(middle > 64, torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]]).bool().expand(tiled, 4, 2))
+    assert torch.isfinite(batch.known["points"]).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +106,8 @@ class Draw:
 
 
 class DetectionSet(Dataset[Crop]):
-    """Draws crops; the same seed and number give the same crop while the feedback state is the same."""
+    """Draws crops; the same seed and number give the same crop while the feedback state is the same. ``collate`` makes
+    a batch of some."""
 
     def __init__(
         self, sources: Mapping[str, SourceSet], data: Data, feedback: FeedbackState, hard_share: float, seed: int
@@ -132,6 +133,10 @@ class DetectionSet(Dataset[Crop]):
             half = draw.canvas_px // 2
             return augment.stitch([self._crop(rng, half, 0.5, scenes_only=True) for _ in range(4)])
         return self._crop(rng, draw.canvas_px, 1.0, scenes_only=False)
+
+    def collate(self, crops: list[Crop]) -> Batch:
+        """Crops of one canvas size into a batch."""
+        return collate(crops)
 
     def _pick(self, rng: np.random.Generator, scenes_only: bool) -> tuple[SourceSet, int]:
         names, weights = (self.scene_names, self.scene_weights) if scenes_only else (self.names, self.weights)
@@ -198,11 +203,13 @@ class Batch:
     """B crops as one tensor, uint8 (B, 3, S, S) BGR, with their targets as tensors, a list of B.
 
     A face's row: box (4), landmarks (10), pose (3), ignore, regress; NaN where unknown. ``complete`` (B,) bool.
+    ``known``: what an objective of more tasks learns from besides, by name.
     """
 
     images: Tensor
     faces: list[Tensor]
     complete: Tensor
+    known: dict[str, Tensor] = field(default_factory=dict)
 
 
 def collate(crops: list[Crop]) -> Batch:

@@ -110,6 +110,11 @@ class Design:
     share_before: float
 
     @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those that there are nets for."""
+        return tuple(task for group in self.groups for task in group.tasks)
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Of the trunk's maps that any group takes, finest first."""
         return tuple(sorted({stride for group in self.groups for stride in group.strides}))
@@ -195,14 +200,21 @@ class TFN(Dense):
     def all_maps(self, x: Tensor) -> tuple[list[dict[str, Tensor]], dict[int, Tensor]]:
         """(N, 3, H, W) normalised BGR -> each level's maps by the name of the task, and the trunk's maps that regions
         are taken from, (N, C, h, w) by stride."""
-        trunk = dict(zip(self.trunk_strides, self.backbone(self.data(x) if self.is_deployed else x), strict=True))
-        found = [maps for _, maps in self.level_maps([trunk[stride] for stride in _proposing(self.design.trunk)])]
-        return found, {stride: _value(trunk[stride]) for stride in self.design.strides}
+        trunk = self.trunk(x)
+        return self.proposing_maps(trunk), {stride: _value(trunk[stride]) for stride in self.design.strides}
 
     def trunk_maps(self, x: Tensor) -> dict[int, Tensor]:
         """The second of ``all_maps``, without the first."""
-        trunk = dict(zip(self.trunk_strides, self.backbone(self.data(x) if self.is_deployed else x), strict=True))
+        trunk = self.trunk(x)
         return {stride: _value(trunk[stride]) for stride in self.design.strides}
+
+    def trunk(self, x: Tensor) -> dict[int, Any]:
+        """All of the trunk's maps by stride, signals where the network is deployed."""
+        return dict(zip(self.trunk_strides, self.backbone(self.data(x) if self.is_deployed else x), strict=True))
+
+    def proposing_maps(self, trunk: Mapping[int, Any]) -> list[dict[str, Tensor]]:
+        """The first of ``all_maps``, of the trunk's maps."""
+        return [maps for _, maps in self.level_maps([trunk[stride] for stride in _proposing(self.design.trunk)])]
 
     def maps(self, x: Tensor) -> list[dict[str, Tensor]]:
         return self.all_maps(x)[0]

@@ -161,8 +161,7 @@ class TFNFamily(Family):
         strides: dict[str, Any] = {}
         for group in net.design.groups:
             strides |= {MAPS_OF[task]: group.strides for task in group.tasks}
-        tasks = [task for group in net.design.groups for task in group.tasks]
-        return {"width": net.width, "trunk": net.design.trunk, "tasks": tasks, **strides}
+        return {"width": net.width, "trunk": net.design.trunk, "tasks": list(net.design.tasks), **strides}
 
     def deployed(self, net: nn.Module, channel_multiple: int) -> nn.Module:
         assert isinstance(net, TFN)

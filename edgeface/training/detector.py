@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ from edgeface.models.starting import is_archive, load_backbone
 from edgeface.registry import unknown_name
 from edgeface.training import maskface_objective, objective, s3fd  # noqa: F401  (register their objectives)
 from edgeface.training.config import Config
-from edgeface.training.dense import objective_of
+from edgeface.training.dense import Objective, objective_of
 from edgeface.training.devices import find_place
-from edgeface.training.loop import Trainer
+from edgeface.training.loop import Probe, Trainer
 from edgeface.training.probe import DetectionProbe
 
 # What the sets of the data folder allow; weights trained on data of one's own carry what --licence says.
@@ -61,13 +62,24 @@ def detector_trainer(
     return network_trainer(net, config, data, out, cache, licence, made, progress)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is trained by: the crops, the losses, and what looks at it between epochs."""
+
+    dataset: DetectionSet
+    objective: Objective
+    probe: Probe
+
+
 def network_trainer(
     net: nn.Module, config: Config, data: Path, out: Path, cache: Path, licence: str | None, made: Mapping[str, Any],
     progress: ProgressBar, quantisation: Quantisation | None = None,
+    widened: Callable[[Lesson], Lesson] = lambda lesson: lesson,
 ) -> Trainer:
     """A trainer for a network that is built already; else as ``detector_trainer``, with the same errors.
 
     ``made`` goes into the weights, with versions and the data's hashes; so does ``quantisation``, of a quantised net.
+    ``widened`` gives a detector's lesson more tasks.
     """
     began_s = time.monotonic()
     multiple = detector_family(config.model).canvas_multiple
@@ -95,13 +107,14 @@ def network_trainer(
         distributed.barrier()
     if not place.leads:
         sources = read_sources(folder, names, cache)
-    dataset = DetectionSet(
-        sources, config.data, FeedbackState(sources), config.feedback.hard_share, config.run.seed
-    )
+    lesson = widened(Lesson(
+        DetectionSet(sources, config.data, FeedbackState(sources), config.feedback.hard_share, config.run.seed),
+        objective_of(net, config.loss, config.feedback.small_face_px),
+        DetectionProbe(config, folder, sources, place.device),
+    ))
     hashes = {name: sha256_of(folder.directory(name) / ANNOTATIONS) for name in names}
     trainer = Trainer(
-        net, objective_of(net, config.loss, config.feedback.small_face_px), config, dataset, out, place,
-        DetectionProbe(config, folder, sources, place.device),
+        net, lesson.objective, config, lesson.dataset, out, place, lesson.probe,
         {**made, "versions": versions(), "data_sha256": hashes},
         licence or licence_of(folder, names, DEFAULT_LICENCE), quantisation, began_s,
     )

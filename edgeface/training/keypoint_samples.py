@@ -180,14 +180,16 @@ class Cutter:
 
 
 def varied_crop(
-    rng: np.random.Generator, image: NDArray[np.uint8], box: Floats, points: Floats, drawing: Drawing
+    rng: np.random.Generator, image: NDArray[np.uint8], box: Floats, points: Floats, drawing: Drawing,
+    canvas_px: int | None = None,
 ) -> Crop:
     """A crop about a face, as large, turned, mirrored and changed as ``drawing`` asks for; its one target has ``box``
-    (4,) and ``points`` (K, 2)."""
+    (4,) and ``points`` (K, 2). Without ``canvas_px`` the canvas is as large as the face needs."""
     side = max(1.0, float(np.sqrt((box[2:] - box[:2]).prod())))
     goal_px = float(np.exp(rng.uniform(*np.log(drawing.face_px))))
     scale = min(goal_px / side, drawing.enlarged)
-    canvas_px = max(_LEAST_CANVAS_PX, math.ceil(_ROOM * scale * side / _STEP_PX) * _STEP_PX)
+    if canvas_px is None:
+        canvas_px = max(_LEAST_CANVAS_PX, math.ceil(_ROOM * scale * side / _STEP_PX) * _STEP_PX)
     window = canvas_px / scale
     middle = (box[:2] + box[2:]) / 2 + rng.uniform(-0.1, 0.1, 2) * window
     corner = float(middle[0] - window / 2), float(middle[1] - window / 2)

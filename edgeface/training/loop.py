@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
-from edgeface.data.detection import Batch, DetectionSet, Draw, collate
+from edgeface.data.detection import Batch, DetectionSet, Draw
 from edgeface.errors import TrainingError
 from edgeface.int8.network import Quantisation
 from edgeface.models.checkpoint import Checkpoint, save
@@ -181,7 +181,7 @@ class Trainer:
         # for ever when it gives the pool up; so it is given up here.
         cv2.setNumThreads(1)
         loader = DataLoader(
-            self.dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate,
+            self.dataset, batch_sampler=batches, num_workers=workers, collate_fn=self.dataset.collate,
             persistent_workers=False, pin_memory=self.place.device.type == "cuda",
             prefetch_factor=4 if workers else None, worker_init_fn=_start_worker,
         )
@@ -239,8 +239,9 @@ class Trainer:
         module.train()
         images = batch.images.to(device, non_blocking=True, memory_format=self.memory_format)
         faces = [f.to(device, non_blocking=True) for f in batch.faces]
+        known = [{name: t.to(device, non_blocking=True) for name, t in batch.known.items()}] if batch.known else []
         with self.place.autocast():
-            total, losses, boxes = module(images, faces, batch.complete.tolist())
+            total, losses, boxes = module(images, faces, batch.complete.tolist(), *known)
         if not bool(torch.isfinite(total)):
             raise TrainingError(
                 f"the loss is {float(total.detach())} at step {self.progress.step}: "

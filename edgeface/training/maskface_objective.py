@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeface.errors import OptionError
+from edgeface.models.dense import DenseOutput
 from edgeface.models.maskface import VARIANCES, MaskFace
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.tfn import TFN
@@ -26,7 +27,7 @@ class MaskFaceObjective(AnchoredObjective):
     """Both losses with the weights that ``loss.start`` begins with, which stay; raises OptionError where they are to be
     learned."""
 
-    tasks = ("score", "box")
+    tasks: tuple[str, ...] = ("score", "box")
 
     def __init__(self, net: nn.Module, loss: Loss, small_face_px: float) -> None:
         super().__init__(net, loss, small_face_px)
@@ -44,8 +45,14 @@ class MaskFaceObjective(AnchoredObjective):
         self, images: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
     ) -> tuple[Tensor, Tensor, Tensor]:
         out = self.net((images.float() - PIXEL_MEAN) * PIXEL_SCALE)
-        grid = anchor_grid(images.shape[2], images.shape[3], self.form.strides, self.form.sides)
-        anchors = grid.anchors.to(images.device)
+        return self.of_output(out, (images.shape[2], images.shape[3]), faces, complete)
+
+    def of_output(
+        self, out: DenseOutput, size_px: tuple[int, int], faces: Sequence[Tensor], complete: Sequence[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, of what the network gives for pictures of ``size_px``, height and width."""
+        grid = anchor_grid(*size_px, self.form.strides, self.form.sides)
+        anchors = grid.anchors.to(out.score[0].device)
         if self.loss.assignment == "iou":
             faces = [self._filtered(face) for face in faces]
         matches, negative = self.match(grid, anchors, faces, complete)

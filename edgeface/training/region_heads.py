@@ -104,6 +104,8 @@ class RegionTrainer:
             return True
         self.directory.make()
         self.directory.log({"kind": "samples", "train": len(self._samples), "dev": len(self._dev or ())})
+        if self.progress.step == 0:
+            self._look()                # a net that has learned in the joint stage may be the best there is
         config, clock = self.config, time.monotonic()
         saved_at, losses = clock, []
         while (share := done_share(self.progress.step, self.progress.spent_s, config)) < 1:

@@ -104,11 +104,15 @@ def joined(parts: Sequence[RegionSamples]) -> RegionSamples:
     """The samples of all parts; raises TrainingError where there are none."""
     if not sum(map(len, parts)):
         raise TrainingError("no regions to train on: the data folder has no faces that can be used")
-    labels = [np.concatenate([getattr(part.labels, each.name) for part in parts]) for each in fields(Labels)]
     return RegionSamples(
-        np.concatenate([part.regions for part in parts]), Labels(*labels),
+        np.concatenate([part.regions for part in parts]), labels_joined([part.labels for part in parts]),
         np.concatenate([part.size_px for part in parts]),
     )
+
+
+def labels_joined(parts: Sequence[Labels]) -> Labels:
+    """What is known of the regions of all parts, of which there is one at least."""
+    return Labels(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Labels)))
 
 
 @dataclass(frozen=True)
@@ -183,12 +187,7 @@ class RegionCutter:
         return joined(parts)
 
     def _of_face(self, crop: Crop, boxes: Floats, source: LabelledFaces, row: int) -> RegionSamples:
-        labels = Labels.unknown(len(boxes))
-        for each in fields(Labels):
-            getattr(labels, each.name)[:] = getattr(source.labels, each.name)[row]
-        regions = widened(boxes, self._group.margin)
-        labels.points[:] = (crop.targets.landmarks - regions[:, None, :2]) / (regions[:, 2:] - regions[:, :2])[:, None]
-        return self._cut(crop, boxes, labels)
+        return self._cut(crop, boxes, known_of_face(crop, boxes, source, row, self._group.margin)[1])
 
     def _cut(self, crop: Crop, boxes: Floats, labels: Labels) -> RegionSamples:
         planes = torch.from_numpy(np.ascontiguousarray(crop.image.transpose(2, 0, 1)))[None].float()
@@ -197,6 +196,18 @@ class RegionCutter:
         regions = widened(boxes, self._group.margin)
         found = regions_of(maps, self._group, regions)
         return RegionSamples(found.astype(np.float16), labels, regions[:, 2:] - regions[:, :2])
+
+
+def known_of_face(
+    crop: Crop, boxes: Floats, source: LabelledFaces, row: int, margin: float
+) -> tuple[Floats, Labels]:
+    """The regions (N, 4) that ``boxes`` (N, 4) about the one face of a crop give, ``margin`` boxes wide, and what
+    ``row`` of ``source`` says of each."""
+    labels, regions = Labels.unknown(len(boxes)), widened(boxes, margin)
+    for each in fields(Labels):
+        getattr(labels, each.name)[:] = getattr(source.labels, each.name)[row]
+    labels.points[:] = (crop.targets.landmarks - regions[:, None, :2]) / (regions[:, 2:] - regions[:, :2])[:, None]
+    return regions, labels
 
 
 def regions_of(maps: Mapping[int, Tensor], group: Group, regions: Floats) -> Floats:

@@ -4,8 +4,9 @@ of another, and for the detection net whole pictures."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,31 +15,37 @@ from edgeface.data import augment
 from edgeface.data.annotations import Face, Picture
 from edgeface.data.apparent import ethnicity_of, gender_of, years_of
 from edgeface.data.augment import Crop
-from edgeface.data.pixels import ProgressBar, open_pixels
+from edgeface.data.pixels import Pixels, ProgressBar, open_pixels
 from edgeface.data.sets import DataFolder
 from edgeface.data.targets import targets_of
 from edgeface.errors import DataError
-from edgeface.evaluation.locate import locate_subject
+from edgeface.evaluation.locate import locate_labelled
 from edgeface.models.tfn import ETHNICITIES, GENDERS, POINTS, TFN, Task
+from edgeface.runtime.detector import Detector
 from edgeface.torch_engine import network_detector
-from edgeface.training.keypoint_samples import read_faces
+from edgeface.training.array_folders import open_arrays, write_arrays
+from edgeface.training.keypoint_samples import Drawing, read_faces
 from edgeface.training.region_heads import RegionTraining
 from edgeface.training.region_samples import LabelledFaces, Labels, RegionCutter, RegionSamples
 
 Floats = NDArray[np.float32]
 
 _SUBJECT_SCORE = 0.2        # of the face at a picture's centre, which nobody annotated
-_SMALLEST_PX = 128
+_SMALLEST_PX, _LARGEST_PX = 128, 256
+_FOUND = ("picture", "box")
 _STEP_PX = 32
 _PICTURES_FOR_SCALES = 24
 _LOG = logging.getLogger(__name__)
 
 
 class Sources:
-    """The faces of a data folder for every task, each set read once."""
+    """The faces of a data folder for every task. Where those are of which nobody said so is kept in ``found``."""
 
-    def __init__(self, folder: DataFolder, config: RegionTraining, cache: Path, progress: ProgressBar) -> None:
+    def __init__(
+        self, folder: DataFolder, config: RegionTraining, cache: Path, found: Path, progress: ProgressBar
+    ) -> None:
         self._folder, self._config, self._cache, self._progress = folder, config, cache, progress
+        self._found = found
 
     def train(self, task: Task, net: TFN, cutter: RegionCutter) -> RegionSamples:
         """The regions that a task is trained on. Raises DataError where no set has faces for it."""
@@ -46,9 +53,24 @@ class Sources:
             how = self._config.proposals
             names = self._names(how.sets, task)
             return cutter.proposals(self._crops(names, "train", how.pictures, net.multiple), how)
-        drawing = self._config.landmarks if task == "landmarks" else self._config.attributes
-        sources = {name: self._faces(task, name, "train", net) for name in self._names(drawing.sets, task)}
-        return cutter.varied(sources, drawing, self._progress)
+        return cutter.varied(self.train_faces(task, net), self.drawing(task), self._progress)
+
+    def drawing(self, task: Task) -> Drawing:
+        """How the faces of a task are drawn and varied: of landmarks, or of attributes."""
+        return self._config.landmarks if task == "landmarks" else self._config.attributes
+
+    def train_faces(self, task: Task, net: TFN) -> dict[str, LabelledFaces]:
+        """The training faces for landmarks or attributes by set. Raises DataError where no set has any."""
+        return {name: self._faces(task, name, "train", net) for name in self._names(self.drawing(task).sets, task)}
+
+    def dev_faces(self, task: Task, net: TFN) -> LabelledFaces | None:
+        """The faces of the first set that has a dev part for landmarks or attributes."""
+        for name in self._names(self.drawing(task).sets, task):
+            try:
+                return self._faces(task, name, "dev", net)
+            except DataError:
+                continue
+        return None
 
     def dev(self, task: Task, net: TFN, cutter: RegionCutter) -> Iterator[RegionSamples]:
         """The regions of the dev part that a task is looked at on; none where no set has one."""
@@ -58,13 +80,9 @@ class Sources:
             if names:
                 yield cutter.proposals(self._crops(names, "dev", how.dev_pictures, net.multiple), how)
             return
-        drawing = self._config.landmarks if task == "landmarks" else self._config.attributes
-        for name in self._names(drawing.sets, task):
-            try:
-                yield cutter.plain(self._faces(task, name, "dev", net), drawing.dev_faces, self._progress)
-            except DataError:
-                continue
-            return
+        faces = self.dev_faces(task, net)
+        if faces is not None:
+            yield cutter.plain(faces, self.drawing(task).dev_faces, self._progress)
 
     def some_pictures(self) -> Iterator[NDArray[np.uint8]]:
         """Training pictures of single faces, their sides multiples of 32 px: what scales are measured on."""
@@ -93,7 +111,7 @@ class Sources:
     def _faces(self, task: Task, name: str, split: str, net: TFN) -> LabelledFaces:
         if task == "landmarks":
             return pointed(self._folder, name, split, self._cache, self._progress)
-        return apparent(self._folder, name, split, self._cache, self._progress, net)
+        return apparent(self._folder, name, split, self._cache, self._progress, net, self._found)
 
     def _crops(
         self, names: list[str], split: str, count: int, multiple: int
@@ -136,34 +154,29 @@ def pointed(folder: DataFolder, name: str, split: str, cache: Path, progress: Pr
 
 
 def apparent(
-    folder: DataFolder, name: str, split: str, cache: Path, progress: ProgressBar, net: TFN
+    folder: DataFolder, name: str, split: str, cache: Path, progress: ProgressBar, net: TFN, kept_in: Path
 ) -> LabelledFaces:
-    """The faces of a set's ``split`` with an apparent age, gender or ethnicity, one a picture. Their sources say not
-    where they are: the face at the middle that the net's own dense stage finds is taken, and one that it does not find
-    left out. Raises DataError where there are none."""
+    """The faces of a set's ``split`` with an apparent age, gender or ethnicity, one a picture, in the boxes that the
+    net's own dense stage gives them: at the annotated place, or at the middle where no source says one. A face that it
+    does not find is left out. The boxes are kept in ``kept_in``, so that they are looked for once. Raises DataError
+    where there are no faces."""
     # A set may be for no other measuring than this.
     pictures = folder.pictures(name, split) if folder.has_part(name, split) else []
     kept = [picture for picture in pictures if len(picture.faces) == 1 and is_labelled(picture.faces[0])]
     pixels = open_pixels(kept, cache, progress)
-    detectors = {}
-    rows: list[tuple[int, Floats]] = []
-    for i in progress(range(len(kept)), f"faces of {name}", len(kept)):
-        size_px = max(_SMALLEST_PX, max(pixels[i].shape[:2]) // _STEP_PX * _STEP_PX)
-        if size_px not in detectors:
-            detectors[size_px] = network_detector(net, size_px=size_px, score=_SUBJECT_SCORE, nms_iou=0.4, threads=1)
-        found = detectors[size_px](pixels[i])
-        index = locate_subject(found, kept[i].width, kept[i].height)
-        if index is not None:
-            rows.append((i, found.boxes[index]))
-    if not rows:
+    place = kept_in / f"{name}-{split}"
+    if not place.is_dir():
+        write_arrays(place, _looked_for(kept, pixels, name, progress, net))
+    numbers, boxes = map(np.asarray, open_arrays(place, _FOUND))
+    if not len(numbers):
         raise DataError(
             f"{folder.directory(name)}: the detector finds none of its {len(kept)} {split} faces with an apparent age, "
             "gender or ethnicity: train the detector first"
         )
-    if len(rows) < len(kept):
-        _LOG.warning("%s, %s: of %d faces %d were found and are used", name, split, len(kept), len(rows))
-    labels = Labels.unknown(len(rows))
-    for at, (i, _) in enumerate(rows):
+    if len(numbers) < len(kept):
+        _LOG.warning("%s, %s: of %d faces %d were found and are used", name, split, len(kept), len(numbers))
+    labels = Labels.unknown(len(numbers))
+    for at, i in enumerate(numbers.tolist()):
         face = kept[i].faces[0]
         years = years_of(face)
         if years is not None:
@@ -173,10 +186,26 @@ def apparent(
         ):
             if known in names:
                 values[at] = names.index(known)
-    points = np.full((len(rows), POINTS, 2), np.nan, np.float32)
-    return LabelledFaces(
-        pixels, np.array([i for i, _ in rows], np.int64), np.stack([box for _, box in rows]), points, labels
-    )
+    return LabelledFaces(pixels, numbers, boxes, np.full((len(numbers), POINTS, 2), np.nan, np.float32), labels)
+
+
+def _looked_for(
+    pictures: Sequence[Picture], pixels: Pixels, name: str, progress: ProgressBar, net: TFN
+) -> dict[str, NDArray[Any]]:
+    """The "picture" (N,) and the "box" (N, 4) of each face that the dense stage finds of pictures of one face."""
+    detectors: dict[int, Detector] = {}
+    numbers, boxes = [], [np.zeros((0, 4), np.float32)]
+    for i in progress(range(len(pictures)), f"faces of {name}", len(pictures)):
+        side_px = min(_LARGEST_PX, max(pixels[i].shape[:2]) // _STEP_PX * _STEP_PX)
+        size_px = max(_SMALLEST_PX, side_px)
+        if size_px not in detectors:
+            detectors[size_px] = network_detector(net, size_px=size_px, score=_SUBJECT_SCORE, nms_iou=0.4, threads=1)
+        found = detectors[size_px](pixels[i])
+        index = locate_labelled(pictures[i], pictures[i].faces[0], found)
+        if index is not None:
+            numbers.append(i)
+            boxes.append(found.boxes[index][None])
+    return dict(zip(_FOUND, (np.array(numbers, np.int64), np.concatenate(boxes)), strict=True))
 
 
 def is_labelled(face: Face) -> bool:

@@ -1,15 +1,19 @@
-"""TFN's trainings, one after the other: the dense stage on whole pictures, then, with that frozen, the nets on regions
-of its trunk's features, each by itself (tfn.txt, section IV.C)."""
+"""TFN's trainings, one after the other: the dense stage on whole pictures, the joint stage in which the trunk learns
+from all tasks, then, with that frozen, the nets on regions of the trunk's features, each by itself (tfn.txt, section
+IV.C)."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from edgeface.bundle import sha256_of
@@ -19,45 +23,61 @@ from edgeface.errors import OptionError, TrainingError
 from edgeface.models.checkpoint import Checkpoint, load, save
 from edgeface.models.family import families
 from edgeface.models.maskface import PYRAMID, MaskFace
-from edgeface.models.tfn import TFN, Group
-from edgeface.training.config import Config
+from edgeface.models.tfn import TFN, Group, Task
+from edgeface.training.config import Config, plain_config
+from edgeface.training.detector import Lesson
+from edgeface.training.joint import DevFaces, JointObjective, JointProbe, groups_of
+from edgeface.training.joint_samples import Joint, JointSet, TaskFaces
 from edgeface.training.region_heads import RegionTrainer, RegionTraining
 from edgeface.training.region_samples import RegionCutter, RegionSamples, joined, scales_of
 from edgeface.training.region_sources import Sources
 from edgeface.training.state import STATE, RunDirectory
 
 DETECTOR: Literal["detector"] = "detector"
+JOINT: Literal["joint"] = "joint"
+# Of the tasks: those whose nets are part of the joint stage.
+JOINT_TASKS: tuple[Task, ...] = ("landmarks", "attributes")
 Say = Callable[[str], None]
-Part = Literal["detector", "detection", "landmarks", "attributes"]
+Part = Literal["detector", "joint", "detection", "landmarks", "attributes"]
 _LOG = logging.getLogger(__name__)
 
 
 class TFNConfig(Config, frozen=True, forbid_unknown_fields=True):
-    """A detector's configuration, that of the nets on ``regions``, and which of the ``parts`` are trained: the dense
-    stage ("detector"), and the nets by their tasks. Without "detector" a run begins with --start-from."""
+    """A detector's configuration, those of the ``joint`` stage and of the nets on ``regions``, and which of the
+    ``parts`` are trained: the dense stage ("detector"), trunk and nets together ("joint"), and the nets by their tasks.
+    Without "detector" a run begins with --start-from."""
 
     regions: RegionTraining
-    parts: tuple[Part, ...] = (DETECTOR, "detection", "landmarks", "attributes")
+    joint: Joint
+    parts: tuple[Part, ...] = (DETECTOR, JOINT, "detection", "landmarks", "attributes")
+
+
+class JointTrainer(Protocol):
+    """Makes the trainer of a network's joint stage, in the folder ``out``, whose lessons ``widened`` gives."""
+
+    def __call__(self, net: TFN, settings: Config, out: Path, widened: Callable[[Lesson], Lesson]) -> Any: ...
 
 
 class TFNTraining:
     """A run in ``out``: its folder "detector" is that of ``detector``'s run, and each net on regions has one of its
     name.
 
-    ``detector`` makes the detector's trainer when it is needed; ``start`` is a checkpoint of a TFN or of a MaskFace
-    whose detector is trained. With a MaskFace the nets on regions alone are trained. Raises OptionError for parts that
-    cannot be trained, and CheckpointError.
+    ``detector`` makes the detector's trainer when it is needed, ``joint`` that of the joint stage; ``start`` is a
+    checkpoint of a TFN or of a MaskFace whose detector is trained; that of a MaskFace is not trained again by itself.
+    Raises OptionError for parts that cannot be trained, and CheckpointError.
     """
 
     def __init__(
         self, config: TFNConfig, data: Path, out: Path, cache: Path | None, made: Mapping[str, Any],
-        progress: ProgressBar, detector: Callable[[Path], Any], start: Path | None,
+        progress: ProgressBar, detector: Callable[[Path], Any], joint: JointTrainer, start: Path | None,
     ) -> None:
         if not config.parts or len(set(config.parts)) < len(config.parts):
-            raise OptionError("parts must be some of detector, detection, landmarks and attributes, each once")
+            raise OptionError("parts must be some of detector, joint, detection, landmarks and attributes, each once")
         self._parts = set(config.parts)
+        if JOINT in self._parts and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise OptionError('the joint stage trains in one process: leave torchrun out, or set parts=["detector"]')
         if start is not None and DETECTOR in self._parts and _is_maskface(start):
-            _LOG.warning("%s: its detector is taken as it is, and the nets on regions are trained", start)
+            _LOG.warning("%s: its detector is taken as it is, and what comes after it is trained", start)
             self._parts.discard(DETECTOR)
         if DETECTOR not in self._parts and start is None:
             raise OptionError("without the part detector --start-from is needed, a TFN or MaskFace that finds faces")
@@ -65,7 +85,9 @@ class TFNTraining:
         self._cache, self._made, self._progress = cache or cache_directory(), dict(made), progress
         self._start = start
         self._detector = detector(out / DETECTOR) if DETECTOR in self._parts else None
+        self._joint = joint
         self._trainer: RegionTrainer | None = None
+        self._joint_trainer: Any = None
         self.leads = True if self._detector is None else self._detector.leads
         self.stop_requested = False
         self.figures: dict[str, Any] = {}
@@ -82,6 +104,8 @@ class TFNTraining:
         self.stop_requested = True
         if self._detector is not None:
             self._detector.stop()
+        if self._joint_trainer is not None:
+            self._joint_trainer.stop()
         if self._trainer is not None:
             self._trainer.stop_requested = True
 
@@ -102,9 +126,13 @@ class TFNTraining:
         if self.config.run.threads:
             torch.set_num_threads(self.config.run.threads)
         checkpoint = load(started)
-        sources = Sources(open_data(self._data), self.config.regions, self._cache, self._progress)
+        sources = Sources(
+            open_data(self._data), self.config.regions, self._cache, self.out / "faces", self._progress
+        )
         net, options = self._network(started, checkpoint, sources)
         self.figures = dict(checkpoint.metrics) if checkpoint.model == self.config.model else {}
+        if JOINT in self._parts and not self._jointly(net, options, sources, show):
+            return
         net.requires_grad_(False)
         for group in net.design.groups:
             if self._parts & set(group.tasks) and not self._trained(net, group, sources, show):
@@ -138,6 +166,57 @@ class TFNTraining:
             scaled.load_state_dict(net.state_dict())
             net = scaled
         return net, options
+
+    def _jointly(self, net: TFN, options: dict[str, Any], sources: Sources, show: Say) -> bool:
+        """Train trunk, pyramid and nets from all tasks together; False when ``stop`` ended that before.
+
+        The weights are those at the end, when the learning rate is down for every task, and not those that are best for
+        one of them.
+        """
+        ended = self.out / f"{JOINT}.pt"
+        if not ended.is_file():
+            run = replace(
+                self.config.run, steps=self.config.joint.steps, budget_minutes=self.config.joint.budget_minutes,
+                epoch_steps=self.config.joint.epoch_steps,
+            )
+            settings = replace(
+                plain_config(self.config), options=options, optimiser=self.config.joint.optimiser, run=run
+            )
+            self._joint_trainer = self._joint(net, settings, self.out / JOINT, self._widened(net, sources))
+            if not self.stop_requested:
+                self._joint_trainer.run(lambda line: show(f"{JOINT} {line}"))
+            if self.stop_requested:
+                return False
+            shutil.copyfile(self.out / JOINT / f"{self.config.model}.last.pt", ended)
+        checkpoint = load(ended)
+        net.load_state_dict(checkpoint.state)
+        net.to(memory_format=torch.contiguous_format)   # type: ignore[call-overload]  # torch types the others alone
+        self.figures |= {name: value for name, value in checkpoint.metrics.items() if name != "choose"}
+        self._made[JOINT] = checkpoint.made
+        return True
+
+    def _widened(self, net: TFN, sources: Sources) -> Callable[[Lesson], Lesson]:
+        """The joint stage's lesson, from that of a detector."""
+        joint, tasks = self.config.joint, [each for each in JOINT_TASKS if each in net.design.tasks]
+        groups = groups_of(net, tasks)
+        pairs = [(group, task) for group in groups for task in group.tasks]
+        taught = {
+            task: TaskFaces(group, sources.drawing(task), sources.train_faces(task, net)) for group, task in pairs
+        }
+        dev = [
+            DevFaces(group, faces, sources.drawing(task).dev_faces)
+            for group, task in pairs if (faces := sources.dev_faces(task, net)) is not None
+        ]
+        small_px = self.config.feedback.small_face_px
+
+        def widened(lesson: Lesson) -> Lesson:
+            return Lesson(
+                JointSet(lesson.dataset, taught, joint),
+                JointObjective(net, self.config.loss, small_px, tasks, joint),
+                JointProbe(lesson.probe, dev, self._progress),
+            )
+
+        return widened
 
     def _trained(self, net: TFN, group: Group, sources: Sources, show: Say) -> bool:
         """Train the net of a group; False when ``stop`` ended that before."""

@@ -18,9 +18,10 @@ from edgeface.int8.network import Quantisation
 from edgeface.models import families
 from edgeface.models.checkpoint import load
 from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, PatchNet
+from edgeface.models.tfn import TFN
 from edgeface.registry import Registry
-from edgeface.training.config import default_config_path, load_config, plain_config, read_settings
-from edgeface.training.detector import DEFAULT_LICENCE, detector_trainer, versions
+from edgeface.training.config import Config, default_config_path, load_config, plain_config, read_settings
+from edgeface.training.detector import DEFAULT_LICENCE, Lesson, detector_trainer, network_trainer, versions
 from edgeface.training.loop import StepReport, Trainer
 from edgeface.training.maskface import MaskFaceConfig, MaskFaceTraining
 from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
@@ -167,8 +168,16 @@ def train_tfn(request: Request) -> Training:
             )
         )
 
+    def joint(net: TFN, settings: Config, out: Path, widened: Callable[[Lesson], Lesson]) -> DetectorTraining:
+        return DetectorTraining(
+            network_trainer(
+                net, settings, request.data, out, request.cache or cache_directory(), request.licence,
+                {"overrides": list(request.overrides)}, request.progress, widened=widened,
+            )
+        )
+
     return TFNTraining(
-        config, request.data, request.out, request.cache, made, request.progress, detector, request.start_from
+        config, request.data, request.out, request.cache, made, request.progress, detector, joint, request.start_from
     )
 
 

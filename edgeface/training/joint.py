@@ -1,0 +1,149 @@
+"""TFN's joint stage (tfn.txt, section IV.C, stage 1): the trunk learns at each step from the dense stage's losses on
+scenes and from the nets' losses on regions of single faces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeface.data.pixels import ProgressBar
+from edgeface.errors import OptionError
+from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
+from edgeface.models.tfn import OUTPUTS, TFN, Group, Task
+from edgeface.models.tfn_export import SAMPLING
+from edgeface.training.config import Loss
+from edgeface.training.joint_samples import PICTURE, REGION, Joint
+from edgeface.training.loop import LookCost, Probe
+from edgeface.training.maskface_objective import MaskFaceObjective
+from edgeface.training.region_heads import looked_at
+from edgeface.training.region_losses import region_losses
+from edgeface.training.region_samples import LabelledFaces, RegionCutter
+from edgeface.training.roi import aligned_regions
+
+# The label that a task cannot do without, by which its faces are told; of the attributes any.
+_NEEDED = {"landmarks": ("points",), "attributes": ("age", "gender", "ethnicity")}
+
+
+class JointObjective(MaskFaceObjective):
+    """The dense stage's losses and, times ``joint.weight``, those of the nets for ``tasks`` on regions.
+
+    The detection net's own are left out: what it looks at are proposals, which are only worth learning from when the
+    dense stage no longer changes. Raises OptionError as ``MaskFaceObjective``, where one net is for others too, and for
+    ``joint.frozen`` that the trunk has not.
+    """
+
+    def __init__(self, net: TFN, loss: Loss, small_face_px: float, tasks: Sequence[Task], joint: Joint) -> None:
+        super().__init__(net, loss, small_face_px)
+        self.joint, self._groups = joint, groups_of(net, tasks)
+        modules: dict[str, nn.Module] = dict(net.backbone.named_modules())
+        if unknown := set(joint.frozen) - set(modules):
+            raise OptionError(f"joint.frozen: the trunk {net.design.trunk} has no {', '.join(sorted(unknown))}")
+        self._frozen = [modules[name].requires_grad_(False) for name in joint.frozen]
+        names = [name for task in tasks for name in OUTPUTS[task]]
+        if net.design.landmarks == "heatmaps":
+            names = ["heatmaps" if name == "landmarks" else name for name in names]
+        self.tasks = (*MaskFaceObjective.tasks, *names)
+
+    def weights(self) -> Tensor:
+        dense = super().weights()
+        return torch.cat((dense, torch.full((len(self.tasks) - len(dense),), self.joint.weight)))
+
+    def train(self, mode: bool = True) -> JointObjective:
+        """As ``Module``; what is frozen keeps the figures of its batch norms too."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(  # type: ignore[override]  # what is known of faces comes besides
+        self, images: Tensor, faces: Sequence[Tensor], complete: Sequence[bool], known: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``Objective``; ``known`` is that of ``JointSet.collate``, whose canvases of faces come last."""
+        net = self.net
+        assert isinstance(net, TFN)
+        trunk = net.trunk((images.float() - PIXEL_MEAN) * PIXEL_SCALE)
+        scenes = len(images) - len(torch.unique(known[PICTURE]))
+        zero = images.new_zeros((), dtype=torch.float32)
+        losses, total, shares = dict.fromkeys(self.tasks, zero), zero, images.new_zeros(2, dtype=torch.float32)
+        if scenes:
+            out = net.output(net.proposing_maps({stride: features[:scenes] for stride, features in trunk.items()}))
+            size_px = images.shape[2], images.shape[3]
+            total, found, shares = self.of_output(out, size_px, faces[:scenes], complete[:scenes])
+            losses |= dict(zip(MaskFaceObjective.tasks, found, strict=True))
+        with torch.autocast(images.device.type, enabled=False):
+            of_regions = self._of_regions(net, trunk, known)
+        for loss in of_regions.values():
+            total = total + self.joint.weight * loss
+        losses |= {name: loss.detach() for name, loss in of_regions.items()}
+        return total, torch.stack([losses[name] for name in self.tasks]), shares
+
+    def _of_regions(self, net: TFN, trunk: Mapping[int, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        for group in self._groups:
+            rows = torch.nonzero(_is_known(known, group)).flatten()
+            if len(rows) < 2:       # a batch norm of one value has nothing to go by
+                continue
+            picture, boxes = known[PICTURE][rows], known[REGION][rows]
+            joined = torch.cat([
+                scale * aligned_regions(trunk[stride], picture, boxes, group.size, stride, SAMPLING)
+                for stride, scale in zip(group.strides, group.scales, strict=True)
+            ], 1)
+            labels = {name: values[rows] for name, values in known.items()}
+            losses |= region_losses(net.regions[group.name](joined), labels)
+        return losses
+
+
+def groups_of(net: TFN, tasks: Sequence[Task]) -> list[Group]:
+    """The groups whose nets are for ``tasks``; raises OptionError for one that is for others too."""
+    groups = [group for group in net.design.groups if set(group.tasks) & set(tasks)]
+    for group in groups:
+        if not set(group.tasks) <= set(tasks):
+            raise OptionError(
+                f"the net for {', '.join(group.tasks)} cannot learn from {', '.join(tasks)} alone: leave joint out of "
+                "parts"
+            )
+    return groups
+
+
+def _is_known(known: Mapping[str, Tensor], group: Group) -> Tensor:
+    """Which faces (N,) bool a group's net learns from."""
+    labels = [known[name][:, None] for task in group.tasks for name in _NEEDED[task]]
+    return torch.stack([label.flatten(1).isfinite().all(1) for label in labels]).any(0)
+
+
+@dataclass(frozen=True)
+class DevFaces:
+    """Faces that the net of ``group`` is looked at on, about ``count`` of them."""
+
+    group: Group
+    faces: LabelledFaces
+    count: int
+
+
+class JointProbe:
+    """What ``probe`` says of the dense stage, with figures of the nets on regions of dev faces."""
+
+    def __init__(self, probe: Probe, faces: Sequence[DevFaces], progress: ProgressBar) -> None:
+        self._probe, self._faces, self._progress = probe, faces, progress
+
+    def foreseen(self, net: nn.Module, most_dev_s: float) -> LookCost:
+        """As ``Probe``, of the dense stage's figures."""
+        return self._probe.foreseen(net, most_dev_s)
+
+    def dev(self, net: nn.Module) -> dict[str, float]:
+        """As ``Probe``; ``choose`` is the dense stage's."""
+        assert isinstance(net, TFN)
+        figures = self._probe.dev(net)
+        for each in self._faces:
+            samples = RegionCutter(net, each.group).plain(each.faces, each.count, self._progress)
+            figures |= looked_at(net.regions[each.group.name], samples)[1]
+        return figures
+
+    def hard(self, net: nn.Module, hard: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        """As ``Probe``."""
+        return self._probe.hard(net, hard)
