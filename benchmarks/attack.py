@@ -2,15 +2,18 @@
 
     python benchmarks/attack.py --bundles 10000 --pictures 3000 --checkpoints 500 --streams 200    # hours
     python benchmarks/attack.py --bundles 50 --pictures 100 --checkpoints 20 --streams 10 --seed 7
+    python benchmarks/attack.py --bundles 10000 --record attack.jsonl      # again after it was stopped: it goes on
 
 Right is that a thing works or is refused by an EdgefaceError. Wrong is a signal, a process that is not done within 10
 seconds of a processor (or 300 in all, so that a busy machine is not blamed on the item), more than 1 GB of memory, and
 any other exception. Prints a count of each a kind, and exits with 1 when something was wrong; ``--keep DIR`` keeps what
-was. An item is repeated by its kind, number and seed.
+was. An item is repeated by its kind, number and seed. ``--record FILE`` takes one JSON line an item, and what is in it
+already is not attempted again.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -22,9 +25,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +46,7 @@ LIMIT_S = 10.0
 WAIT_LIMIT_S = 300.0
 LIMIT_BYTES = 1 << 30
 WRONG = ("signal", "hang", "memory", "traceback")
+_VERDICTS = ("works", "refused", *WRONG)
 _REFUSED, _TRACEBACK = 3, 4
 
 
@@ -170,24 +174,63 @@ def _child(use: Callable[[Path], None], path: Path, said: Path) -> None:
     os._exit(code)
 
 
-def attack(counts: dict[str, int], seed: int, workers: int, keep: Path | None, say: Callable[[str], None]) -> int:
+class Record:
+    """What became of every item, by kind, seed and number; in a file, where there is one, as soon as it is known."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path, self._known = path, dict[tuple[str, int, int], Outcome]()
+        if path is not None and path.exists():
+            for line in map(json.loads, path.read_text().splitlines()):
+                key = line.pop("kind"), line.pop("seed"), line.pop("number")
+                self._known[key] = Outcome(**line)
+
+    def missing(self, kind: str, seed: int, count: int) -> list[int]:
+        """The numbers below ``count`` that are not known."""
+        return [number for number in range(count) if (kind, seed, number) not in self._known]
+
+    def add(self, kind: str, seed: int, number: int, outcome: Outcome) -> None:
+        """Keep one."""
+        self._known[kind, seed, number] = outcome
+        if self._path is not None:
+            line = {"kind": kind, "seed": seed, "number": number} | asdict(outcome)
+            with self._path.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+
+    def of(self, kind: str, seed: int, count: int) -> list[Outcome]:
+        """Those of the numbers below ``count``, which are all known."""
+        return [self._known[kind, seed, number] for number in range(count)]
+
+
+def attack(
+    counts: dict[str, int], seed: int, workers: int, keep: Path | None, say: Callable[[str], None],
+    record: Record | None = None,
+) -> int:
     """Attempt ``counts`` items a kind, and say the counts of each verdict; the number of those that went wrong."""
     wrong = 0
+    record = Record() if record is None else record
     for kind, count in counts.items():
         if not count:
             continue
+        numbers = record.missing(kind, seed, count)
         # Forked, and of one thread each: a thread that holds a lock would leave it locked in an item's process.
         with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-            outcomes = list(pool.map(partial(_numbered, kind, seed, keep), range(count)))
-        tally = Counter(outcome.verdict for outcome in outcomes)
-        slowest, largest = max(o.seconds for o in outcomes), max(o.peak_bytes for o in outcomes)
-        say(f"{kind:16}{count:7} items: " + ", ".join(f"{tally[name]} {name}" for name in ("works", "refused", *WRONG))
-            + f"; slowest {slowest:.1f} s of a processor, largest {largest >> 20} MB")
-        for number, outcome in enumerate(outcomes):
-            if outcome.verdict in WRONG:
-                wrong += 1
-                say(f"  {kind} {number}: {outcome.verdict}: {outcome.text}")
+            outcomes = pool.map(partial(_numbered, kind, seed, keep), numbers)
+            for number, outcome in zip(numbers, outcomes, strict=True):
+                record.add(kind, seed, number, outcome)
+        wrong += _say(kind, record.of(kind, seed, count), say)
     return wrong
+
+
+def _say(kind: str, outcomes: Sequence[Outcome], say: Callable[[str], None]) -> int:
+    """A line with the counts, and one for each that went wrong; how many those are."""
+    tally = Counter(outcome.verdict for outcome in outcomes)
+    slowest, largest = max(o.seconds for o in outcomes), max(o.peak_bytes for o in outcomes)
+    say(f"{kind:16}{len(outcomes):7} items: " + ", ".join(f"{tally[name]} {name}" for name in _VERDICTS)
+        + f"; slowest {slowest:.1f} s of a processor, largest {largest >> 20} MB")
+    for number, outcome in enumerate(outcomes):
+        if outcome.verdict in WRONG:
+            say(f"  {kind} {number}: {outcome.verdict}: {outcome.text}")
+    return sum(tally[name] for name in WRONG)
 
 
 def split(bundles: int, pictures: int, checkpoints: int, streams: int) -> dict[str, int]:
@@ -205,20 +248,22 @@ def split(bundles: int, pictures: int, checkpoints: int, streams: int) -> dict[s
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=len(os.sched_getaffinity(0)), show_default=True)
 @click.option("--keep", type=click.Path(path_type=Path), help="A folder for what went wrong.")
+@click.option("--record", type=click.Path(path_type=Path), help="A file for what became of each, to go on with.")
 def main(
-    bundles: int, pictures: int, checkpoints: int, streams: int, seed: int, workers: int, keep: Path | None
+    bundles: int, pictures: int, checkpoints: int, streams: int, seed: int, workers: int, keep: Path | None,
+    record: Path | None,
 ) -> None:
     """Use damaged things, and count what became of them."""
     if checkpoints:
         import torch
-
 
         torch.set_num_threads(1)
     cv2.setNumThreads(1)
     os.environ["OPENCV_LOG_LEVEL"], os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "SILENT", "-8"
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache        # nothing is known to run here already
-        wrong = attack(split(bundles, pictures, checkpoints, streams), seed, workers, keep, click.echo)
+        counts = split(bundles, pictures, checkpoints, streams)
+        wrong = attack(counts, seed, workers, keep, click.echo, Record(record))
     sys.exit(1 if wrong else 0)
 
 

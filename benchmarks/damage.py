@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 
 from edgeface import weights
-from edgeface.bundle import MANIFEST, describe_file
+from edgeface.bundle import MANIFEST, describe_file, read_bundle
+from edgeface.bundle.files import whole
 from edgeface.errors import EdgefaceError
 
 Damage = Callable[[random.Random, Path], Path]
@@ -145,13 +146,19 @@ def damage_json(rng: random.Random, document: Any) -> None:
 
 
 def bundle(rng: random.Random, folder: Path, *, what: str) -> Path:
-    """A bundled model with one file damaged, and its hashes made anew; ``what``: param, bin, tflite, objects, json."""
+    """A bundled model with one file damaged, and its hashes made anew; ``what``: param, bin, tflite, objects, json.
+
+    One that takes files from bundles beside it has them in it, or beside it where its bundle.json is damaged."""
     engine = {"param": "ncnn", "bin": "ncnn", "tflite": "tflite", "objects": "tflite"}.get(what, "")
-    # Without those that take files from a bundle beside them.
-    manifests = [m for m in sorted(weights.directory().glob(f"*{engine}/{MANIFEST}")) if '"part"' not in m.read_text()]
-    source = rng.choice(manifests).parent
+    source = rng.choice(sorted(weights.directory().glob(f"*{engine}/{MANIFEST}"))).parent
     directory = folder / "bundle"
-    shutil.copytree(source, directory)
+    if what == "json":
+        shutil.copytree(source, directory)
+        for part in read_bundle(source, verify=False).parts:
+            shutil.copytree(source.parent / part, folder / part)
+    else:
+        with whole(source) as complete:
+            shutil.copytree(complete, directory)
     manifest = json.loads((directory / MANIFEST).read_text())
     if what == "json":
         damage_json(rng, manifest)

@@ -54,3 +54,18 @@ def test_what_is_wrong_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert f"1 {verdict}" in said[0]
         assert said[1].startswith(f"  picture 0: {verdict}")
     assert (tmp_path / "picture-0").is_dir()
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ATTACK.parent))
+    import attack
+
+    seen = tmp_path / "seen"
+    monkeypatch.setitem(attack.USES, "picture", lambda _path: seen.open("a").write("x"))
+    for count in (2, 3):
+        attack.attack({"picture": count}, 5, 1, None, lambda _line: None, attack.Record(tmp_path / "record.jsonl"))
+    assert len(seen.read_text()) == 3
+    said: list[str] = []
+    attack.attack({"picture": 3}, 5, 1, None, said.append, attack.Record(tmp_path / "record.jsonl"))
+    assert "3 works" in said[0]
+    assert len(seen.read_text()) == 3

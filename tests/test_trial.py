@@ -15,8 +15,8 @@ from msgspec.structs import replace
 import edgeface
 from edgeface import weights
 from edgeface.bundle import Bundle, describe_file, read_bundle, write_manifest
-from edgeface.errors import EngineError
-from edgeface.runtime import trial
+from edgeface.errors import BundleError, EngineError
+from edgeface.runtime import trial, trial_child
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "bundles"
 
@@ -126,6 +126,21 @@ def test_memory_has_a_limit(tmp_path: Path) -> None:
     directory = copied("mos_s-int8-ncnn", tmp_path, "dense.param", "14=0", "14=1000000")
     with pytest.raises(EngineError):
         trial.require_tried(directory, read_bundle(directory))
+
+
+@pytest.mark.parametrize("output", ["score", "attributes"])
+def test_outputs_of_a_refinement_are_checked(tmp_path: Path, output: str) -> None:
+    # Padding gives them rows and columns; at 65,535 instead of 1 they take a gigabyte on as many crops as there may be.
+    directory = copied("tcnn-int8-ncnn", tmp_path)
+    net = directory / "tcnn.param"
+    lines = [line.replace(" 4=0 ", " 4=1 ") if f" {output} " in line else line for line in net.read_text().splitlines()]
+    net.write_text("\n".join(lines))
+    rehash(directory)
+    bundle = read_bundle(directory)
+    # No threshold spares an output the check.
+    bundle = replace(bundle, stages=[stage.with_threshold(1.0) for stage in bundle.face_stages])
+    with pytest.raises(BundleError, match=f"output {output} is . x 4 x 3 on 4 crops"):
+        trial_child.try_bundle(directory, bundle)
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "dense.bin", "dense.param"])
