@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeface.stream.preview import access, connections
+from edgeface.stream.preview import accepting, access, connections
 from edgeface.stream.preview.server import Server
 from preview_shots import result, shot
 from test_preview import DEADLINE_S, TOKEN, get, live, serving, taken
@@ -76,9 +76,32 @@ def test_connections_without_a_token_deny_nobody_the_page(
             assert taken(second.recv(DEADLINE_S))[0]["frame"]["frame"] == 3
 
 
-def test_of_one_address_only_so_many_wait(stack: ExitStack) -> None:
+def test_a_request_is_answered_among_connections_without_end(stack: ExitStack) -> None:
+    """A viewer's connection is a stranger's until its request is there, which may take a moment."""
     with serving(TOKEN) as (_, server, _):
-        lines = [connected(stack, server) for _ in range(connections.MOST_WAITING_AN_ADDRESS + 10)]
+        viewer = connected(stack, server)
+        for _ in range(200):
+            connected(stack, server)
+        viewer.sendall(GET + b"Connection: close\r\n\r\n")
+        assert answer(viewer).startswith(b"HTTP/1.1 303")
+
+
+def test_connections_are_taken_at_a_pace(monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
+    monkeypatch.setattr(accepting, "ACCEPTED_BURST", 5)
+    monkeypatch.setattr(accepting, "ACCEPTED_A_S", 20)
+    with serving() as (_, server, _):
+        started_s = time.monotonic()
+        lines = [connected(stack, server, GET + b"Connection: close\r\n\r\n") for _ in range(11)]
+        assert [answer(line)[:12] for line in lines] == [b"HTTP/1.1 200"] * 11
+        assert time.monotonic() - started_s >= 0.25
+
+
+def test_of_one_address_only_so_many_wait(
+    monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+) -> None:
+    monkeypatch.setattr(connections, "MOST_WAITING_AN_ADDRESS", 20)
+    with serving(TOKEN) as (_, server, _):
+        lines = [connected(stack, server) for _ in range(30)]
         for line in lines[:10]:
             assert answer(line) == b""      # the oldest ones made room
         lines[-1].sendall(GET + b"Connection: close\r\n\r\n")

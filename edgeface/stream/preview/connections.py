@@ -24,10 +24,11 @@ HEADERS: Sequence[tuple[str, str]] = (
 LET_IN = "edgeface_let_in"
 LONGEST_HEAD = 16 * 1024    # bytes of a request's line and headers
 LONGEST_BODY = 4 * 1024     # nothing here takes one
-# Of connections that are no viewers', and of those from one address. A browser keeps six, and all that a proxy passes
-# on has its address.
-MOST_WAITING = 96
-MOST_WAITING_AN_ADDRESS = 32
+# Of connections that are no viewers', and of those from one address: all that a proxy passes on has its address. So
+# many that at the pace at which they are taken nobody has to make room before IDLE_S, however many come: a viewer's own
+# is a stranger's until its request is read.
+MOST_WAITING = 384
+MOST_WAITING_AN_ADDRESS = 256
 # A connection on which nothing that the guard lets in was asked for after so long, or nothing more since the last
 # answer, is let go.
 IDLE_S = 5.0

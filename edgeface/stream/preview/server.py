@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
 from edgeface.errors import OutputError
+from edgeface.stream.preview.accepting import MOST_QUEUED, accept
 from edgeface.stream.preview.access import Guard, allowed_hosts
 from edgeface.stream.preview.connections import (
     HEADERS,
@@ -76,7 +77,7 @@ class Server:
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=1,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Paced(config, self._socket)
         self._thread = threading.Thread(target=self._serve, name="edgeface-web", daemon=True)
         self._thread.start()
         deadline = monotonic() + START_S
@@ -95,7 +96,26 @@ class Server:
     def _serve(self) -> None:
         # Signals are the command's: this thread must not take them, and uvicorn's own run() would.
         with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(self._server.serve(sockets=[self._socket]))
+            asyncio.run(self._server.serve(sockets=[]))
+
+
+class _Paced(uvicorn.Server):
+    """Takes what connects to ``listening`` at a pace, where uvicorn itself would take all at once."""
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def main_loop(self) -> None:
+        accepting = asyncio.create_task(accept(self._listening, self._connection))
+        try:
+            await super().main_loop()
+        finally:
+            accepting.cancel()
+
+    def _connection(self) -> asyncio.Protocol:
+        made = self.config.http_protocol_class
+        return made(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
 
 
 def _listening(bind: str, port: int) -> socket.socket:
@@ -111,7 +131,7 @@ def _listening(bind: str, port: int) -> socket.socket:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_S)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_S * 1000)
         listening.bind((bind, port))
-        listening.listen(64)
+        listening.listen(MOST_QUEUED)
     except OSError as error:
         listening.close()
         raise OutputError(f"{bind}:{port}: {error.strerror or error}: choose another --port or --bind") from None
