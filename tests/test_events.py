@@ -122,7 +122,7 @@ def test_a_plug_that_is_pulled_leaves_the_row(tmp_path: Path, image: NDArray[np.
     # The database as it is at this moment, its log beside it, as a machine that goes out leaves them.
     copy = tmp_path / "copy"
     (copy / "shots").mkdir(parents=True)
-    (copy / "shots" / "00000000.png").write_bytes(b"of no row")
+    (copy / "shots" / "00000000.jpg").write_bytes(b"of no row")
     for path in tmp_path.glob(f"{DATABASE}*"):
         (copy / path.name).write_bytes(path.read_bytes())
     (event,) = events(copy)
@@ -135,11 +135,11 @@ def test_a_plug_that_is_pulled_leaves_the_row(tmp_path: Path, image: NDArray[np.
 def test_limits_in_days_and_in_megabytes_are_kept(tmp_path: Path) -> None:
     store = EventStore(tmp_path, create=True)
     now = 1_800_000_000.0
-    png = np.random.default_rng(0).bytes(50_000)
+    jpeg = np.random.default_rng(0).bytes(50_000)
     for i in range(60):
         moment = now - 86_400 * (60 - i)
         event = Event("door", i, moment, moment, 1, 64, 48, *([0.0] * 8), score=0.9)
-        store.change(store.add(event), event, png)
+        store.change(store.add(event), event, jpeg)
     assert store.keep(30.5, 1000, now) == 30
     assert [event.track for event in store.events()] == list(range(59, 29, -1))
     assert store.keep(1e5, 1, now) > 10
@@ -198,7 +198,7 @@ def test_what_cannot_be_written_together_is_not_written_at_all(tmp_path: Path) -
 
     def stopped() -> None:
         with store.together():
-            store.change(store.add(event), event, b"png")
+            store.change(store.add(event), event, b"jpeg")
             raise ValueError("stopped")
 
     with pytest.raises(ValueError, match="stopped"):
@@ -236,7 +236,7 @@ def test_events_are_listed_shown_exported_and_purged(seen: Path, tmp_path: Path)
     assert "give the earlier one to --since" in command("list", seen, "--since", "1h", "--until", "2h").stderr
     shown = json.loads(command("show", seen, "1", "--json").stdout)
     assert (shown["has_mask"], shown["last_box"][0], shown["attributes"]["hat"]) == (True, 14, 0.2)
-    assert str(seen / "shots" / "00000001.png") in command("show", seen, "1").stdout
+    assert str(seen / "shots" / "00000001.jpg") in command("show", seen, "1").stdout
 
     assert command("export", seen, tmp_path / "e.csv").stdout.endswith("2 events\n")
     rows = list(csv.DictReader((tmp_path / "e.csv").open()))
@@ -248,7 +248,7 @@ def test_events_are_listed_shown_exported_and_purged(seen: Path, tmp_path: Path)
 
     assert command("purge", seen, "--id", "1").stdout.endswith("1 event deleted\n")
     assert [event.id for event in events(seen)] == [2]
-    assert [path.name for path in (seen / "shots").iterdir()] == ["00000002.png"]
+    assert [path.name for path in (seen / "shots").iterdir()] == ["00000002.jpg"]
     assert command("purge", seen, "--before", "2001-01-01").stdout.endswith("0 events deleted\n")
     assert command("purge", seen, "--all").exit_code == 0
     assert events(seen) == []
@@ -284,8 +284,8 @@ def test_the_page_lists_the_newest_and_their_shots(seen: Path) -> None:
         try:
             url = f"http://127.0.0.1:{server.port}"
             listed = requests.get(f"{url}/events.json", timeout=20)
-            shot = requests.get(f"{url}/shots/1.png", timeout=20)
-            assert requests.get(f"{url}/shots/99.png", timeout=20).status_code == 404
+            shot = requests.get(f"{url}/shots/1", timeout=20)
+            assert requests.get(f"{url}/shots/99", timeout=20).status_code == 404
             assert requests.get(f"{url}/shots/..%2Fevents.db", timeout=20).status_code == 404
             return listed.status_code, listed.json() if listed.content else None, shot.status_code
         finally:

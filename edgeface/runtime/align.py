@@ -35,7 +35,12 @@ TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 
+_TEMPLATE = [complex(x + 0.5, y + 0.5) for x, y in TEMPLATE.tolist()]
+_TEMPLATE_MIDDLE = sum(_TEMPLATE) / len(_TEMPLATE)
+_CENTRED_TEMPLATE = [point - _TEMPLATE_MIDDLE for point in _TEMPLATE]
+
 _MANY = 68
+_FARTHEST = 1e100       # of a landmark, in pixels: its square is a number
 _ONE = 1 << 16
 _LARGEST = 1 << 44      # of a transform's numbers in 2^-16: EF_MAP_MAX
 _Y_BLACK, _UV_BLACK = 16, 128
@@ -80,43 +85,53 @@ def similarity(landmarks: NDArray[np.floating], *, size_px: int = SIZE_PX) -> ND
     wrong = ~np.isfinite(points).all(axis=(1, 2))
     if wrong.any():
         raise InputError(f"the landmarks of face {int(wrong.argmax())} are not finite")
-    # A similarity is one complex factor and one complex shift, so least squares is one division.
-    source = points @ np.array([1, 1j])
-    target = ((TEMPLATE + 0.5) * (size_px / SIZE_PX)) @ np.array([1, 1j])
-    middle = source.mean(axis=1)
-    centred = source - middle[:, None]
-    spread = (np.abs(centred) ** 2).sum(axis=1)
-    turned = (centred.conj() * (target - target.mean())).sum(axis=1)
-    flat = (spread <= 0) | (np.abs(turned) <= 1e-9 * spread)
-    if flat.any():
-        raise InputError(f"the landmarks of face {int(flat.argmax())} are all in one place, or no face's")
-    factor = turned / spread
-    shift = target.mean() - factor * middle
-    rows = [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
-    return np.moveaxis(np.array(rows), 2, 0)
+    rows = []
+    for i, each in enumerate(points.tolist()):
+        factor, shift = _factor_and_shift([complex(x, y) for x, y in each], i, size_px / SIZE_PX)
+        rows.append([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
+    return np.array(rows, np.float64).reshape(-1, 2, 3)
+
+
+def _factor_and_shift(points: list[complex], face: int, scale: float) -> tuple[complex, complex]:
+    """The similarity as p -> factor p + shift: with complex numbers least squares is one division. In plain Python: of
+    five points NumPy's calls take three times as long."""
+    if not all(abs(p.real) < _FARTHEST and abs(p.imag) < _FARTHEST for p in points):
+        raise InputError(f"the landmarks of face {face} lie too far off to cut it out")
+    middle = sum(points) / len(points)
+    spread, turned = 0.0, 0j
+    for point, target in zip(points, _CENTRED_TEMPLATE, strict=True):
+        centred = point - middle
+        spread += centred.real * centred.real + centred.imag * centred.imag
+        turned += centred.conjugate() * target
+    if spread <= 0 or abs(turned) <= 1e-9 * spread:
+        raise InputError(f"the landmarks of face {face} are all in one place, or no face's")
+    factor = turned / spread * scale
+    return factor, _TEMPLATE_MIDDLE * scale - factor * middle
 
 
 def _prepared(picture: Picture, landmarks: NDArray[np.floating], size_px: int) -> tuple[Frame, Maps]:
     """The frame, and for each face the numbers m of step 1 for its pixels (or luma) and for its chroma: (N, 2, 6)."""
     frame = as_frame(picture)
     forward = similarity(landmarks, size_px=size_px)
-    turn, shift = forward[:, :, :2], forward[:, :, 2:]
-    back = np.linalg.inv(turn)
-    # From pixel centres of the crop, which lie at + 1/2, to those of a plane whose pixels are `size` wide.
-    start = back @ (np.full((2, 1), 0.5) - shift)
-    maps = np.empty((len(forward), 2, 2, 3))
-    for i, size in enumerate((np.ones(2), _chroma_size(frame))):
-        maps[:, i, :, :2] = back / size[:, None]
-        maps[:, i, :, 2] = start[:, :, 0] / size - 0.5
-    fixed = np.rint(maps * _ONE)
-    beyond = ~(np.abs(fixed) < _LARGEST).all(axis=(1, 2, 3))
+    rows: list[float] = []
+    sizes = ((1.0, 1.0), _chroma_size(frame))
+    for (a, _, x), (b, _, y) in forward.tolist():
+        # The inverse of a turn and a scale: its conjugate by the square of the scale.
+        square = a * a + b * b
+        c, s = a / square, b / square
+        # From pixel centres of the crop, which lie at + 1/2, to those of a plane whose pixels are `size` wide.
+        start_x, start_y = c * (0.5 - x) + s * (0.5 - y), c * (0.5 - y) - s * (0.5 - x)
+        for wide, high in sizes:
+            rows += c / wide, s / wide, start_x / wide - 0.5, -s / high, c / high, start_y / high - 0.5
+    fixed = np.rint(np.array(rows).reshape(-1, 2, 6) * _ONE)
+    beyond = ~(np.abs(fixed) < _LARGEST).all(axis=(1, 2))
     if beyond.any():
         raise InputError(f"the landmarks of face {int(beyond.argmax())} lie too far off to cut it out")
-    return frame, np.ascontiguousarray(fixed.astype(np.int64).reshape(-1, 2, 6))
+    return frame, fixed.astype(np.int64)
 
 
-def _chroma_size(frame: Frame) -> NDArray[np.float64]:
-    return np.array([1.0 if frame.format in ("bgr", "rgb", "grey") else 2.0, 2.0 if frame.format == "nv12" else 1.0])
+def _chroma_size(frame: Frame) -> tuple[float, float]:
+    return 1.0 if frame.format in ("bgr", "rgb", "grey") else 2.0, 2.0 if frame.format == "nv12" else 1.0
 
 
 def _warped(frame: Frame, maps: Maps, size_px: int) -> NDArray[np.uint8]:

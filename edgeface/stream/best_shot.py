@@ -3,7 +3,8 @@
 A face's quality is the model's where it predicts one, which has seen what makes faces hard to tell apart. Elsewhere it
 is the geometric mean of four shares, 0..1 each: the detector's score; how nearly it looks into the camera; its size, up
 to that of the crop; and the sharpness of its crop. All but the last cost nothing, so a crop is made only where they
-leave a chance of being better than what the track has.
+leave a chance of being better than what the track has, and five times a second at most where they are not clearly
+better: frames in between show much the same face.
 """
 
 from __future__ import annotations
@@ -33,23 +34,30 @@ _TURNED_DEG = 30.0      # here the share is 0.61, at twice the angle 0.14
 # 620, and 60 once it is blurred by one pixel.
 _HALF_SHARP = 150.0
 _CAPACITY = 256
+# A track's next crop comes so long after its last one, unless all but its sharpness is better by this factor.
+_PAUSE_NS, _CLEARLY = 200_000_000, 1.1
 
 _log = logging.getLogger("edgeface.stream")
 
 
 @dataclass(frozen=True)
 class BestShot:
-    """The best face of a track so far. ``crop`` uint8 (112, 112, 3) BGR, aligned; ``record`` is the face's JSON object
-    as in docs/camera.md; ``quality`` 0..1; ``shares`` what it is the mean of."""
+    """The best face of a track so far. ``crop`` uint8 (112, 112, 3) BGR, aligned; ``faces`` are those of its
+    frame, of which it is that of ``index``; ``quality`` 0..1; ``shares`` what it is the mean of."""
 
     track: int
     crop: NDArray[np.uint8]
     quality: float
     shares: dict[str, float]
-    record: dict[str, Any]
+    faces: Faces
+    index: int
     source: str
     frame: int
     taken_unix_ns: int
+
+    def record(self) -> dict[str, Any]:
+        """The face's JSON object, as in docs/camera.md."""
+        return face_records(self.faces.select([self.index]))[0]
 
 
 class BestShots:
@@ -57,21 +65,22 @@ class BestShots:
 
     def __init__(self) -> None:
         self._best: dict[int, BestShot] = {}
+        self._tried: dict[int, tuple[int, float]] = {}      # by track: when a crop was made, what was known before it
 
     def add(self, shot: Shot, result: Result) -> None:
         """Look at the faces of a shot that were detected in it."""
         faces = result.faces
         if faces.landmarks is None:
             return
-        records = face_records(faces)
         for i, track in enumerate(faces.tracks.tolist()):
             if track < 1 or not faces.seen[i]:
                 continue
             shares = _shares(faces, i)
             is_predicted = "predicted" in shares
             known = self._best.get(track)
-            if known is not None and _mean([*shares.values(), *([] if is_predicted else [1.0])]) <= known.quality:
+            if known is not None and not self._is_worth_a_crop(shot, known, shares, is_predicted):
                 continue
+            self._tried[track] = shot.taken_monotonic_ns, _mean(shares.values())
             try:
                 (crop,) = align(shot.frame, faces.landmarks[i : i + 1])
             except InputError:      # landmarks that make no face: there is nothing to keep
@@ -83,11 +92,20 @@ class BestShots:
                 continue
             if known is None or quality > known.quality:
                 self._best[track] = BestShot(
-                    track, crop, quality, shares, records[i], shot.source, shot.number, shot.taken_unix_ns
+                    track, crop, quality, shares, faces, i, shot.source, shot.number, shot.taken_unix_ns
                 )
+
+    def _is_worth_a_crop(self, shot: Shot, known: BestShot, shares: dict[str, float], is_predicted: bool) -> bool:
+        if _mean([*shares.values(), *([] if is_predicted else [1.0])]) <= known.quality:
+            return False
+        tried_ns, before = self._tried[known.track]
+        return shot.taken_monotonic_ns - tried_ns >= _PAUSE_NS or _mean(shares.values()) > _CLEARLY * before
 
     def take(self, tracks: Iterable[int]) -> list[BestShot]:
         """The best faces of tracks that have ended, and forget them."""
+        tracks = list(tracks)
+        for track in tracks:
+            self._tried.pop(track, None)
         return [best for track in tracks if (best := self._best.pop(track, None)) is not None]
 
     def take_all(self) -> list[BestShot]:
@@ -115,14 +133,15 @@ def frontal_share(pose: NDArray[np.floating]) -> float:
 
 def size_share(box: NDArray[np.floating]) -> float:
     """The geometric mean of a box's sides (4,) x1 y1 x2 y2 as a share of the crop's side, at most 1."""
-    sides = np.maximum(box[2:] - box[:2], 0.0)
-    return min(1.0, math.sqrt(float(sides.prod())) / SIZE_PX)
+    x1, y1, x2, y2 = box.tolist()
+    return min(1.0, math.sqrt(max(x2 - x1, 0.0) * max(y2 - y1, 0.0)) / SIZE_PX)
 
 
 def sharpness_share(crop: NDArray[np.uint8]) -> float:
     """From 0 for a crop without any detail towards 1, by the variance of its Laplacian (Pech-Pacheco and others, 2000).
     """
-    variance = float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), cv2.CV_32F).var())
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), cv2.CV_16S))
+    variance = float(deviation[0, 0]) ** 2
     return variance / (variance + _HALF_SHARP)
 
 
@@ -174,7 +193,7 @@ class BestShotFiles:
                 "track": best.track,
                 "quality": round(best.quality, 4),
                 "shares": {share: round(value, 4) for share, value in best.shares.items()},
-                "face": best.record,
+                "face": best.record(),
             }
             _, png = cv2.imencode(".png", best.crop)
             try:

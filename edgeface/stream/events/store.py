@@ -1,4 +1,4 @@
-"""A folder of events: ``events.db`` (SQLite in WAL mode, which a pulled plug leaves whole) and ``shots/ID.png``."""
+"""A folder of events: ``events.db`` (SQLite in WAL mode, which a pulled plug leaves whole) and ``shots/ID.jpg``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edgeface.atomic import make_folder, write_bytes
+from edgeface.atomic import make_folder, refused
 from edgeface.errors import InputError, OutputError
 
 DATABASE, SHOTS = "events.db", "shots"
@@ -123,14 +123,14 @@ class EventStore:
             )
         return int(done.lastrowid or 0)
 
-    def change(self, number: int, event: Event, png: bytes | None = None) -> None:
-        """Put ``event`` in the place of row ``number``, with its shot ``png``, if any. Raises OutputError."""
+    def change(self, number: int, event: Event, jpeg: bytes | None = None) -> None:
+        """Put ``event`` in the place of row ``number``, with its shot ``jpeg``, if any. Raises OutputError."""
         values = {column: getattr(event, column) for column in _COLUMNS}
-        if png is not None:
-            name = f"{SHOTS}/{number:08}.png"
-            write_bytes(self.folder / name, png)
-            self._shot_bytes += len(png)
-            values |= {"shot": name, "shot_bytes": len(png)}
+        if jpeg is not None:
+            name = f"{SHOTS}/{number:08}.jpg"
+            _write_new(self.folder / name, jpeg)
+            self._shot_bytes += len(jpeg)
+            values |= {"shot": name, "shot_bytes": len(jpeg)}
         with self._reported():
             self._database.execute(
                 f"UPDATE events SET {', '.join(f'{column} = ?' for column in values)} WHERE id = ?",
@@ -230,7 +230,7 @@ class EventStore:
         with self._reported():
             known = dict(self._database.execute("SELECT shot, shot_bytes FROM events WHERE shot IS NOT NULL"))
             highest = self._database.execute("SELECT max(id) FROM events").fetchone()[0] or 0
-            for path in (self.folder / SHOTS).glob("*.png"):
+            for path in (self.folder / SHOTS).iterdir():
                 # Another camera may be about to write its row's shot: leave what is newer than all.
                 is_old = path.stem.isdigit() and int(path.stem) < highest
                 if is_old and f"{SHOTS}/{path.name}" not in known:
@@ -246,6 +246,15 @@ class EventStore:
             is_full = "full" in what
             step = "free some space, or choose another place" if is_full else "check the folder, or choose another"
             raise OutputError(f"{self.folder / DATABASE}: {what}: {step}") from None
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    # In place: no row names the file before it is whole, and what a pulled plug leaves is swept.
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise refused(path, error) from None
 
 
 def _make_private(folder: Path) -> None:

@@ -25,7 +25,7 @@ class KeptEvents:
 
     def routes(self) -> list[BaseRoute]:
         # Not coroutines: the server runs them in threads, and a disk may be slow.
-        return [Route("/events.json", self._list), Route("/shots/{number:int}.png", self._shot)]
+        return [Route("/events.json", self._list), Route("/shots/{number:int}", self._shot)]
 
     def _list(self, _request: Request) -> Response:
         if self._folder is None:
@@ -56,4 +56,4 @@ class KeptEvents:
         path = None if shot is None else self._folder / shot
         if path is None or not path.is_file():
             return Response(status_code=404)
-        return FileResponse(path, media_type="image/png")
+        return FileResponse(path)       # its type is that of its name: older folders have PNGs

@@ -22,7 +22,7 @@ function row(event) {
   const item = document.createElement("li");
   if (event.has_shot) {
     const shot = document.createElement("img");
-    shot.src = `shots/${event.id}.png`;
+    shot.src = `shots/${event.id}`;
     shot.alt = "";
     item.append(shot);
   }
