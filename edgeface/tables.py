@@ -15,13 +15,17 @@ _ANGLES = ("pitch_deg", "yaw_deg", "roll_deg")
 
 
 def columns(faces: Faces) -> dict[str, list[Any]]:
-    """A column a value, by name: the box, the score, and of what the model predicts each landmark's x and y, the pose,
-    each attribute's probability and ``has_`` it, each distribution's likeliest class, expectation and spread."""
+    """A column a value, by name: the box, the score, and of what the model predicts each landmark's x and y, those of
+    the 68 points of 300-W (``point1_x`` to ``point68_y``), the pose, each attribute's probability and ``has_`` it, each
+    distribution's likeliest class, expectation and spread."""
     found: dict[str, list[Any]] = {name: faces.boxes[:, i].tolist() for i, name in enumerate(_BOX)}
     found["score"] = faces.scores.tolist()
     if faces.landmarks is not None:
         for i, point in enumerate(POINTS):
             found |= {f"{point}_{axis}": faces.landmarks[:, i, j].tolist() for j, axis in enumerate("xy")}
+    if faces.landmarks68 is not None:
+        for i in range(faces.landmarks68.shape[1]):
+            found |= {f"point{i + 1}_{axis}": faces.landmarks68[:, i, j].tolist() for j, axis in enumerate("xy")}
     if faces.pose is not None:
         found |= {name: faces.pose[:, i].tolist() for i, name in enumerate(_ANGLES)}
     for name, values in faces.attributes.items():

@@ -14,6 +14,7 @@ import edgeface
 from edgeface.errors import InputError, OptionError
 from edgeface.frames import Frame, as_frame
 from edgeface.pictures import as_picture
+from edgeface.tables import columns
 
 data = pytest.importorskip("skimage.data", reason="needs a real face")
 
@@ -74,12 +75,52 @@ def test_transparency_is_grey_and_pil_images_are_turned(rgb: np.ndarray) -> None
     (io.StringIO("text"), "binary mode"),
     (io.BytesIO(b"no picture"), "the file given"),
     (7, "cannot be made of int"),
-    ([None], "cannot be made of NoneType"),
+    ([np.zeros((4, 4, 3), np.uint8), None], "picture 1 of the 2 given: a picture cannot be made of NoneType"),
     ("nowhere.jpg", "no such file"),
+    ("", "an empty path"),
+    ("https://a.example/b.jpg", "addresses are not fetched: download it"),
+    (b"\xff\xd8", "wrap what a file holds in io.BytesIO"),
+    ((each for each in ()), "give several pictures as a list"),
+    ([[np.zeros((4, 4, 3), np.uint8)]], "give one flat list"),
+    (np.zeros((2, 4, 4, 3), np.uint8), r"give several pictures as a list, list\(array\)"),
+    (np.full((4, 4, 3), 200.0), "round it"),
+    (np.full((4, 4), 200), r"array.astype\('uint8'\)"),
+    (np.full((4, 4), 60_000, np.uint16), "array >> 8"),
 ])
 def test_what_is_no_picture_is_named(detector: edgeface.Detector, given: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         detector(given)
+
+
+def test_a_closed_file_and_a_cut_pil_image_are_named(rgb: np.ndarray) -> None:
+    pil = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    closed = io.BytesIO()
+    closed.close()
+    with pytest.raises(InputError, match="the file given cannot be read: I/O operation on closed file"):
+        as_picture(closed)
+    content = cv2.imencode(".jpg", rgb)[1].tobytes()
+    with pytest.raises(InputError, match=r"the PIL image cannot be read: .*truncated"):
+        as_picture(pil.open(io.BytesIO(content[:9000])))
+
+
+def test_pil_images_of_more_than_8_bits_keep_their_range(rgb: np.ndarray) -> None:
+    pil = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    for deep in (grey.astype(np.uint16) * 257, grey.astype(np.int32) * 257, grey.astype(np.int32),
+                 grey.astype(np.float32)):
+        np.testing.assert_array_equal(as_frame(as_picture(pil.fromarray(deep))).pixels, grey)
+    for wrong in (grey.astype(np.float32) / 255, grey.astype(np.int32) - 200):
+        with pytest.raises(InputError, match=r"of mode [FI] with values from .*bring it to 0 to 255, mode L"):
+            as_picture(pil.fromarray(wrong))
+
+
+def test_views_and_read_only_arrays_find_the_same_faces(detector: edgeface.Detector, rgb: np.ndarray) -> None:
+    bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+    expected = detector(bgr).boxes
+    locked = bgr.copy()
+    locked.setflags(write=False)
+    for given in (rgb[:, :, ::-1], np.asfortranarray(bgr), locked, np.repeat(bgr, 2, axis=1)[:, ::2]):
+        np.testing.assert_array_equal(detector(given).boxes, expected)
 
 
 def test_options_hold_for_one_call(detector: edgeface.Detector, rgb: np.ndarray) -> None:
@@ -89,7 +130,8 @@ def test_options_hold_for_one_call(detector: edgeface.Detector, rgb: np.ndarray)
     small = detector(rgb, channel_order="rgb", size=128)
     assert not np.array_equal(small.boxes, detector(rgb, channel_order="rgb").boxes)
     assert (detector.size_px, detector.score) == (256, detector.bundle.defaults.score)
-    for wrong in ({"score": 2.0}, {"size": 1}, {"nms": -0.1}, {"channel_order": "gbr"}):
+    for wrong in ({"score": 2.0}, {"size": 1}, {"nms": -0.1}, {"channel_order": "gbr"},
+                  {"score": "0.5"}, {"size": "320"}, {"size": 320.5}):
         with pytest.raises(OptionError):
             detector(rgb, **wrong)
 
@@ -109,8 +151,12 @@ def test_faces_draw_cut_and_align_themselves(detector: edgeface.Detector, rgb: n
     # The face stands as ArcFace has it, so it is found there again.
     assert len(detector(cv2.resize(upright[0], (256, 256)), score=0.3)) == 1
     assert faces.select([]).crop() == []
-    with pytest.raises(OptionError, match="margin"):
-        faces.crop(margin=float("nan"))
+    for margin in (float("nan"), "0.2"):
+        with pytest.raises(OptionError, match="margin"):
+            faces.crop(margin=margin)
+    for size in (1.5, "112"):
+        with pytest.raises(OptionError, match=r"crops of .* cannot work"):
+            faces.align(size=size)
     beside = edgeface.Faces(np.array([[-50, -50, -10, -10]], np.float32), np.ones(1, np.float32))
     seen = type(faces)(beside.boxes, beside.scores, picture=faces.picture)
     assert seen.crop()[0].shape == (0, 0, 3)
@@ -121,6 +167,14 @@ def test_faces_draw_cut_and_align_themselves(detector: edgeface.Detector, rgb: n
 def test_faces_become_json(detector: edgeface.Detector, rgb: np.ndarray) -> None:
     record = json.loads(json.dumps(detector(rgb, channel_order="rgb").to_dict()))
     assert record["faces"][0]["pose"].keys() == {"pitch", "yaw", "roll"}
+
+
+def test_the_table_has_all_68_points() -> None:
+    points = np.arange(136, dtype=np.float32).reshape(1, 68, 2)
+    faces = edgeface.Faces(np.zeros((1, 4), np.float32), np.ones(1, np.float32), landmarks68=points)
+    found = columns(faces)
+    assert [found[name] for name in ("point1_x", "point1_y", "point68_y")] == [[0.0], [1.0], [135.0]]
+    assert faces.arrays()["landmarks68"].shape == (1, 68, 2)        # what to_supervision takes into data
 
 
 def test_pandas_reads_faces(detector: edgeface.Detector, rgb: np.ndarray, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
@@ -15,7 +16,7 @@ from edgeface.bundle import Bundle
 from edgeface.errors import BundleError, EngineError, OptionError
 from edgeface.faces import Faces
 from edgeface.frames import Picture, as_frame
-from edgeface.pictures import ChannelOrder, Given, as_picture, is_several
+from edgeface.pictures import ChannelOrder, Given, as_picture, as_pictures, is_several
 from edgeface.runtime.clock import Clock, Timing
 from edgeface.runtime.engines import Session
 from edgeface.runtime.seen_faces import SeenFaces
@@ -96,7 +97,7 @@ class Detector:
         and EngineError.
         """
         if is_several(image):
-            frames = [as_frame(as_picture(each, channel_order)) for each in image]
+            frames = [as_frame(each) for each in as_pictures(image, channel_order)]
         else:
             frames = [as_frame(as_picture(image, channel_order))]
         detector = self.with_options(score=score, size=size, nms=nms)
@@ -122,11 +123,11 @@ class Detector:
     def _check(self) -> None:
         """Raises OptionError for a size or threshold that cannot work."""
         sides = self.size_px if isinstance(self.size_px, tuple) else (self.size_px,)
-        if not all(self.smallest_px <= side <= MAX_SIZE_PX for side in sides):
-            raise OptionError(f"size {self.size_px} cannot work: choose {self.smallest_px} to {MAX_SIZE_PX} pixels")
+        if not all(isinstance(side, Integral) and self.smallest_px <= side <= MAX_SIZE_PX for side in sides):
+            raise OptionError(f"size {self.size_px!r} cannot work: choose {self.smallest_px} to {MAX_SIZE_PX} pixels")
         for name, value in (("score", self.score), ("NMS", self.nms_iou)):
-            if not 0.0 <= value <= 1.0:
-                raise OptionError(f"{name} threshold {value} cannot work: choose 0 to 1")
+            if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+                raise OptionError(f"{name} threshold {value!r} cannot work: choose 0 to 1")
 
     def timed(self, image: Picture, clock: Clock | None = None) -> tuple[Faces, Timing]:
         """The faces, and where the time went by ``clock``, by default a new one; errors as when called."""
