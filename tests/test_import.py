@@ -99,6 +99,26 @@ def test_int8_is_near_the_float_bundle(int8: Path, tmp_path: Path, pictures: Pat
         assert 0 < error < 0.01 * float((values**2).mean()), name
 
 
+@pytest.mark.parametrize("name", ["scrfd", "retinaface"])
+def test_int8_for_tflite_is_near_the_float_bundle(name: str, tmp_path: Path, pictures: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs the extra 'tflite'")
+    file, anchors = TINY[name](tmp_path / "tiny.onnx"), ((16, 32), (64, 128), (256, 512))
+    given = {"anchors": anchors if name == "retinaface" else None, "pictures": pictures, "force": True}
+    import_detector(file, name, engine="onnx", out=tmp_path / "float", **given)
+    done = import_detector(
+        file, name, engine="tflite", precision="int8", calibrate=pictures, out=tmp_path / "int8", **given
+    )
+    stay = done.notes[0].split("stay float: ")[1]
+    assert ("ef_input" in stay) == (name == "retinaface")
+    # What reads the picture, be it behind the convolution that takes the mean, and the heads.
+    assert "int8: 4 layers" in done.notes[0]
+    picture = cv2.imread(str(pictures / "0.png"))
+    exact, rounded = (edgeface.load(tmp_path / each, size=128).raw(picture) for each in ("float", "int8"))
+    for key, values in exact.items():
+        error = float(((values - rounded[key]) ** 2).mean())
+        assert 0 < error < 0.01 * float((values**2).mean()), key
+
+
 def test_an_import_runs_on_cameras_and_boards_and_is_described(
     int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,8 +238,8 @@ def test_options_that_cannot_work(tmp_path: Path) -> None:
         import_detector(file, "srcfd")
     with pytest.raises(OptionError, match="give --calibrate a folder"):
         import_detector(file, "scrfd", precision="int8")
-    with pytest.raises(OptionError, match="made for ncnn alone, not tflite"):
-        import_detector(file, "scrfd", precision="int8", engine="tflite", calibrate=tmp_path)
+    with pytest.raises(OptionError, match="made for ncnn and tflite: give one of these"):
+        import_detector(file, "scrfd", precision="int8", engine="onnx", calibrate=tmp_path)
     with pytest.raises(OptionError, match="--calibrate is for int8"):
         import_detector(file, "scrfd", calibrate=tmp_path)
     (tmp_path / "empty").mkdir()

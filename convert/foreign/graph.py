@@ -22,6 +22,8 @@ Size = tuple[int, int]
 
 MAX_BYTES = 1 << 30
 OPSET = 13
+# The convolution of one pixel that turns the picture to RGB and takes the mean from it.
+PIXELS_NODE = "ef_input"
 # The size that a graph of free size is looked at with: two sides that differ tell height from width.
 _FREE: Size = (640, 480)
 _CHECKPOINT_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -253,7 +255,7 @@ def _take_bgr(graph: onnx.GraphProto, old: str, new: str, is_rgb: bool, mean: Se
     weight = np.eye(3, dtype=np.float32)[::-1 if is_rgb else 1].reshape(3, 3, 1, 1)
     for name, values in (("ef_bgr", weight), ("ef_mean", -np.array(mean, np.float32))):
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-    graph.node.insert(0, helper.make_node("Conv", [new, "ef_bgr", "ef_mean"], [old], "ef_input", kernel_shape=[1, 1]))
+    graph.node.insert(0, helper.make_node("Conv", [new, "ef_bgr", "ef_mean"], [old], PIXELS_NODE, kernel_shape=[1, 1]))
 
 
 def _give(graph: onnx.GraphProto, name: str, output: Output, constants: Mapping[str, NDArray[Any]]) -> None:

@@ -29,7 +29,8 @@ from ..parity import DepartedError, ParityReport, SizeParity, Tolerance
 from ..pictures import Image, Pictures, calibration_pictures, choose
 from ..tflite import tflite_bytes
 from .graph import ForeignGraph
-from .int8 import calibrated
+from .int8 import Calibrated, calibrated
+from .int8_tflite import maps_to_quantise, with_scales
 from .kind import INPUT, Anchors, ForeignKind, NotThisKindError, Reading, kind
 from .original import Original, agreeing_anchors
 
@@ -106,7 +107,7 @@ def import_detector(
         if calibrate is None:
             _write(graph, reader, reading, paths, engine, precision)
         else:
-            notes += _write_int8(graph, reader, reading, paths, calibrate, watch)
+            notes += _write_int8(graph, reader, reading, paths, calibrate, engine, watch)
         bundle = Bundle(
             SCHEMA, f"{stem}-{precision}-{engine}", stem, precision, engine,  # type: ignore[arg-type]  # checked above
             [replace(reading.stage, files=files)],
@@ -135,8 +136,8 @@ def _made(command: str, path: Path, kind_name: str, reader: ForeignKind, engine:
 
 def _require_possible(engine: str, precision: str, calibrate: Path | None) -> None:
     """Raises OptionError for an engine and a precision that no import is written for."""
-    if precision == "int8" and engine != "ncnn":
-        raise OptionError(f"int8 of a file of others is made for ncnn alone, not {engine}: leave the engine out")
+    if precision == "int8" and engine == "onnx":
+        raise OptionError("int8 of a file of others is made for ncnn and tflite: give one of these as --engine")
     if precision == "int8" and calibrate is None:
         raise OptionError("int8 needs pictures to calibrate on: give --calibrate a folder of 50 and more with faces")
     if precision != "int8" and calibrate is not None:
@@ -192,9 +193,10 @@ def _rebuilt(graph: ForeignGraph, reader: ForeignKind, reading: Reading) -> onnx
 
 
 def _write_int8(
-    graph: ForeignGraph, reader: ForeignKind, reading: Reading, paths: Sequence[Path], folder: Path, watch: Watch | None
+    graph: ForeignGraph, reader: ForeignKind, reading: Reading, paths: Sequence[Path], folder: Path, engine: str,
+    watch: Watch | None,
 ) -> list[str]:
-    """ncnn's files in int8, calibrated on the pictures of ``folder``; lines that say how."""
+    """The engine's files in int8, calibrated on the pictures of ``folder``; lines that say how."""
     chosen = calibration_pictures(folder, CALIBRATION_PICTURES)
     stage = reading.stage
 
@@ -205,21 +207,34 @@ def _write_int8(
         for _, image in items:
             yield letterbox_planes(image, graph.size, 1, mean=stage.mean, scale=stage.scale).x[None]
 
-    done = calibrated(_rebuilt(graph, reader, reading), inputs)
-    with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
-        path = Path(scratch) / "net.onnx"
-        path.write_bytes(done.model.SerializeToString())
-        outputs = [output.name for output in done.model.graph.output]
-        report = int8_from_onnx(path, INPUT, outputs, paths, done.scales, lenient=True)
+    model = _rebuilt(graph, reader, reading)
+    done = calibrated(model, inputs, maps_to_quantise(model) if engine == "tflite" else ())
+    layers, floats = (_tflite_int8 if engine == "tflite" else _ncnn_int8)(done, paths)
     few = [] if len(chosen) >= FEW_PICTURES else [
         f"int8: scales from {len(chosen)} picture{'' if len(chosen) == 1 else 's'} may cut off what others have: give "
         f"--calibrate {FEW_PICTURES} and more"
     ]
     return [
-        f"int8: {len(report.layers)} layers calibrated on {chosen.source}; {len(report.floats)} stay float: "
-        f"{', '.join(report.floats)}",
+        f"int8: {layers} layers calibrated on {chosen.source}; {len(floats)} stay float: {', '.join(floats)}",
         *few,
     ]
+
+
+def _tflite_int8(done: Calibrated, paths: Sequence[Path]) -> tuple[int, list[str]]:
+    """Write it; how many layers are int8, and which stay float."""
+    paths[0].write_bytes(tflite_bytes(with_scales(done.model, done.layers, done.map_scales), precision="int8"))
+    convolutions = [node for node in done.model.graph.node if node.op_type == "Conv"]
+    return len(done.layers), [n.name or n.output[0] for n in convolutions if n.output[0] not in done.layers]
+
+
+def _ncnn_int8(done: Calibrated, paths: Sequence[Path]) -> tuple[int, list[str]]:
+    """As ``_tflite_int8``."""
+    with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
+        path = Path(scratch) / "net.onnx"
+        path.write_bytes(done.model.SerializeToString())
+        outputs = [output.name for output in done.model.graph.output]
+        report = int8_from_onnx(path, INPUT, outputs, paths, list(done.layers.values()), lenient=True)
+    return len(report.layers), list(report.floats)
 
 
 def _write(

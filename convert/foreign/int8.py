@@ -1,8 +1,8 @@
 """Scales for a foreign graph: what its convolutions read on pictures, and weights rounded to their channels' scales.
 
 The convolutions that read the picture and those that give the outputs stay float: the first see pixels, of which 127
-levels are half, and the last give logits and edges, whose rounding nothing evens out. So do those that ncnn has no one
-scale for.
+levels are half, and the last give logits and edges, whose rounding nothing evens out. So do those that engines have no
+one scale for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from edgeface.errors import ConversionError, InputError
 from edgeface.int8.clipping import BINS, LEAST_SCALE, Seen, mse
 from edgeface.int8.scales import Q_MAX, LayerScales
 
+from .graph import PIXELS_NODE
+
 Floats = NDArray[np.float32]
 # Gives every calibration picture as the graph takes it, float32 (1, 3, H, W), each time that it is called.
 Inputs = Callable[[], Iterable[Floats]]
@@ -27,14 +29,17 @@ Inputs = Callable[[], Iterable[Floats]]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The float ``model`` with baked weights, multiples of their scales, and the ``scales`` of its int8 layers."""
+    """The float ``model`` with baked weights, multiples of their scales, and its int8 ``layers`` by the name of what
+    they give; ``map_scales`` are those of the maps that were asked for."""
 
     model: onnx.ModelProto
-    scales: list[LayerScales]
+    layers: dict[str, LayerScales]
+    map_scales: dict[str, float]
 
 
-def calibrated(model: onnx.ModelProto, inputs: Inputs) -> Calibrated:
-    """Calibrate a simplified graph of one picture on ``inputs``, by least squared error of what each layer reads.
+def calibrated(model: onnx.ModelProto, inputs: Inputs, maps: Sequence[str] = ()) -> Calibrated:
+    """Calibrate a simplified graph of one picture on ``inputs``, by least squared error of what each layer reads, and
+    of the ``maps``.
 
     Raises InputError without pictures, and ConversionError for a graph without a layer that int8 is made of, or one
     that gives values that are no numbers.
@@ -44,9 +49,10 @@ def calibrated(model: onnx.ModelProto, inputs: Inputs) -> Calibrated:
     layers = _layers(baked)
     if not layers:
         raise ConversionError("no convolution of it can be int8: take fp16")
-    seen = _seen(baked, sorted({node.input[0] for node in layers}), inputs)
+    seen = _seen(baked, sorted({*maps, *(node.input[0] for node in layers)}), inputs)
+    scales = {name: max(mse(each) / Q_MAX, LEAST_SCALE) for name, each in seen.items()}
     constants = {each.name: each for each in baked.graph.initializer}
-    scales = []
+    found = {}
     for node in layers:
         initializer = constants[node.input[1]]
         weight = numpy_helper.to_array(initializer).astype(np.float32)
@@ -54,9 +60,9 @@ def calibrated(model: onnx.ModelProto, inputs: Inputs) -> Calibrated:
         per_channel = steps.reshape(-1, 1, 1, 1)
         weight = (np.rint(weight / per_channel).clip(-Q_MAX, Q_MAX) * per_channel).astype(np.float32)
         initializer.CopyFrom(numpy_helper.from_array(weight, initializer.name))
-        input_scale = max(mse(seen[node.input[0]]) / Q_MAX, LEAST_SCALE)
-        scales.append(LayerScales(node.name or node.output[0], weight, steps, input_scale))
-    return Calibrated(baked, scales)
+        name = node.name or node.output[0]
+        found[node.output[0]] = LayerScales(name, weight, steps, scales[node.input[0]])
+    return Calibrated(baked, found, {name: scales[name] for name in maps})
 
 
 def _layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -64,6 +70,8 @@ def _layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     graph = model.graph
     constants = {each.name: each for each in graph.initializer}
     ends = {each.name for each in (*graph.input, *graph.output)}
+    # What only takes a mean from the pixels is no reader of the picture: the convolution behind it is.
+    ends |= {name for node in graph.node if node.name == PIXELS_NODE for name in node.output}
     uses: dict[str, int] = {}
     for node in graph.node:
         for name in node.input:

@@ -36,7 +36,7 @@ class _Anchors(click.ParamType):  # type: ignore[type-arg]  # generic in some ve
               help="What it is: yunet, scrfd, retinaface, yolov5face or ultralight.")
 @click.option("--engine", default="ncnn", show_default=True, help="What to make: ncnn, tflite or onnx.")
 @click.option("--precision", default="fp32", show_default=True,
-              help="fp32; fp16: half the file; int8: a quarter, for ncnn, with --calibrate.")
+              help="fp32; fp16: half the file; int8: a quarter, for ncnn and tflite, with --calibrate.")
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="DIR",
               help="For int8: a folder of pictures with faces, 64 of which say the scales.")
 @click.option("--anchors", type=_Anchors(), metavar="SIDES",
