@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -17,8 +19,10 @@ from numpy.typing import NDArray
 from detect_command import Detect, clip, error_lines, everything
 from edgeface import video_encoders
 from edgeface.errors import OptionError, OutputError
-from edgeface.stream.recordings import Recordings
+from edgeface.stream.camera import CameraOptions, check
+from edgeface.stream.recordings import RecordingLimits, Recordings
 from edgeface.stream.sinks import SinkContext, open_sink
+from edgeface.stream.sinks.video import VideoFile
 from edgeface.video_encoders import Encoding, video_encoding
 from edgeface.video_writing import writing_video
 from preview_shots import result, shot
@@ -187,6 +191,41 @@ def test_a_folder_gets_a_file_for_every_size_and_lists_them(here: Path) -> None:
     (here / "rec" / "private.mp4").write_bytes(b"no recording")
     assert recordings.listed() == listed
     assert recordings.named("../rec/private.mp4") is None
+
+
+def _recorded(folder: Path, day: int, size_bytes: int, name: str = "") -> Path:
+    """A recording that ended ``day`` days ago."""
+    path = folder / (name or f"202601{day:02}-120000.mp4")
+    path.write_bytes(bytes(size_bytes))
+    os.utime(path, (time.time() - day * 86_400,) * 2)
+    return path
+
+
+def test_a_folder_keeps_its_days_and_megabytes_and_says_so_before(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = here / "rec"
+    folder.mkdir()
+    by_age = [_recorded(folder, day, 400_000) for day in (1, 2, 3, 8)]
+    others = [_recorded(folder, 50, 9, "holiday.mp4"), _recorded(folder, 0, 9, "20260101-130000.unfinished.mp4")]
+    recordings = Recordings("rec/", limits=RecordingLimits(days=7, megabytes=1))
+    with caplog.at_level(logging.INFO, "edgeface.stream"), others[1].open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        VideoFile(recordings, 10.0).close()
+    assert [path.exists() for path in by_age] == [True, True, False, False]
+    assert all(path.exists() for path in others)
+    limits = "older than 7 days, and the oldest where all take more than 1 MB"
+    assert caplog.messages[1:] == [
+        f"rec/: recordings are deleted that are {limits}", f"rec/: deleted 2 recordings, 1 MB: {limits}",
+    ]
+    with pytest.raises(OptionError, match="choose more than 0 days, 1 MB"):
+        RecordingLimits(days=0)
+
+
+def test_limits_are_for_a_folder(here: Path) -> None:
+    options = CameraOptions("demo", sinks=(("video", "out.mp4"),), video_days=3)
+    with pytest.raises(OptionError, match="--video-days and --video-mb say what a folder of recordings keeps"):
+        check(options)
 
 
 def test_without_h264_a_recording_is_a_webm_and_a_wrong_name_is_refused(bare: None, here: Path) -> None:

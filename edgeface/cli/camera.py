@@ -187,6 +187,10 @@ def _announce(web: Web, is_stdout_taken: bool) -> None:
               help="Publish every result: mqtt://[USER@]HOST[:PORT][/PREFIX]; password in EDGEFACE_MQTT_PASSWORD.")
 @click.option("--video", metavar="FILE", help="Record with what was found drawn in: an .mp4 or .webm, "
               "or a folder (DIR/) of them, which --show plays back.")
+@click.option("--video-days", type=click.FloatRange(0, min_open=True), metavar="N",
+              help="Delete a folder's recordings after so many days.  [default: 30]")
+@click.option("--video-mb", type=click.FloatRange(1), metavar="MB",
+              help="Delete the oldest where all of a folder take more.  [default: 10000]")
 @click.option("--window/--no-window", default=False,
               help="Show a window, where this machine has a display and OpenCV has windows.")
 @click.option("--best-shots", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",

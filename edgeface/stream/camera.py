@@ -35,8 +35,9 @@ class CameraOptions:
 
     ``sinks``: pairs of a sink's name and target. ``show``: serve the page; ``metrics``: serve the figures, which the
     page's server does as well. ``adapt_ms``: the latency to hold by a smaller input. ``best_shots``: a folder for the
-    best face of every track. ``events``: a folder for a row a track, within ``events_days`` and ``events_mb``, with
-    best shots and attributes where they are wanted. ``blur``: hide faces in every picture that leaves the process.
+    best face of every track. ``video_days``, ``video_mb``: what a folder of recordings
+    keeps. ``events``: a folder for a row a track, within ``events_days`` and ``events_mb``, with best shots and
+    attributes where they are wanted. ``blur``: hide faces in every picture that leaves the process.
     ``classes``: tell those that the model gives, such as age and gender.
     ``webhook``, ``exec``, ``zone``, ``on``, ``dwell_s`` and ``home_assistant``: who is told of faces that come and go
     (NotifyOptions).
@@ -71,6 +72,8 @@ class CameraOptions:
     viewers: int | None = None
     adapt_ms: float | None = None
     best_shots: Path | None = None
+    video_days: float | None = None
+    video_mb: float | None = None
     events: Path | None = None
     events_days: float | None = None
     events_mb: float | None = None
@@ -200,6 +203,11 @@ def _prepared(options: CameraOptions) -> _Ready:
 
 def _check_kept(options: CameraOptions) -> None:
     """Raises OptionError for what is to be kept of faces and cannot be."""
+    recordings = _recordings(options)
+    if (options.video_days, options.video_mb) != (None, None) and not (recordings and recordings.is_folder):
+        raise OptionError(
+            "--video-days and --video-mb say what a folder of recordings keeps: add --video DIR/, or leave them out"
+        )
     if options.blur and options.best_shots is not None:
         raise OptionError("--blur hides faces and --best-shots stores them: choose one of them")
     if options.best_shots is not None and not options.track:
@@ -312,10 +320,15 @@ def _recordings(options: CameraOptions) -> Recordings | None:
     target = dict(options.sinks).get("video")
     if target is None:
         return None
-    from edgeface.stream.recordings import Recordings
+    from edgeface.stream.recordings import RecordingLimits, Recordings
 
+    limits = RecordingLimits()
+    limits = RecordingLimits(
+        limits.days if options.video_days is None else options.video_days,
+        limits.megabytes if options.video_mb is None else options.video_mb,
+    )
     # Those of other runs may show faces.
-    return Recordings(target, own_only=options.blur)
+    return Recordings(target, own_only=options.blur, limits=limits)
 
 
 def _check_target(name: str, target: str) -> None:

@@ -77,6 +77,8 @@ class OutputSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     json: str | None = None
     mqtt: str | None = None
     video: str | None = None
+    video_days: Positive | None = None
+    video_mb: Annotated[float, Meta(ge=1)] | None = None
     window: bool = False
     best_shots: str | None = None
     events: str | None = None

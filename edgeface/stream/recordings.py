@@ -1,7 +1,8 @@
 """Where recordings lie: one file, or a folder with one for every ten minutes, named by the time when it began.
 
 While it is written, ``out.mp4`` is ``out.unfinished.mp4``, held by a lock. When the power goes, that is what stays: it
-can be played, and the next run that records to the same place gives it a name of its own.
+can be played, and the next run that records to the same place gives it a name of its own. Of a folder the oldest go, by
+``RecordingLimits``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,27 @@ _log = logging.getLogger("edgeface.stream")
 
 
 @dataclass(frozen=True)
+class RecordingLimits:
+    """How long the recordings of a folder are kept: ``days`` after their last frame, and while all take no more than
+    ``megabytes`` (10^6 bytes). Raises OptionError for limits that keep nothing."""
+
+    days: float = 30.0
+    megabytes: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if not self.days > 0 or not self.megabytes >= 1:
+            raise OptionError(
+                f"recordings of {self.days:g} days in {self.megabytes:g} MB cannot be kept: choose more than 0 days, "
+                "1 MB"
+            )
+
+    @property
+    def text(self) -> str:
+        """What they say, for people."""
+        return f"older than {self.days:g} days, and the oldest where all take more than {self.megabytes:g} MB"
+
+
+@dataclass(frozen=True)
 class Recording:
     """One file: its ``name`` once it is finished, where it is now, when it was last written to, in Unix seconds, and
     its size in bytes."""
@@ -50,10 +72,11 @@ class Recordings:
     """The recordings of ``target``: a file's name, .mp4 or .webm, or a folder that is there or whose name ends in '/'.
 
     ``is_folder``: a recording has many files, in ``path``; else it is that file, .webm where H.264 cannot be written.
-    ``encoding`` is what they are written with. Raises OptionError for a name that a recording cannot have.
+    ``encoding`` is what they are written with, ``limits`` say which of a folder's are deleted. Raises OptionError for a
+    name that a recording cannot have.
     """
 
-    def __init__(self, target: str, *, own_only: bool = False) -> None:
+    def __init__(self, target: str, *, own_only: bool = False, limits: RecordingLimits | None = None) -> None:
         path = Path(target)
         self.is_folder = target.endswith("/") or path.is_dir()
         if not self.is_folder and path.suffix.lower() not in SUFFIXES:
@@ -66,6 +89,7 @@ class Recordings:
             path = followed(path)
         self.path = path
         self.folder = path if self.is_folder else path.parent
+        self.limits = limits or RecordingLimits()
         self._own_only = own_only
         self._own: set[str] = set()
         stamped = _STAMP if self.is_folder else rf"{re.escape(path.stem)}(-{_STAMP})?"
@@ -81,6 +105,30 @@ class Recordings:
                     self._rescue(one)
         except OSError as error:
             raise refused(self.folder, error) from None
+
+    def trim(self) -> None:
+        """Delete those of the folder that are over its limits, the oldest first, and say how many; what is being
+        written stays. A file that cannot be deleted is logged. Raises OutputError where the folder cannot be read."""
+        try:
+            found = sorted(self._all(), key=lambda one: one.time_s)
+        except OSError as error:
+            raise refused(self.folder, error) from None
+        oldest_s = time.time() - self.limits.days * 86_400
+        over_bytes = sum(one.size_bytes for one in found) - self.limits.megabytes * 1e6
+        deleted, freed_bytes = 0, 0
+        for one in found:
+            if one.is_unfinished or (one.time_s >= oldest_s and freed_bytes >= over_bytes):
+                continue
+            try:
+                one.path.unlink(missing_ok=True)
+            except OSError as error:
+                _log.warning("%s: cannot be deleted: %s", one.path, error.strerror)
+                continue
+            deleted, freed_bytes = deleted + 1, freed_bytes + one.size_bytes
+        if deleted:
+            _log.info(
+                "%s/: deleted %d recordings, %.0f MB: %s", self.path, deleted, freed_bytes / 1e6, self.limits.text
+            )
 
     @contextmanager
     def recording(self, fps: float) -> Iterator[VideoSink]:

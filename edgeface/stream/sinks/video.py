@@ -36,8 +36,9 @@ class VideoFile:
     repeated until the next one was taken, for 2 seconds at most, and left out where more come than ``fps``.
 
     A file has its name when the run ends; in a folder a new one begins after PIECE_S seconds and where frames have
-    another size. In one file a frame of another size is brought into the first one's, and the log says so. A disk that
-    takes no more is logged; nothing is written from then on, the run goes on, and its end says it once more.
+    another size, and the oldest go then, which a line says at the start. In one file a frame of another size is
+    brought into the first one's, and the log says so. A disk that takes no more is logged; nothing is written from then
+    on, the run goes on, and its end says it once more.
     """
 
     def __init__(
@@ -52,6 +53,9 @@ class VideoFile:
         self._error: EdgefaceError | None = None
         self._piece: _Piece | None = _Piece(recordings, fps)
         _log.info("%s: %s", f"{recordings.path}/" if recordings.is_folder else recordings.path, recordings.encoding)
+        if recordings.is_folder:
+            _log.info("%s/: recordings are deleted that are %s", recordings.path, recordings.limits.text)
+            recordings.trim()
 
     def put(self, shot: Shot, result: Result) -> None:
         if self._piece is None:
@@ -59,6 +63,7 @@ class VideoFile:
         try:
             if self._recordings.is_folder and self._piece.is_over(shot):
                 self._piece.end()
+                self._recordings.trim()
                 self._piece = _Piece(self._recordings, self._fps)
             due = self._piece.frames_due(shot) if self._in_time else 1
             if due >= 1:
