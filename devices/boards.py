@@ -152,11 +152,23 @@ def _board(name: str, content: dict[str, Any], path: Path) -> Board:
         board = msgspec.convert({"name": name, **content}, Board)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
+        if where.startswith("best[...]"):
+            where = where.replace("[...]", f".{_wrong_key(name, content, 'best')}", 1)
         raise DeviceError(f"{path}: {where.rstrip('`') + ': ' if where else ''}{what}: mend it") from None
     problem = _problem(board)
     if problem:
         raise DeviceError(f"{path}: {problem}")
     return board
+
+
+def _wrong_key(name: str, content: dict[str, Any], table: str) -> str:
+    """The first key of ``table`` whose value does not fit: msgspec says of a table's keys only that one is wrong."""
+    for key, value in content[table].items():
+        try:
+            msgspec.convert({"name": name, **content, table: {key: value}}, Board)
+        except msgspec.ValidationError:
+            return str(key)
+    return "..."
 
 
 def _problem(board: Board) -> str | None:

@@ -39,7 +39,8 @@ _HEIF_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEI
 @dataclass(frozen=True)
 class ImageHeader:
     """A picture's format, its size as the decoder gives it, the EXIF orientation still to be applied (1..8; 1 = none)
-    and, for PNG and WebP, whether pixels can be transparent. ``max_value`` is what PNM says white is.
+    and, for PNG and WebP, whether pixels can be transparent. ``max_value`` is what PNM says white is, and ``body_at``
+    where its values begin.
 
     ``bytes_a_pixel`` is what OpenCV takes to decode it, its own copies included; ``scans`` how often a JPEG's pixels
     are gone through.
@@ -53,6 +54,7 @@ class ImageHeader:
     max_value: int = 255
     bytes_a_pixel: float = _USUAL_BYTES
     scans: int = 1
+    body_at: int = 0
 
     @property
     def displayed_px(self) -> tuple[int, int]:
@@ -101,14 +103,19 @@ def is_heif(start: bytes) -> bool:
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
+def _number(value: float) -> str:
+    """To four digits, without an exponent."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def _sized(header: ImageHeader, max_megapixels: float) -> ImageHeader:
     if header.width_px < 1 or header.height_px < 1:
         raise _DamagedError(f"its size is {header.width_px} x {header.height_px}")
     megapixels = header.width_px * header.height_px / 1e6
     if megapixels > max_megapixels:
         raise ImageTooLargeError(
-            f"{header.width_px} x {header.height_px} is {megapixels:.4g} megapixels, more than the limit of "
-            f"{max_megapixels:.4g}: shrink it, or raise --max-megapixels"
+            f"{header.width_px} x {header.height_px} is {_number(megapixels)} megapixels, more than the limit of "
+            f"{_number(max_megapixels)}: shrink it, or raise --max-megapixels"
         )
     return header
 
@@ -119,8 +126,9 @@ def _affordable(header: ImageHeader, file_bytes: int, max_megapixels: float) -> 
     limit_bytes = max_megapixels * 1e6 * _DECODING_BYTES_A_PIXEL
     if needed_bytes > max(limit_bytes, _NEVER_TOO_MUCH):
         raise ImageTooLargeError(
-            f"{header.width_px} x {header.height_px} of this kind of {header.format} take {needed_bytes / 1e6:.4g} MB "
-            f"to decode, more than the limit of {limit_bytes / 1e6:.4g}: shrink it, or raise --max-megapixels"
+            f"{header.width_px} x {header.height_px} of this kind of {header.format} take "
+            f"{_number(needed_bytes / 1e6)} MB to decode, more than the limit of {_number(limit_bytes / 1e6)}: shrink "
+            "it, or raise --max-megapixels"
         )
     if header.scans * pixels > _MOST_SCANS * max_megapixels * 1e6:
         raise ImageTooLargeError(
@@ -255,7 +263,10 @@ def _pnm(data: bytes, max_megapixels: float) -> ImageHeader:
     if not 1 <= max_value < 1 << 16:
         raise _DamagedError(f"its largest value is {max_value}")
     held = 12.0 if max_value > 255 else _USUAL_BYTES
-    return _sized(ImageHeader("PNM", width_px, height_px, max_value=max_value, bytes_a_pixel=held), max_megapixels)
+    # The values of a text are looked at once more, as float32.
+    held += {b"2": 4.0, b"3": 12.0}.get(data[1:2], 0.0)
+    header = ImageHeader("PNM", width_px, height_px, max_value=max_value, bytes_a_pixel=held, body_at=at)
+    return _sized(header, max_megapixels)
 
 
 def _tiff(data: bytes, max_megapixels: float) -> ImageHeader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,8 @@ TRANSPARENT_GREY = 128
 _JPEG_QUALITY = 95
 # What goes between stays in a processor's caches so, and in memory that was used before: a third of the time.
 _STRIP_PIXELS = 1 << 15
-_PNM_TEXTS = b"123"
+_PNM_TEXTS, _SCALED_TEXTS = b"123", b"23"
+_REMARK = re.compile(rb"#[^\n]*")
 # 16 bits in three channels, nothing compressed, and room for colour profiles and previews.
 _BYTES_A_PIXEL = 6
 _BYTES_BESIDES = 64 << 20
@@ -67,6 +69,11 @@ def decode_image(
             f"{path}: this {header.format} picture cannot be decoded: it is damaged, or of a kind that OpenCV "
             f"{cv2.__version__} does not read: open it and save it as PNG or JPEG"
         )
+    if header.format == "PNM" and _largest(content, decoded, header) > header.max_value:
+        raise InputError(
+            f"{path}: this PNM picture has values over {header.max_value}, which it says is white: it is damaged: "
+            "write it again"
+        )
     # OpenCV scales a text of at most 8 bits itself, and no other PNM.
     is_scaled = decoded.dtype == np.uint8 and data[1] in _PNM_TEXTS
     whole = header.max_value if _needs_scaling(header) and not is_scaled else None
@@ -110,6 +117,15 @@ def _is_as_promised(image: NDArray[Any], header: ImageHeader) -> bool:
     channels = 1 if image.ndim == 2 else image.shape[2]
     size_px = (header.height_px, header.width_px)
     return image.shape[:2] == size_px and channels in (1, 3, 4) and image.dtype in (np.uint8, np.uint16)
+
+
+def _largest(content: bytes, decoded: NDArray[Any], header: ImageHeader) -> int:
+    """The largest value that a PNM holds, which of a text OpenCV has cut at what is white."""
+    if content[1] not in _SCALED_TEXTS:
+        return int(decoded.max()) if _needs_scaling(header) else header.max_value
+    count = header.width_px * header.height_px * (3 if content[1] in b"3" else 1)
+    body = _REMARK.sub(b"", content[header.body_at :])
+    return int(np.fromstring(body, np.float32, count, sep=" ").max())
 
 
 def _needs_scaling(header: ImageHeader) -> bool:

@@ -113,6 +113,7 @@ def test_a_name_is_no_path(own: Path, name: str) -> None:
         ("threads = ", "not TOML"),
         ('adress = "robot1"', "unknown field `adress`"),
         ('extends = "rk3398"', "extends: no shipped device 'rk3398'. Did you mean 'rk3399'"),
+        ('extends = "rk3399"\n[best]\nmtcnn = ["x"]\nmos_s = "x"', "best.mos_s: Expected `array`, got `str`"),
         ('extends = "rk3399"\nthreads = 0', "threads: Expected `int` >= 1"),
         ('extends = "rk3399"\nname = "other"', "name: the file's name"),
         ('extends = "rk3399"\naffinity = [7]', "affinity: there is no CPU 7, only 0, 1, 2, 3, 4, 5"),

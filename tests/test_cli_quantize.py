@@ -52,6 +52,7 @@ def ptq(tiny_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFact
     assert result.exit_code == 0, result.output
     assert "calibrated by mse on 2 pictures: 90 of 93 convolutions in int8" in result.output
     assert f"weights: {out}" in result.output
+    assert "scales from 2 pictures may cut off what others have: give --data 20 and more" in result.stderr
     return out
 
 

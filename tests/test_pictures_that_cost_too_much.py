@@ -58,6 +58,27 @@ def test_every_largest_value_gives_the_same_brightness() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.pgm", b"P2\n2 2\n100\n1 2 3 101\n"), ("a.pgm", b"P2 2 2 255\n1 2 # 9999\n3 256"),
+        ("a.ppm", b"P3 1 1 1000 0 0 1001"), ("a.pgm", b"P5 2 1 100\n\x64\x65"), ("a.pgm", b"P5 1 1 300\n\x01\x2d"),
+    ],
+)
+def test_a_pnm_with_values_over_its_white_is_damaged(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"has values over \d+, which it says is white: it is damaged"):
+        read_image(path)
+    path.write_bytes(b"P2 2 2 100\n1 2 # 9999\n3 100")
+    assert read_image(path)[1, 1, 0] == 255
+
+
+def test_a_size_reads_without_an_exponent() -> None:
+    with pytest.raises(ImageTooLargeError, match="is 10000 megapixels, more than the limit of 100: shrink it"):
+        read_header(b"P5 100000 100000 255\n", 100.0)
+
+
+@pytest.mark.parametrize(
     "header",
     [
         b"P5\n" + b"9" * 5000 + b" 3\n255\n", b"P6 3 " + b"1" * 11 + b" 255\n", b"P5 3 3 0\n", b"P5 3 3 70000\n",
