@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from edgeface.cli import COMMANDS, main
 
-HEAVY = ("numpy", "cv2", "ncnn", "torch", "onnx", "onnxruntime", "matplotlib", "rich", "skimage")
+HEAVY = ("numpy", "cv2", "ncnn", "torch", "onnx", "onnxruntime", "matplotlib", "tqdm", "skimage")
 
 
 def modules_after(*arguments: str, environment: dict[str, str] | None = None) -> tuple[set[str], str]:
