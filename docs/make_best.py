@@ -21,8 +21,8 @@ from edgeface.devices.serving import Choice, bundles_of, with_best
 
 from edgeface import weights
 from edgeface.atomic import write_bytes
-from edgeface.cli.bench import choose_pictures
 from edgeface.cli.bench_all import best_estimated
+from edgeface.cli.bench_pictures import choose_pictures
 
 SERVING = Path(__file__).parent / "results" / "estimates" / "serving.json"
 SIZE_PX, FRAME_PX = (320, 256), (640, 480)

@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from edgeface.bundle import read_bundle
-from edgeface.cli import bench, main
-from edgeface.cli.bench import choose_pictures, text_lines
+from edgeface.cli import bench, bench_pictures, main
+from edgeface.cli.bench_measured import text_lines
+from edgeface.cli.bench_pictures import choose_pictures
 from edgeface.errors import InputError, MissingExtraError, OptionError
 from edgeface.faces import Faces
 from edgeface.runtime.benchmark import (
@@ -299,7 +300,7 @@ def test_without_scikit_image_a_scene_is_drawn(monkeypatch: pytest.MonkeyPatch) 
     def absent() -> None:
         raise MissingExtraError("not installed")
 
-    monkeypatch.setattr(bench, "photograph", absent)
+    monkeypatch.setattr(bench_pictures, "photograph", absent)
     chosen = choose_pictures(None, 16)
     assert chosen.source == "a drawn scene without faces"
     assert chosen.images[0].shape == (480, 640, 3)

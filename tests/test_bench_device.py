@@ -32,8 +32,8 @@ from edgeface.devices.timing import time_on_board
 from arm_code import llvm_or_skip, without_programs
 from edgeface.bundle import read_bundle
 from edgeface.cli import main
-from edgeface.cli.bench import text_lines
 from edgeface.cli.bench_estimate import estimate_lines
+from edgeface.cli.bench_measured import text_lines
 from edgeface.errors import InstallError, OptionError
 from edgeface.images import write_image
 from edgeface.runtime.benchmark import Condition, Pictures, synthetic_scene

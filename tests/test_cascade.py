@@ -167,6 +167,16 @@ def test_crops_go_through_in_strips_of_few_sizes(count: int) -> None:
     assert len(found) == count
 
 
+def test_windows_that_a_pyramid_gives_up_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    squares = [(28 * (i % 9), 28 * (i // 9), 24) for i in range(20)]
+    stages = [replace(stage, limit=limit) for stage, limit in ((PYRAMID, 3), (RNET, 100), (ONET, 100))]
+    found = detector(bundle(*stages), [BrightWindows(), BrightCrops(24), BrightCrops(48)])
+    assert [len(found(picture(squares))) for _ in range(2)] == [3, 3]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "or more windows that reach the score, the" in said
+    assert said.endswith("more candidates where the model lets you")
+
+
 def test_a_mean_of_two_scores_decides_and_the_pose_is_of_the_dense_anchor() -> None:
     # T-CNN's boxes are apart: the right quarter of each crop and the left one, so that NMS takes none away.
     pose, refiner = Pose(), tcnn(2.0, box=(0.0, 0.0, -0.75, 0.0))

@@ -121,10 +121,20 @@ def test_networks_that_cannot_be_fitted_are_refused_before_anything_runs(
 
 def test_threads_are_fitted_to_what_is_published() -> None:
     fits = {(fit.core, fit.threads): fit for fit in fit_threads(boards.find(BOARD))}
-    assert set(fits) == {("cortex-a72", 2), ("cortex-a53", 4)}
+    assert {key for key, fit in fits.items() if fit.interpolated_from is None} == {("cortex-a72", 2), ("cortex-a53", 4)}
     assert 1.4 < fits["cortex-a72", 2].speedup < 2
     assert fits["cortex-a72", 2].mean_error < 0.12
     assert fits["cortex-a72", 2].networks == len(published(BOARD).networks)
+
+
+def test_fewer_threads_than_are_published_are_between_one_and_those() -> None:
+    fits = {fit.threads: fit for fit in fit_threads(boards.find("rk3588"))}
+    assert set(fits) == {2, 3, 4}
+    assert 1 < fits[2].speedup < fits[3].speedup < fits[4].speedup
+    # What one thread does alone is the same share of one thread's time for each.
+    alone = [(n / fit.speedup - 1) / (n - 1) for n, fit in fits.items()]
+    assert alone == pytest.approx([alone[0]] * 3)
+    assert [fit.interpolated_from for _, fit in sorted(fits.items())] == [4, 4, None]
 
 
 def test_what_is_shipped_follows_from_its_own_cycles_and_the_published_times() -> None:

@@ -254,11 +254,16 @@ def test_a_face_is_found_where_it_is() -> None:
 def test_limits_hold_and_the_best_come_first() -> None:
     canvas = plan(200, 150, 12, 2, FACTOR, 20)
     score, box = maps(canvas, 3)
-    full, every = windows(score, box, canvas, -100.0, 100_000, 0.5, 0.7)
+    full, every = windows(score, box, canvas, -100.0, 100_000, 0.5, 0.7, on_cut=lambda *_: pytest.fail("all go on"))
     assert (np.diff(every) <= 0).all()
     for limit in (1, 7, 50):
-        boxes, logits = windows(score, box, canvas, -100.0, limit, 0.5, 0.7)
+        cut: list[tuple[int, int]] = []
+        boxes, logits = windows(
+            score, box, canvas, -100.0, limit, 0.5, 0.7, on_cut=lambda found, most, cut=cut: cut.append((found, most))
+        )
         assert len(boxes) == limit
+        assert cut[0] == (8 * limit + 1, 8 * limit)
+        assert cut[-1][0] > cut[-1][1] == limit
         assert (np.diff(logits) <= 0).all()
         np.testing.assert_array_equal(boxes[0], full[0])
 

@@ -220,5 +220,7 @@ def test_a_model_is_compared_here_and_the_best_of_it_kept(own: Path, tmp_path: P
     assert result.exit_code == 0, result.output
     bundle = read_bundle(tiny_bundle)
     assert f"{bundle.name} serves best: the fastest" in result.output
+    # Nobody watches here, and still it says how far it is.
+    assert "a: opened, 1 of 1\n1 bundle, " in result.stderr
     assert msgspec.json.decode(report.read_bytes())["choice"]["best"] == [bundle.name]
     assert boards.find("host").best == {bundle.model: [bundle.name]}

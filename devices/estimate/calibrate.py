@@ -181,7 +181,8 @@ def _others(cycles_ms: Values, times_ms: Values, counted: CountedNetworks) -> di
 
 def fit_threads(board: Board) -> list[ThreadsFit]:
     """What several threads bring on a board's cores, from columns of several threads and those of one: the board's own,
-    else those of boards that it is like, scaled to the clock of the column that they are compared with."""
+    else those of boards that it is like, scaled to the clock of the column that they are compared with. Numbers
+    of threads between are interpolated."""
     own = published(board.name)
     tables = {board.name: own} | {name: published(name) for name in own.like}
     cores = {cluster.core for cluster in board.clusters}
@@ -195,7 +196,24 @@ def fit_threads(board: Board) -> list[ThreadsFit]:
                         taken = [] if name == base == board.name else list(dict.fromkeys((name, base)))
                         fits[column.core, column.threads] = _speedup(table, column, other, one, taken)
                         break
-    return list(fits.values())
+    return [*fits.values(), *_interpolated(fits)]
+
+
+def _interpolated(known: Mapping[tuple[str, int], ThreadsFit]) -> Iterator[ThreadsFit]:
+    """Those from two threads on that are not ``known``, from the next larger number that is, by Amdahl's law: a part of
+    the work is one thread's alone, and the rest is in equal parts."""
+    for core in dict.fromkeys(core for core, _ in known):
+        for threads in range(2, max(fit.threads for fit in known.values() if fit.core == core)):
+            if (core, threads) not in known:
+                larger = min(
+                    (fit for fit in known.values() if fit.core == core and fit.threads > threads),
+                    key=lambda fit: fit.threads,
+                )
+                alone = (larger.threads / larger.speedup - 1) / (larger.threads - 1)
+                yield msgspec.structs.replace(
+                    larger, threads=threads, speedup=1 / (alone + (1 - alone) / threads),
+                    interpolated_from=larger.threads,
+                )
 
 
 def _speedup(table: Published, many: Column, other: Published, one: Column, boards: list[str]) -> ThreadsFit:

@@ -91,6 +91,8 @@ class ThreadsFit(msgspec.Struct, frozen=True):
 
     ``mean_error`` is that of a time which is made of one thread's published time and of the others' ``speedup``.
     ``boards``: where those times were taken, several threads' first, where it was not on this board alone.
+    ``interpolated_from``: so many threads' speedup is what is known, error and all, and this one follows from it by
+    Amdahl's law; None where nothing had to be.
     """
 
     core: str
@@ -99,6 +101,7 @@ class ThreadsFit(msgspec.Struct, frozen=True):
     mean_error: float
     networks: int
     boards: list[str] = []
+    interpolated_from: int | None = None
 
 
 class Calibration(msgspec.Struct, frozen=True):

@@ -112,6 +112,11 @@ class BundleEstimate(msgspec.Struct, frozen=True):
     layers: list[LayerEstimate]
     crops: list[CropsEstimate] = []
 
+    @property
+    def serving_ms(self) -> float:
+        """What a picture takes, or of a refinement what a face takes."""
+        return self.total_ms if self.stages else sum(crop.total_ms for crop in self.crops if crop.crops == 1)
+
     def stage(self, name: str) -> StageEstimate:
         """The stage of that name; one that was not entered took nothing."""
         for stage in self.stages:
@@ -124,7 +129,8 @@ class EstimateReport(msgspec.Struct, frozen=True):
     """What was estimated, for which core and from what. ``factor`` turns model cycles into time, with ``mean_error`` on
     networks that it was not fitted to, of those in int8 alone ``int8_error``, of the others ``float_error``, with what
     is on average too much (above 0) or too little; several threads divide the network's time by ``speedup``, with an
-    error of ``threads_error``. ``faces`` of a bundle were found in the one picture."""
+    error of ``threads_error``, which are those of ``threads_from`` threads where of so many nothing is known. ``faces``
+    of a bundle were found in the one picture."""
 
     place: Literal["estimate"]
     board: str
@@ -143,6 +149,7 @@ class EstimateReport(msgspec.Struct, frozen=True):
     picture: str
     picture_px: tuple[int, int]
     bundles: list[BundleEstimate]
+    threads_from: int | None = None
 
     def to_json(self) -> bytes:
         """Indented, for people to read as well."""
@@ -189,22 +196,23 @@ def estimate(
         versions, qemu_version(root), sources_hash(), question.picture.tobytes(), question.size_px, question.layers
     ]
     found = []
-    for name, directory, bundle in zip(names, directories, bundles, strict=True):
+    for number, (name, directory, bundle) in enumerate(zip(names, directories, bundles, strict=True), 1):
         # Boards with the same core share it.
         kept = kept_path(f"bundle-{bundle.name}-{question.core}", *depends_on, bundle)
         counts = read_kept(kept, _Found)
         if counts is None:
-            progress(f"{bundle.name}: counting on an emulated {question.core}")
+            progress(f"{bundle.name}: counting on an emulated {question.core}, {number} of {len(names)}")
             counts = _counted(root, directory, bundle, question)
             keep(kept, counts)
         found.append(_bundle_estimate(name, bundle, counts, factors, question))
-    threads_errors = [t.mean_error for t in factors.threads if (t.core, t.threads) == (fit.core, question.threads)]
+        progress(f"{bundle.name}: {found[-1].serving_ms:.2f} ms, an estimate")
+    threads = next((t for t in factors.threads if (t.core, t.threads) == (fit.core, question.threads)), None)
     height, width = question.picture.shape[:2]
     return EstimateReport(
         PLACE, board.name, fit.core, fit.clock_mhz, question.threads, fit.factor, fit.mean_error,
         fit.kind_error(is_int8=True), fit.kind_error(is_int8=False), len(fit.networks), speedup,
-        threads_errors[0] if threads_errors else 0.0, versions,
-        question.size_px, question.source, (width, height), found,
+        threads.mean_error if threads else 0.0, versions,
+        question.size_px, question.source, (width, height), found, threads and threads.interpolated_from,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +13,26 @@ from edgeface.atomic import write_bytes
 from edgeface.cli.bench_all import best_estimated, best_measured, choice_lines, with_choice
 from edgeface.cli.bench_calibration import calibration_lines
 from edgeface.cli.bench_estimate import estimate_lines
+from edgeface.cli.bench_measured import text_lines
+from edgeface.cli.bench_pictures import choose_pictures
 from edgeface.cli.cascade import cascade_options
-from edgeface.cli.demo import photograph
-from edgeface.cli.progress import is_shown
-from edgeface.cli.tables import counted, table
+from edgeface.cli.progress import is_loud, is_shown
+from edgeface.cli.tables import counted
 from edgeface.cli.writing import note, say
 from edgeface.devices import boards
 from edgeface.devices.links import open_link
 from edgeface.devices.serving import bundles_of, keep_best
-from edgeface.errors import DeviceError, InputError, MissingExtraError, OutputError
-from edgeface.media_files import PICTURE_SUFFIXES, expand
+from edgeface.errors import DeviceError, OutputError
 
 if TYPE_CHECKING:
     from edgeface.devices.boards import Board
+    from edgeface.devices.emulation.programs import Progress
     from edgeface.devices.estimate.estimates import EstimateReport, Question
     from edgeface.devices.serving import Choice
-    from edgeface.runtime.benchmark import Measured, Pictures, Report, Subject
+    from edgeface.runtime.benchmark import Pictures, Report
 
 # All are held in memory, so that no file is read between two runs that are compared.
 MAX_PICTURES = 16
-HOST = "host"
 _FRAME = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
 
 
@@ -130,17 +130,18 @@ def command(
     limits = {"refine": refine, "min_face": min_face, "thresholds": thresholds, "candidates": candidates}
     board = _board(device, plot_path, core, any(value is not None for value in limits.values()))
     pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
+    progress = _log if is_all else _progress
     if board.link == "emulated":
         from edgeface.devices.estimate.estimates import Question
 
         question = Question(
             pictures.images[0], pictures.source, size_px, core or board.fastest.core, threads, not is_all
         )
-        estimated = _estimate(board, bundles, question, engine, plot_path)
+        estimated = _estimate(board, bundles, question, engine, plot_path, progress)
         lines, json = estimate_lines(estimated, layers), estimated.to_json()
         choice = best_estimated(estimated) if is_all else None
     else:
-        report = _measure(board, bundles, pictures, size_px, threads, rounds, engine, limits)
+        report = _measure(board, bundles, pictures, size_px, threads, rounds, engine, limits, progress)
         lines, json, choice = text_lines(report), report.to_json(), best_measured(report) if is_all else None
     _give(lines, json, json_path, choice)
     _keep(board, choice if keep_best else None)
@@ -148,15 +149,25 @@ def command(
 
 def _measure(
     board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int,
-    engine: str | None, limits: dict[str, Any],
+    engine: str | None, limits: dict[str, Any], progress: Progress,
 ) -> Report:
     """Timed here or on the board; ``limits`` are more arguments of ``edgeface.load``, and None on a board."""
     if board.link != "local":
-        return _measure_there(board, bundles, pictures, size_px, threads, rounds, engine)
-    from edgeface.runtime.benchmark import open_subject
+        from edgeface.devices.timing import time_on_board
 
-    subjects = [open_subject(name, threads=threads, size_px=size_px, engine=engine, **limits) for name in bundles]
-    return _measure_here(subjects, pictures, size_px, threads, rounds)
+        return time_on_board(
+            open_link(board, progress), bundles, pictures, threads=threads, size_px=size_px, rounds=rounds,
+            engine=engine, progress=progress,
+        )
+    from edgeface.runtime.benchmark import WARM_UP_ROUNDS, benchmark, open_subject
+
+    subjects = []
+    for number, name in enumerate(bundles, 1):
+        subjects.append(open_subject(name, threads=threads, size_px=size_px, engine=engine, **limits))
+        progress(f"{name}: opened, {number} of {len(bundles)}")
+    # Not a bar: it would be redrawn during the runs, by a thread of its own.
+    progress(f"{counted(len(subjects), 'bundle')}, {WARM_UP_ROUNDS} + {rounds} rounds ...")
+    return benchmark(subjects, pictures, threads=threads, size_px=size_px, rounds=rounds)
 
 
 def _all_of(
@@ -209,36 +220,16 @@ def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool
     return board
 
 
-def _measure_there(
-    board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int,
-    engine: str | None,
-) -> Report:
-    from edgeface.devices.timing import time_on_board
-
-    return time_on_board(
-        open_link(board, _progress), bundles, pictures, threads=threads, size_px=size_px, rounds=rounds, engine=engine
-    )
-
-
-def _measure_here(
-    subjects: Sequence[Subject], pictures: Pictures, size_px: int | tuple[int, int], threads: int, rounds: int
-) -> Report:
-    from edgeface.runtime.benchmark import WARM_UP_ROUNDS, benchmark
-
-    # Not a bar: it would be redrawn during the runs, by a thread of its own.
-    _progress(f"{counted(len(subjects), 'bundle')}, {WARM_UP_ROUNDS} + {rounds} rounds ...")
-    return benchmark(subjects, pictures, threads=threads, size_px=size_px, rounds=rounds)
-
-
 def _estimate(
-    board: Board, bundles: Sequence[str], question: Question, engine: str | None, plot_path: Path | None
+    board: Board, bundles: Sequence[str], question: Question, engine: str | None, plot_path: Path | None,
+    progress: Progress,
 ) -> EstimateReport:
     from edgeface.devices.estimate.estimates import estimate
     from edgeface.devices.estimate.plots import layer_bars, require_plots
 
     if plot_path is not None:
         require_plots()
-    report = estimate(board, bundles, question, engine=engine, progress=_progress)
+    report = estimate(board, bundles, question, engine=engine, progress=progress)
     if plot_path is not None:
         write_bytes(plot_path, layer_bars(report))
     return report
@@ -247,7 +238,7 @@ def _estimate(
 def _calibrate(name: str, json_path: Path | None) -> None:
     from edgeface.devices.estimate.calibrate import calibrate
 
-    calibration = calibrate(boards.find(name), progress=_progress)
+    calibration = calibrate(boards.find(name), progress=_log)
     _give(calibration_lines(calibration), calibration.to_json(), json_path)
     missed = calibration.missed()
     if missed:
@@ -269,96 +260,7 @@ def _progress(line: str) -> None:
         note(line)
 
 
-def choose_pictures(source: str | None, limit: int, frame_px: tuple[int, int] | None = None) -> Pictures:
-    """At most ``limit`` pictures of a folder or pattern, spread evenly; without one, what is at hand. With ``frame_px``
-    each is fitted into a frame of that (width, height).
-
-    Raises InputError for a source without pictures, and for a picture that cannot be read.
-    """
-    from edgeface.images import read_image
-    from edgeface.runtime.benchmark import Pictures, synthetic_scene
-
-    if source is None:
-        try:
-            return _framed(Pictures("scikit-image's astronaut", [photograph()]), frame_px)
-        except MissingExtraError:
-            return _framed(Pictures("a drawn scene without faces", [synthetic_scene()]), frame_px)
-    found = [path for path in expand(source) if path.suffix.lower() in PICTURE_SUFFIXES]
-    if not found:
-        raise InputError(f"{source}: no pictures in it: give another folder")
-    count = min(len(found), limit)
-    chosen = [found[i * len(found) // count] for i in range(count)]
-    return _framed(
-        Pictures(f"{count} of {len(found)} pictures, {source}", [read_image(path) for path in chosen]), frame_px
-    )
-
-
-def _framed(pictures: Pictures, frame_px: tuple[int, int] | None) -> Pictures:
-    from edgeface.runtime.benchmark import Pictures
-    from edgeface.runtime.preprocess import letterbox
-
-    if frame_px is None:
-        return pictures
-    fitted = [letterbox(image, frame_px, 1).pixels for image in pictures.images]
-    return Pictures("{}, in a frame of {} x {}".format(pictures.source, *frame_px), fitted)
-
-
-def text_lines(report: Report) -> Iterator[str]:
-    """The report as lines of a table; every time is in ms."""
-    size = report.size_px if isinstance(report.size_px, int) else "{} x {}".format(*report.size_px)
-    side = "longest side " if isinstance(report.size_px, int) else ""
-    where = "this host" if report.place == HOST else "the board"
-    yield (
-        f"Time on {where}: {report.cpu}, {counted(report.threads, 'thread')}, "
-        f"{counted(report.processors, 'processor')} at hand, load {report.load_1min:.2f} before"
-    )
-    yield from _conditions(report)
-    yield f"Input {side}{size} px; {report.pictures}"
-    yield (
-        f"{counted(report.rounds, 'round')}, interleaved, after {report.warm_up_rounds} of warm-up; "
-        "every run counted; ms"
-    )
-    yield ""
-    yield from table([
-        ["", "", "", "", "NETWORK", "", "", "PREP.", "DECODE", "TOTAL", "", "", ""],
-        ["BUNDLE", "ENGINE", "PRECISION", "MB", "p50", "p95", "p99", "p50", "p50", "p50", "p95", "p99", "FACES"],
-        *(_row(measured, _label(measured, report.bundles)) for measured in report.bundles),
-    ], words=3)
-    yield from _notes(report)
-
-
-def _label(measured: Measured, among: Sequence[Measured]) -> str:
-    """Its name, unless another has that name as well and was asked for in other words."""
-    same = {other.given for other in among if other.name == measured.name}
-    return measured.name if len(same) == 1 else measured.given
-
-
-def _row(measured: Measured, label: str) -> list[str]:
-    network, total = measured.network_ms, measured.total_ms
-    times_ms = (
-        network.p50, network.p95, network.p99, measured.preprocess_ms.p50, measured.decode_ms.p50,
-        total.p50, total.p95, total.p99,
-    )
-    return [
-        label, measured.engine, measured.precision, f"{measured.size_bytes / 1e6:.2f}",
-        *(f"{time_ms:.2f}" for time_ms in times_ms), str(measured.faces),
-    ]
-
-
-def _conditions(report: Report) -> Iterator[str]:
-    """How warm it was, how fast it might run, and what made it slower, before and after."""
-    for when, condition in zip(("Before", "After"), report.conditions, strict=False):
-        parts = [] if condition.hottest_c is None else [f"{condition.hottest_c:.1f} degrees C at the hottest sensor"]
-        parts += [f"CPU {cpus} at {mhz} MHz" for cpus, mhz in condition.mhz.items()]
-        parts += condition.throttling
-        yield f"{when}: {', '.join(parts) or 'no sensor or clock to be read'}"
-
-
-def _notes(report: Report) -> Iterator[str]:
-    """What a reader of the table must know to read it right."""
-    if any(measured.engine == "torch" and measured.precision == "int8" for measured in report.bundles):
-        yield "The engine torch computes int8 in float32 and rounds: its time says nothing about int8."
-    if report.load_1min + report.threads > report.processors:
-        yield "This machine was busy with other work: alone it may be faster, and the tails may be shorter."
-    if not any(measured.faces for measured in report.bundles):
-        yield "No face was found: nets that run on faces alone, such as head pose, have no part in these times."
+def _log(line: str) -> None:
+    """A step of what takes many minutes: said in a pipe or a file too."""
+    if is_loud():
+        note(line)

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 
 
 def best_estimated(report: EstimateReport) -> Choice:
-    """Which of the bundles of an estimate serves best: by what a picture takes, and of a refinement by what a face
-    takes."""
-    return choose(report.bundles[0].model, [
-        _candidate(
-            each, each.total_ms if each.stages else sum(crop.total_ms for crop in each.crops if crop.crops == 1)
-        )
-        for each in report.bundles
-    ], report.place)
+    """Which of the bundles of an estimate serves best."""
+    return choose(report.bundles[0].model, [_candidate(each, each.serving_ms) for each in report.bundles], report.place)
 
 
 def best_measured(report: Report) -> Choice:

@@ -23,6 +23,12 @@ def calibration_lines(calibration: Calibration) -> Iterator[str]:
     if calibration.threads:
         yield ""
     for threads in calibration.threads:
+        if threads.interpolated_from is not None:
+            yield (
+                f"{threads.threads} threads on {threads.core}: {threads.speedup:.2f} times as fast as one, by Amdahl's "
+                f"law from {threads.interpolated_from}: of {threads.threads} no time is known"
+            )
+            continue
         where = f", of {' against '.join(threads.boards)}" if threads.boards else ""
         yield (
             f"{threads.threads} threads on {threads.core}: {threads.speedup:.2f} times as fast as one; off by "

@@ -37,9 +37,12 @@ def estimate_lines(report: EstimateReport, layers: int) -> Iterator[str]:
                 f"{abs(error.bias):.1%} too {'slow' if error.bias > 0 else 'fast'}"
             )
     if report.threads > 1:
+        how = "as published for ncnn"
+        if report.threads_from is not None:
+            how = f"by Amdahl's law from what is published for {report.threads_from} threads of ncnn"
         yield (
-            f"{report.threads} threads: networks {report.speedup:.2f} times as fast as by one, as published for ncnn "
-            f"(off by {report.threads_error:.1%} on average)"
+            f"{report.threads} threads: networks {report.speedup:.2f} times as fast as by one, {how} "
+            f"(off by {report.threads_error:.1%} on average{'' if report.threads_from is None else ' there'})"
         )
     yield f"{versions}"
     yield f"Input {side}{size} px; picture {width} x {height}: {report.picture}; ms"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgeface.cli.bench import choose_pictures
+from edgeface.cli.bench_pictures import choose_pictures
 from edgeface.cli.detector_options import complete_model
 from edgeface.cli.devices import complete_device
 from edgeface.cli.progress import step

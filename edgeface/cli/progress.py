@@ -19,7 +19,12 @@ T = TypeVar("T")
 
 def is_shown() -> bool:
     """Whether somebody watches, and did not ask for quiet."""
-    return sys.stderr.isatty() and logging.getLogger("edgeface").isEnabledFor(logging.WARNING)
+    return sys.stderr.isatty() and is_loud()
+
+
+def is_loud() -> bool:
+    """Whether nobody asked for quiet."""
+    return logging.getLogger("edgeface").isEnabledFor(logging.WARNING)
 
 
 def step(text: str) -> None:

@@ -38,6 +38,11 @@ _CROWD = 8                  # windows that are looked at for each that may go on
 Floats = NDArray[np.float32]
 _Keep = Callable[[list[RawMap], float, int], Anchors]
 _Suppress = Callable[[Floats, Floats, float], NDArray[np.int64]]
+OnCut = Callable[[int, int], None]
+
+
+def _unsaid(_found: int, _limit: int) -> None:
+    """Where nobody asks what is given up."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ def canvas_reference(picture: Picture, plan: Canvas) -> Bytes:
 
 def windows(
     score_map: RawMap, box_map: RawMap, plan: Canvas, threshold_logit: float, limit: int, nms_iou: float,
-    merge_iou: float,
+    merge_iou: float, on_cut: OnCut = _unsaid,
 ) -> tuple[Floats, Floats]:
     """The faces that a net's windows name: boxes (n, 4), x1 y1 x2 y2 in pixels of the picture, and logits (n,), best
     first.
@@ -128,10 +133,11 @@ def windows(
     The maps are the net's on the canvas, (1, h, w) logits and (4, h, w) offsets of the face's edges from the window's
     in windows, w = (plan.width - cell_px) // stride + 1. Of the windows that lie wholly in a level and reach the
     threshold, the 8 * ``limit`` best are looked at. They are suppressed at ``nms_iou`` within each level, of which at
-    most ``limit`` go on, and at ``merge_iou`` among all; n is at most ``limit`` (1 up). Raises FloatingPointError when
-    a score is not a number or a box is not finite, and ValueError when a map has not the canvas's shape.
+    most ``limit`` go on, and at ``merge_iou`` among all; n is at most ``limit`` (1 up). Wherever more are there than go
+    on, ``on_cut`` gets both numbers, of the former at least how many. Raises FloatingPointError when a score is not a
+    number or a box is not finite, and ValueError when a map has not the canvas's shape.
     """
-    return _windows(score_map, box_map, plan, threshold_logit, limit, nms_iou, merge_iou, keep_anchors, nms)
+    return _windows(score_map, box_map, plan, threshold_logit, limit, nms_iou, merge_iou, keep_anchors, nms, on_cut)
 
 
 def windows_reference(
@@ -241,7 +247,7 @@ def _canvas(frame: Frame, plan: Canvas, by: Resample) -> Bytes:
 
 def _windows(
     score_map: RawMap, box_map: RawMap, plan: Canvas, threshold_logit: float, limit: int, nms_iou: float,
-    merge_iou: float, keep: _Keep, suppress: _Suppress,
+    merge_iou: float, keep: _Keep, suppress: _Suppress, on_cut: OnCut = _unsaid,
 ) -> tuple[Floats, Floats]:
     stride, cell = plan.stride, plan.cell_px
     shape = (plan.height - cell) // stride + 1, (plan.width - cell) // stride + 1
@@ -251,22 +257,33 @@ def _windows(
         )
     if not plan.levels:
         return np.empty((0, 4), np.float32), np.empty(0, np.float32)
-    kept = keep([_inside(score_map, level, plan) for level in plan.levels], threshold_logit, _CROWD * limit)
+    # One more than is looked at tells whether any are given up.
+    kept = keep([_inside(score_map, level, plan) for level in plan.levels], threshold_logit, _CROWD * limit + 1)
+    if len(kept) > _CROWD * limit:
+        on_cut(len(kept), _CROWD * limit)
+        kept = kept[np.sort(np.argsort(-kept.logits, kind="stable")[: _CROWD * limit])]
     boxes = _decoded(box_map, plan, kept)
     if not np.isfinite(boxes).all():
         raise FloatingPointError("a box is not finite")
     # Windows come level by level.
     ends = np.searchsorted(kept.level, np.arange(len(plan.levels) + 1)).tolist()
     chosen = [
-        start + suppress(boxes[start:end], kept.logits[start:end], nms_iou)[:limit]
+        start + suppress(boxes[start:end], kept.logits[start:end], nms_iou)
         for start, end in pairwise(ends) if end > start
     ]  # fmt: skip
     if not chosen:
         return boxes, kept.logits
-    best = np.concatenate(chosen)
+    best = np.concatenate([_best(level, limit, on_cut) for level in chosen])
     boxes, logits = boxes[best], kept.logits[best]
-    best = suppress(boxes, logits, merge_iou)[:limit]
+    best = _best(suppress(boxes, logits, merge_iou), limit, on_cut)
     return boxes[best], logits[best]
+
+
+def _best(found: NDArray[np.int64], limit: int, on_cut: OnCut) -> NDArray[np.int64]:
+    """As many as go on of what comes best first."""
+    if len(found) > limit:
+        on_cut(len(found), limit)
+    return found[:limit]
 
 
 def _inside(score_map: RawMap, level: Level, plan: Canvas) -> RawMap:

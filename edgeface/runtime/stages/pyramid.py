@@ -15,6 +15,7 @@ from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.logistic import logit, sigmoid
 from edgeface.runtime.pyramid import Canvas, canvas_planes, canvas_signed, plan, windows
+from edgeface.runtime.stages.cuts import CutNotice
 from edgeface.runtime.stages.kind import Image, Shape, Sides, Sight, Size, StageKind, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Scene, checked, require
 
@@ -27,6 +28,7 @@ class PyramidFinder:
         self.stage, self.net = stage, net
         self.bundle_name = bundle_name
         self.smallest_px = stage.cell_px
+        self._cut = CutNotice(bundle_name, "or more windows that reach the score")
         require(bundle_name, net, [stage.score, stage.box])
 
     def find(self, scene: Scene, least: float) -> Found:
@@ -37,7 +39,8 @@ class PyramidFinder:
         run = TimedRun(scene.clock, lambda: self.net.run(x))
         score, box = (self._map(run, name, channels, canvas) for name, channels in ((stage.score, 1), (stage.box, 4)))
         boxes, logits = windows(
-            score, box, canvas, logit(stage.threshold), stage.limit, stage.nms_iou, stage.merge_iou
+            score, box, canvas, logit(stage.threshold), stage.limit, stage.nms_iou, stage.merge_iou,
+            self._cut.tell,
         )
         return Found(boxes, sigmoid(logits), x=x)
 
