@@ -103,16 +103,17 @@ def seen_again(boxes: Floats, points_of: Callable[[NDArray[np.int64]], Floats], 
     shared = _shared(columns[:, large, None], columns[:, None, :])          # (L, N)
     near = shared >= SHARED_AREA * np.minimum(area[large, None], area[None])
     near[np.arange(len(large)), large] = False
-    asked = np.flatnonzero(near.any(0))
-    if len(asked) == 0:
+    involved = near.any(0)
+    if not involved.any():
         return again
-    asked = np.union1d(asked, large[near.any(1)])
+    involved[large[near.any(1)]] = True
+    asked = np.flatnonzero(involved)
     points = points_of(asked)
     place = np.full(len(boxes), -1)
     place[asked] = np.arange(len(asked))
     one, other = np.nonzero(near)
-    pairs = np.stack([np.minimum(large[one], other), np.maximum(large[one], other)])        # (2, P): better, worse
-    pairs = np.unique(pairs, axis=1)
+    both = zip(np.minimum(large[one], other).tolist(), np.maximum(large[one], other).tolist(), strict=True)
+    pairs = np.array(sorted(set(both))).T           # (2, P): better, worse
     better, worse = pairs
     apart = np.linalg.norm(points[place[better]] - points[place[worse]], axis=2).mean(axis=1)
     same = apart <= SHARED_POINTS * np.minimum(side[better], side[worse])

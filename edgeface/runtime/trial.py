@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -61,6 +60,9 @@ def _came_with_edgeface(directory: Path) -> bool:
 
 
 def _key(bundle: Bundle) -> str:
+    # E-mail comes with it, which a bundle that came with edgeface does without.
+    import importlib.metadata
+
     versions = []
     for package in _PACKAGES[bundle.engine]:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -10,7 +10,7 @@ import numpy as np
 from edgeface.bundle import Bins, Bundle, FaceStage, Points
 from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.engines import RawMap, Session
-from edgeface.runtime.gather.gathered import FaceRun, Gathered
+from edgeface.runtime.gather.gathered import FaceRun, Gathered, distinct
 from edgeface.runtime.roi import gather_patches
 from edgeface.runtime.stages.faces import FaceNet
 from edgeface.runtime.stages.kind import Shape, Sides, Sight, StageKind, Trial
@@ -29,7 +29,7 @@ class PointGatherer:
         level = found.anchors.level
         run, row = np.zeros(len(level), np.int64), np.zeros(len(level), np.int64)
         runs: list[FaceRun] = []
-        for i in np.unique(level).tolist():
+        for i in distinct(level):
             here = np.flatnonzero(level == i)
             run[here], row[here] = len(runs), np.arange(len(here))
             runs.append(self._run(scene, found, i, here))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeface.bundle import Bundle, DenseStage, FaceStage, Regions
 from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.engines import RawMap, Session
-from edgeface.runtime.gather.gathered import FaceRun, Gathered
+from edgeface.runtime.gather.gathered import FaceRun, Gathered, distinct
 from edgeface.runtime.roi import roi_align
 from edgeface.runtime.stages.faces import FaceNet
 from edgeface.runtime.stages.kind import Shape, Sides, Sight, StageKind, Trial
@@ -81,7 +81,7 @@ class RegionGatherer(BoxGatherer):
         maps, per_side = maps_of(found)
         gather, regions = self._gather, np.empty((0, 1, 1, 1), np.float32)
         level = levels_of(found.boxes * per_side, gather.finest_px, len(gather.maps))
-        for i in np.unique(level).tolist():
+        for i in distinct(level):
             features = maps.raw(gather.maps[i])
             here = np.flatnonzero(level == i)
             if not len(regions):
