@@ -16,7 +16,7 @@ from edgeface.runtime import catalog
 from .comparison import Side, Watch, compare, version_of
 from .parity import DepartedError, ParityReport
 from .pictures import LIMIT, choose
-from .targets import Target, require, target
+from .targets import FastForm, Target, require, target
 
 if TYPE_CHECKING:
     from edgeface.models.checkpoint import Checkpoint
@@ -43,12 +43,14 @@ def convert(
     pictures: Path | None = None,
     size_px: int | Sequence[int] | None = None,
     force: bool = False,
+    fast: bool = False,
     watch: Watch | None = None,
 ) -> Conversion:
     """Convert a checkpoint, by path or by the name of a shipped one, and write the bundle ``out``.
 
     ``precision`` None is int8 for a quantised checkpoint and else the target's first one in floats; ``out`` None is
-    ``<model>-<precision>-<engine>`` in the current folder. ``pictures`` is the folder for the parity report (see
+    ``<model>-<form>-<engine>`` in the current folder. ``fast``: int8 as the engine is fastest with, held to the same
+    faces instead of the same bits (``FastForm``). ``pictures`` is the folder for the parity report (see
     ``pictures.choose``). ``size_px``: the input size, or several of which the first is the bundle's default; the report
     is made at each. ``watch(items, label, total)`` wraps the long loop. The bundle is whole and verified or not there;
     with ``force`` one that misses the tolerance is written with ``verified`` false.
@@ -66,11 +68,13 @@ def convert(
     checkpoint = load(path)
     family = families.get(checkpoint.model)
     precision = _precision(checkpoint, path, target_name, goal, precision)
+    write = _fast_form(target_name, goal, precision).write if fast else goal.write
     reference = Side.open_checkpoint(path, goal.engine)
     asked, sizes = _sizes(reference, size_px)
     original = replace(reference.bundle, defaults=replace(reference.bundle.defaults, size_px=sizes[0]))
     chosen = choose(pictures)
-    name = f"{original.model}-{precision}-{goal.engine}"
+    original = replace(original, precision=precision, fast=fast)
+    name = f"{original.model}-{original.form}-{goal.engine}"
     directory = Path(name) if out is None else out
     if not force:
         _require_no_other(directory, goal.engine)
@@ -78,18 +82,18 @@ def convert(
     with writing(directory) as work:
         nets = family.graphs(checkpoint.build())
         for net in nets:
-            notes += goal.write(net, [work / file for file in goal.files(net.stem)], precision) or []
+            notes += write(net, [work / file for file in goal.files(net.stem)], precision) or []
         files = [describe_file(work / file) for net in nets for file in goal.files(net.stem)]
         scales = {file.name: dict(goal.scales(work / file.name)) for file in files}
         stages = family.stages(goal.files, checkpoint.options, thresholds_of(checkpoint.metrics))
         bundle = replace(
-            original, name=name, precision=precision, engine=goal.engine, stages=stages, files=files, verified=False,
+            original, name=name, engine=goal.engine, stages=stages, files=files, verified=False,
             scales={file: by_name for file, by_name in scales.items() if by_name},
         )
         report = compare(reference, Side.open(bundle, work), chosen, sizes, watch)
         if not report.passed and not force:
             raise DepartedError(report, "no bundle was written; --force writes it as not verified")
-        command = _command(path, target_name, precision, asked, force)
+        command = _command(path, target_name, bundle, asked, force)
         made = {"command": command, **_made(path, original, goal, report), "notes": notes}
         bundle = replace(bundle, verified=report.passed, made=made)
         write_manifest(work, bundle)
@@ -115,9 +119,22 @@ def _made(path: Path, original: Bundle, goal: Target, report: ParityReport) -> d
     }
 
 
-def _command(path: Path, target_name: str, precision: str, sizes_px: Sequence[int], force: bool) -> str:
+def _fast_form(target_name: str, goal: Target, precision: str) -> FastForm:
+    """Raises OptionError for a target without such a form, and for another precision than int8."""
+    if goal.fast is None:
+        others = [name for name in target.names() if target.get(name).fast is not None]
+        raise OptionError(
+            f"target {target_name} has no fast form of int8: leave --fast out, or choose --target {' or '.join(others)}"
+        )
+    if precision != INT8:
+        raise OptionError(f"--fast is a form of int8, not of {precision}: leave it out, or give a quantised checkpoint")
+    return goal.fast
+
+
+def _command(path: Path, target_name: str, bundle: Bundle, sizes_px: Sequence[int], force: bool) -> str:
     """The command again, without the places of this machine."""
-    parts = ["edgeface", "convert", path.name, "--target", target_name, "--precision", precision]
+    parts = ["edgeface", "convert", path.name, "--target", target_name, "--precision", bundle.precision]
+    parts += ["--fast"] if bundle.fast else []
     for size in sizes_px:
         parts += ["--size", str(size)]
     return " ".join([*parts, *(["--force"] if force else [])])

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,11 @@ from edgeface.runtime.engines.ncnn_files import Layer, parse_param
 from edgeface.runtime.engines.ncnn_layers import to_bin, to_param
 
 from .matching import placeable
-from .ncnn_int8 import Int8Report, quantise
+from .ncnn_int8 import EXACT, FAST, Form, Int8Report, quantise
 from .ncnn_model import read
 from .onnx import export
-from .parity import FP16, FP32, int8
-from .targets import Target, target
+from .parity import FP16, FP32, INT8_FAST, int8
+from .targets import FastForm, Target, target
 
 if TYPE_CHECKING:
     from edgeface.int8.scales import LayerScales
@@ -114,18 +115,19 @@ def from_onnx(onnx: Path, entry: str, outputs: Sequence[str], paths: Sequence[Pa
 
 def int8_from_onnx(
     onnx: Path, entry: str, outputs: Sequence[str], paths: Sequence[Path], scales: Sequence[LayerScales], *,
-    lenient: bool = False,
+    lenient: bool = False, form: Form = EXACT,
 ) -> Int8Report:
     """As ``from_onnx``, with the layers of ``scales`` in int8; the graph has their baked weights.
 
-    With ``lenient`` those that pnnx changed, or that cannot be told apart, stay float. Raises ConversionError.
+    With ``lenient`` those that pnnx changed, or that cannot be told apart, stay float; ``form`` as in ``quantise``.
+    Raises ConversionError.
     """
     text, weights = _converted(onnx, entry, outputs, fp16=False)
     layers = read(text, weights.read_bytes())
     if lenient:
         floats = [layer.weight for layer in layers if isinstance(layer.weight, np.ndarray)]
         scales = placeable(scales, floats)
-    model, report = quantise(onnx.stem, layers, scales)
+    model, report = quantise(onnx.stem, layers, scales, form=form)
     paths[0].write_text(to_param([layer.line for layer in model]))
     paths[1].write_bytes(to_bin(model))
     return report
@@ -139,14 +141,14 @@ def _converted(onnx: Path, entry: str, outputs: Sequence[str], *, fp16: bool) ->
     return text, weights
 
 
-def _write(graph: Graph, paths: Sequence[Path], precision: str) -> list[str]:
+def _write(graph: Graph, paths: Sequence[Path], precision: str, form: Form = EXACT) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
         onnx = Path(scratch) / f"{graph.stem}.onnx"
         export(graph, onnx, free=False)
         if precision != "int8":
             from_onnx(onnx, graph.input, graph.outputs, paths, fp16=precision == "fp16")
             return []
-        return [int8_from_onnx(onnx, graph.input, graph.outputs, paths, graph.scales).to_text()]
+        return [int8_from_onnx(onnx, graph.input, graph.outputs, paths, graph.scales, form=form).to_text()]
 
 
 target("ncnn")(
@@ -157,5 +159,6 @@ target("ncnn")(
         suffixes=(".param", ".bin"),
         write=_write,
         points="inputs",
+        fast=FastForm(partial(_write, form=FAST), INT8_FAST),
     )
 )

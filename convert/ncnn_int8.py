@@ -1,10 +1,10 @@
 """int8 for ncnn: float layers rewritten with trained scales.
 
 ncnn quantises the input of an int8 convolution and gives float32. Where every consumer is an int8 convolution with the
-same input scale, the layer can give int8 at once ("requantise"), and nothing is float on the way. That is 2 to 4 %
-faster on a Cortex-A72, by the estimate, and not done unless asked for: ncnn's x86 and NEON code multiply, add and
-round in another order there, so that now and then a value is a level off, and after fifty layers most are. Without it,
-and with the depthwise layers' steps made exact (``edgeface.int8.exact``), both give the same to the last bit.
+same input scale, the layer can give int8 at once ("requantise"), and nothing is float on the way. That is not done
+unless asked for: ncnn's x86 and NEON code multiply, add and round in another order there, so that now and then a value
+is a level off, and after fifty layers most are. Without it, and with the depthwise layers' steps made exact
+(``edgeface.int8.exact``), both give the same to the last bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,23 @@ from .matching import match_by_content
 # Of a quantisation step. A baked weight is off by float32 rounding, 1e-5; one that was not baked by up to a half.
 _BAKED_WITHIN = 1e-3
 _WIDTH = 100
+# The largest depthwise kernel that ncnn has code for in int8.
+_DEPTHWISE = 3
+
+
+@dataclass(frozen=True)
+class Form:
+    """How int8 is written. ``requantise``: layers give int8 where they can, see above; ``drops_slow``: what ncnn
+    computes more slowly in int8 than in float stays float, with its baked weights, which is another network than the
+    one with fake quantisation."""
+
+    requantise: bool
+    drops_slow: bool
+
+
+EXACT, FAST = Form(requantise=False, drops_slow=False), Form(requantise=True, drops_slow=True)
+# Of another network's file, which is held against its faces: nothing is known of its layers beforehand.
+IMPORTED = Form(requantise=False, drops_slow=True)
 
 
 @dataclass(frozen=True)
@@ -52,12 +69,23 @@ class Int8LayerReport:
 @dataclass(frozen=True)
 class Int8Report:
     """What became of a graph's layers: ``layers`` in int8, and the ``floats`` that stay, by their name in the file.
-    ``requantise``: whether layers were to requantise where they can."""
+    ``requantise``: whether layers were to requantise where they can. ``slow``: those that ncnn runs badly in int8, by
+    their name in the network, with why; they stay float where ``drops_slow``."""
 
     stem: str
     layers: tuple[Int8LayerReport, ...]
     floats: tuple[str, ...]
     requantise: bool
+    slow: Mapping[str, str] = field(default_factory=dict)
+    drops_slow: bool = False
+
+    def slow_lines(self) -> list[str]:
+        """What to say of the slow layers, a line a kind."""
+        kinds: dict[str, list[str]] = {}
+        for name, why in self.slow.items():
+            kinds.setdefault(why, []).append(name)
+        what = "left in float" if self.drops_slow else "in int8 all the same, as the checkpoint has them"
+        return [f"{self.stem}: {', '.join(names)}: {why}: {what}" for why, names in kinds.items()]
 
     def summary(self) -> str:
         """One line: how many layers requantise, and what the others feed, each counted under its first reason."""
@@ -72,7 +100,7 @@ class Int8Report:
 
     def to_text(self) -> str:
         """The summary, the layers that requantise, and a line for every other one, without a line end at the end."""
-        lines = [self.summary()]
+        lines = [self.summary(), *self.slow_lines()]
         if not self.requantise:
             return "\n".join([*lines, *_wrapped("stay float", self.floats)])
         lines += _wrapped("requantise", [layer.name for layer in self.layers if layer.fused])
@@ -93,14 +121,13 @@ def _wrapped(label: str, names: Sequence[str]) -> list[str]:
 
 
 def quantise(
-    stem: str, model: Sequence[ModelLayer], scales: Sequence[LayerScales], *, requantise: bool = False
+    stem: str, model: Sequence[ModelLayer], scales: Sequence[LayerScales], *, form: Form = EXACT
 ) -> tuple[list[ModelLayer], Int8Report]:
     """The float ``model`` with every layer that ``scales`` knows in int8, and what requantises and what does not.
 
-    ``stem`` names the graph in the report; ``requantise`` lets layers give int8 where they can, see above. Layers are
-    found by their weights, see ``match_by_content``. Raises ConversionError when that fails, when a weight is not made
-    of multiples of its scale, and for a grouped convolution that is not depthwise, whose channels ncnn gives one scale
-    a group.
+    ``stem`` names the graph in the report. Layers are found by their weights, see ``match_by_content``. Raises
+    ConversionError when that fails, when a weight is not made of multiples of its scale, and for a grouped convolution
+    that is not depthwise, whose channels ncnn gives one scale a group.
     """
     for layer_scales in scales:
         _check(layer_scales)
@@ -110,6 +137,10 @@ def quantise(
         if layer.line.kind in INT8_KINDS and isinstance(layer.weight, np.ndarray)
     }
     matched = match_by_content(scales, floats)
+    slow = {layer.name: why for layer in model if layer.name in matched and (why := _slow(layer.line))}
+    told = {matched[name].name: why for name, why in slow.items()}
+    if form.drops_slow:
+        matched = {name: found for name, found in matched.items() if name not in slow}
     factors = {name: _input_factor(found) for name, found in matched.items()}
     taken = consumers([layer.line for layer in model])
     done: list[ModelLayer] = []
@@ -120,14 +151,25 @@ def quantise(
             continue
         blockers = _blockers(layer.line, taken, factors)
         output_scale = None
-        if requantise and not blockers:
+        if form.requantise and not blockers:
             consumer = taken[layer.line.produces[0]][0]
             assert consumer is not None
             output_scale = factors[consumer.name]
         done.append(_in_int8(layer, matched[layer.name], output_scale))
         reports.append(Int8LayerReport(matched[layer.name].name, layer.name, blockers))
     stay = tuple(layer.name for layer in model if layer.line.kind in WEIGHTED and layer.name not in matched)
-    return done, Int8Report(stem, tuple(reports), stay, requantise)
+    return done, Int8Report(stem, tuple(reports), stay, form.requantise, told, form.drops_slow)
+
+
+def _slow(line: Layer) -> str | None:
+    """Why ncnn is slower with this layer in int8 than in float; None where it is not."""
+    if line.kind == "ConvolutionDepthWise" and max(line.integer(1), line.integer(11, line.integer(1))) > _DEPTHWISE:
+        return f"depthwise, {_kernel(line)}, some ten times as slow in ncnn's int8 as in float"
+    return None
+
+
+def _kernel(line: Layer) -> str:
+    return f"{line.integer(11, line.integer(1))}x{line.integer(1)}"
 
 
 def _blockers(

@@ -48,6 +48,10 @@ FP16 = Tolerance(raw=0.03, iou=0.95, score=0.02, cascade_share=0.95)
 INT8_AGAINST_FLOAT = Tolerance(iou=0.9, score=1.0, share=0.0, ap_loss=0.005)
 
 
+# The same network, rounded otherwise here and there: after fifty layers most values are a level off, and faces are not.
+INT8_FAST = Tolerance(iou=0.9, score=0.1, share=0.97, least_score=0.5)
+
+
 def int8(sqnr_db: float) -> Tolerance:
     """An int8 model's tolerance against the same network with fake quantisation.
 

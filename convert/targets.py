@@ -23,6 +23,15 @@ def _no_scales(_path: Path) -> Mapping[str, float]:
 
 
 @dataclass(frozen=True)
+class FastForm:
+    """int8 as an engine is fastest with, where results may differ a little between processors: ``write`` as that of a
+    ``Target``, and the ``tolerance`` of its faces."""
+
+    write: Callable[[Graph, Sequence[Path], str], list[str] | None]
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
 class Target:
     """One kind of engine files.
 
@@ -31,7 +40,7 @@ class Target:
     suffix: ``write(graph, paths, precision)`` makes ``paths``, in the order of ``suffixes``, and raises ConversionError
     or OSError; it gives notes for whoever converts, texts of some lines each, or None. ``points`` is where the engine
     rounds in int8: at every tensor, or at what int8 layers read, with float32 between. ``scales`` gives the scales of
-    the int8 inputs and outputs of a file that ``write`` made, by name.
+    the int8 inputs and outputs of a file that ``write`` made, by name. ``fast`` is None where int8 has one form alone.
     """
 
     packages: tuple[str, ...]
@@ -41,6 +50,7 @@ class Target:
     write: Callable[[Graph, Sequence[Path], str], list[str] | None]
     points: Points = "all"
     scales: Callable[[Path], Mapping[str, float]] = _no_scales
+    fast: FastForm | None = None
 
     def files(self, stem: str) -> list[str]:
         """The names of the files that a graph called ``stem`` becomes."""

@@ -58,7 +58,7 @@ def trace(
     bundle: Bundle, directory: Path, files: Sequence[str], input_name: str, x: NDArray[Any]
 ) -> list[FoundLayer]:
     """``Tracer`` for one net of ``bundle``; UnknownEngineError for an engine that cannot be looked into."""
-    return tracer.get(bundle.engine)(directory, files, input_name, x, Options(1, bundle.precision))
+    return tracer.get(bundle.engine)(directory, files, input_name, x, Options(1, bundle.form))
 
 
 @tracer("ncnn")

@@ -57,7 +57,7 @@ def time_on_board(
     for i, (name, bundle) in enumerate(zip(names, bundles, strict=True)):
         preprocess, network, decode, total = (Quantiles.of(timed.samples[i, :, k].tolist()) for k in range(4))
         measured.append(Measured(
-            given=name, name=bundle.name, model=bundle.model, engine=bundle.engine, precision=bundle.precision,
+            given=name, name=bundle.name, model=bundle.model, engine=bundle.engine, precision=bundle.form,
             size_bytes=sum(file.size_bytes for file in bundle.files), samples=len(timed.samples[i]),
             faces=timed.faces[i], preprocess_ms=preprocess, network_ms=network, decode_ms=decode, total_ms=total,
         ))

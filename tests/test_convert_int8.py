@@ -73,6 +73,40 @@ def test_a_target_without_int8(quantised: Path, tmp_path: Path, monkeypatch: pyt
     assert "target onnx has no precision 'int8'" in one_line_of_error(result)
 
 
+@pytest.mark.parametrize(("name", "said"), [
+    ("tflite", "target tflite has no fast form of int8: leave --fast out, or choose --target ncnn"),
+    ("onnx", "target onnx has no fast form of int8"),
+])
+def test_a_target_without_a_fast_form(quantised: Path, tmp_path: Path, name: str, said: str) -> None:
+    result = run("convert", quantised, "--target", name, "--fast", "--out", tmp_path / "b")
+    assert result.exit_code == OptionError.exit_code
+    assert said in one_line_of_error(result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_int8_has_a_fast_form(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    result = run("convert", tiny_checkpoint, "--target", "ncnn", "--fast", "--out", tmp_path / "b")
+    assert result.exit_code == OptionError.exit_code
+    assert "--fast is a form of int8, not of fp16" in one_line_of_error(result)
+
+
+def test_a_fast_bundle_is_marked_wherever_it_is_named(quantised: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    result = run(
+        "convert", quantised, "--target", "ncnn", "--fast", "--pictures", pictures, "--out", out, "--force",
+        "--size", SIZE_PX,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    bundle = read_bundle(out)
+    assert (bundle.name, bundle.precision, bundle.form) == ("mos_s-int8-fast-ncnn", "int8", "int8-fast")
+    assert f"--precision int8 --fast --size {SIZE_PX}" in bundle.made["command"]
+    assert any("int8 layers requantise; the others feed" in note for note in bundle.made["notes"])
+    assert "fast: results differ a little between processors" in run("models", "info", out).stdout
+    assert json.loads(run("models", "info", out, "--json").stdout)["fast"] is True
+    timed = run("bench", out, "--size", 64, "--rounds", 1)
+    assert " int8-fast " in timed.stdout, timed.stderr
+
+
 def test_int8_is_the_default_and_compared_where_the_engine_rounds(
     quantised: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from edgeface.convert import target
-from edgeface.convert.ncnn_int8 import Int8Report, quantise
+from edgeface.convert.ncnn_int8 import EXACT, FAST, Form, Int8Report, quantise
 from edgeface.convert.ncnn_model import read
 from torch import nn
 
@@ -21,6 +19,7 @@ from edgeface.errors import ConversionError
 from edgeface.int8.scales import LayerScales
 from edgeface.models.family import Graph
 from edgeface.runtime.engines import Options, Session, engine
+from edgeface.runtime.engines.ncnn_files import Layer as FileLayer
 from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer, to_bin, to_param
 from integer_reference import Floats, Layer, Net, NumpyOps, Ops, TorchNet, calibrated, layer, to_int8
 
@@ -122,7 +121,7 @@ def noise(shape: tuple[int, ...], seed: int) -> Floats:
 
 def make(
     case: Case, directory: Path, keep_float: Sequence[str] = (), widen: Sequence[str] = (), precision: str = "int8",
-    requantise: bool = True,
+    fast: bool = True,
 ) -> Made:
     """Convert a case; the layers in ``widen`` get a larger input scale than others on the same tensor."""
     rng = np.random.default_rng(0)
@@ -131,18 +130,19 @@ def make(
     for name in widen:
         layers[name] = replace(layers[name], input_scale=1.5 * layers[name].input_scale)
     scales = tuple(own.scales(name) for name, own in layers.items() if own.input_scale)
-    with patch("edgeface.convert.ncnn.quantise", partial(quantise, requantise=requantise)):
-        notes = write(TorchNet(case.net, layers), case.input, case.outputs, directory, precision, scales)
+    notes = write(TorchNet(case.net, layers), case.input, case.outputs, directory, precision, scales, fast=fast)
     return Made(case, layers, directory, "\n".join(notes))
 
 
 def write(
     net: nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...], directory: Path, precision: str = "int8",
-    scales: tuple[LayerScales, ...] = (),
+    scales: tuple[LayerScales, ...] = (), *, fast: bool = False,
 ) -> list[str]:
     fixed = (1, *shape)
     graph = Graph("net", net.eval(), "data", outputs, (fixed, fixed), {}, scales)
-    return target.get("ncnn").write(graph, [directory / "net.param", directory / "net.bin"], precision) or []
+    form = target.get("ncnn").fast if fast else target.get("ncnn")
+    assert form is not None
+    return form.write(graph, [directory / "net.param", directory / "net.bin"], precision) or []
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_int8_files_compute_what_integers_do(made: Callable[[str], Made], name: 
 
 @pytest.mark.parametrize("name", CASES)
 def test_without_requantisation_the_files_compute_the_same(name: str, tmp_path: Path) -> None:
-    case = make(CASES[name], tmp_path, requantise=False)
+    case = make(CASES[name], tmp_path, fast=False)
     kinds = [own for own in case.model() if isinstance(own.weight, Int8)]
     assert f"net: {len(kinds)} int8 layers; none requantises, so that all processors agree" in case.notes
     assert not any(own.line.requantises for own in kinds)
@@ -227,6 +227,30 @@ def test_consumers_with_different_scales_keep_their_producer_from_requantising(t
     assert "0 of 6 int8 layers requantise" in case.notes
     assert "its consumers have different scales: " in case.notes
     assert_same_integers(case)
+
+
+@pytest.mark.parametrize(("form", "said", "in_int8"), [
+    (FAST, "left in float", [False, True]), (EXACT, "in int8 all the same, as the checkpoint has them", [True, True]),
+])
+def test_large_depthwise_kernels_are_named_and_the_fast_form_leaves_them_in_float(
+    form: Form, said: str, in_int8: list[bool]
+) -> None:
+    rng = np.random.default_rng(0)
+    model, scales = [], []
+    for i, size in enumerate((5, 3)):
+        own = layer(rng, 4, 1, size, size)
+        line = FileLayer(
+            "ConvolutionDepthWise", f"convdw_{i}", [f"{i}"], [f"{i + 1}"],
+            {0: "4", 1: str(size), 5: "1", 6: str(4 * size * size), 7: "4"},
+        )
+        model.append(ModelLayer(line, own.weight, own.bias))
+        scales.append(replace(own, input_scale=0.1).scales(f"depth{size}"))
+    written, report = quantise("net", model, scales, form=form)
+    assert [isinstance(each.weight, Int8) for each in written] == in_int8
+    assert report.slow_lines() == [
+        f"net: depth5: depthwise, 5x5, some ten times as slow in ncnn's int8 as in float: {said}"
+    ]
+    assert report.slow_lines()[0] in report.to_text()
 
 
 def test_layers_kept_in_float_stay_float(tmp_path: Path) -> None:

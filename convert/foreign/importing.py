@@ -25,6 +25,7 @@ from edgeface.runtime.preprocess import letterbox_planes
 from ..comparison import AP_SCORE, Watch, version_of
 from ..face_parity import FaceSums
 from ..ncnn import from_onnx, int8_from_onnx
+from ..ncnn_int8 import IMPORTED
 from ..parity import DepartedError, ParityReport, SizeParity, Tolerance
 from ..pictures import Image, Pictures, calibration_pictures, choose
 from ..tflite import tflite_bytes
@@ -209,32 +210,34 @@ def _write_int8(
 
     model = _rebuilt(graph, reader, reading)
     done = calibrated(model, inputs, maps_to_quantise(model) if engine == "tflite" else ())
-    layers, floats = (_tflite_int8 if engine == "tflite" else _ncnn_int8)(done, paths)
+    layers, floats, slow = (_tflite_int8 if engine == "tflite" else _ncnn_int8)(done, paths)
     few = [] if len(chosen) >= FEW_PICTURES else [
         f"int8: scales from {len(chosen)} picture{'' if len(chosen) == 1 else 's'} may cut off what others have: give "
         f"--calibrate {FEW_PICTURES} and more"
     ]
     return [
         f"int8: {layers} layers calibrated on {chosen.source}; {len(floats)} stay float: {', '.join(floats)}",
+        *slow,
         *few,
     ]
 
 
-def _tflite_int8(done: Calibrated, paths: Sequence[Path]) -> tuple[int, list[str]]:
-    """Write it; how many layers are int8, and which stay float."""
+def _tflite_int8(done: Calibrated, paths: Sequence[Path]) -> tuple[int, list[str], list[str]]:
+    """Write it; how many layers are int8, which stay float, and lines on those that the engine runs badly."""
     paths[0].write_bytes(tflite_bytes(with_scales(done.model, done.layers, done.map_scales), precision="int8"))
     convolutions = [node for node in done.model.graph.node if node.op_type == "Conv"]
-    return len(done.layers), [n.name or n.output[0] for n in convolutions if n.output[0] not in done.layers]
+    return len(done.layers), [n.name or n.output[0] for n in convolutions if n.output[0] not in done.layers], []
 
 
-def _ncnn_int8(done: Calibrated, paths: Sequence[Path]) -> tuple[int, list[str]]:
+def _ncnn_int8(done: Calibrated, paths: Sequence[Path]) -> tuple[int, list[str], list[str]]:
     """As ``_tflite_int8``."""
     with tempfile.TemporaryDirectory(prefix="edgeface-pnnx-") as scratch:
         path = Path(scratch) / "net.onnx"
         path.write_bytes(done.model.SerializeToString())
         outputs = [output.name for output in done.model.graph.output]
-        report = int8_from_onnx(path, INPUT, outputs, paths, list(done.layers.values()), lenient=True)
-    return len(report.layers), list(report.floats)
+        scales = list(done.layers.values())
+        report = int8_from_onnx(path, INPUT, outputs, paths, scales, lenient=True, form=IMPORTED)
+    return len(report.layers), list(report.floats), report.slow_lines()
 
 
 def _write(

@@ -356,7 +356,7 @@ def _bundle_estimate(
         name=bundle.name,
         model=bundle.model,
         engine=bundle.engine,
-        precision=bundle.precision,
+        precision=bundle.form,
         size_bytes=sum(file.size_bytes for file in bundle.files),
         faces=found.faces,
         total_ms=round(sum(stage.ms for stage in stages), 4),

@@ -201,7 +201,7 @@ def _crops(number: int, job: CropsJob, marks: _Marks) -> None:
     first = _Walk(number, _ignore)
     (files,) = file_sets(stage)
     folder = bundle.folder(directory, files)
-    net = engines.engine.get(bundle.engine)(folder, files, stage.input, Options(1, bundle.precision))
+    net = engines.engine.get(bundle.engine)(folder, files, stage.input, Options(1, bundle.form))
     session = _WalkedSession(net, "network", first)
     # As the last stage it answers for everything that its net gives.
     alone = replace(bundle, stages=[stage])
@@ -267,7 +267,7 @@ def _layers(number: int, job: LayersJob, marks: _Marks) -> None:
     stage = bundle.stages[job.stage]
     (files,) = file_sets(stage)
     folder = bundle.folder(directory, files)
-    session = open_ncnn_traced(folder, files, stage.input, Options(1, bundle.precision))
+    session = open_ncnn_traced(folder, files, stage.input, Options(1, bundle.form))
     kind = kind_of(stage)
     pixels = kind.pixels(stage, np.load(job.picture), job.size_px)
     assert pixels is not None       # whoever made the job asked

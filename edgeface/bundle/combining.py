@@ -59,6 +59,7 @@ def combined(detector: Bundle, refinement: Bundle) -> Bundle:
         made={"combined": [detector.name, refinement.name]},
         verified=detector.verified and refinement.verified,
         scales=detector.scales | refinement.scales,
+        fast=detector.fast or refinement.fast,
     )
     problem = inconsistency(made)
     if problem is not None:

@@ -244,6 +244,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of bundle.json.
 
     ``scales``: of a file's inputs and outputs that are int8, file -> tensor -> scale; real value = scale * integer.
+    ``fast``: in int8, its engine may round as suits the processor, so that results differ a little between processors.
     """
 
     schema: int
@@ -259,6 +260,12 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     made: dict[str, Any]
     verified: bool
     scales: dict[str, dict[str, Positive]] = {}
+    fast: bool = False
+
+    @property
+    def form(self) -> str:
+        """Its precision, and whether it is the fast form of it: "int8-fast"."""
+        return f"{self.precision}-fast" if self.fast else self.precision
 
     @property
     def dense(self) -> DenseStage:

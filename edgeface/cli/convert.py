@@ -36,6 +36,11 @@ from edgeface.runtime.catalog import check_file
     help="Input size, longest side in pixels; given several times, the comparison is made at each, and the first is "
     "the bundle's default.",
 )
+@click.option(
+    "--fast", is_flag=True,
+    help="int8 as the engine is fastest with: results differ a little between processors, and faces are compared "
+    "instead of bits.",
+)
 @click.option("--force", is_flag=True, help="Write the bundle even if it finds other faces, marked as not verified.")
 @click.option(
     "--json",
@@ -50,6 +55,7 @@ def command(
     out: Path | None,
     pictures: Path | None,
     sizes_px: tuple[int, ...],
+    fast: bool,
     force: bool,
     json_path: Path | None,
 ) -> None:
@@ -59,6 +65,7 @@ def command(
     edgeface convert mos_s.pt --target ncnn
     edgeface convert mos_s --target onnx --out door
     edgeface convert mos_s_qat.pt --target tflite --size 640 --size 320
+    edgeface convert mos_s_qat.pt --target ncnn --fast
 
     A quantised checkpoint, made by 'edgeface quantize', converts to int8 and a float one to fp16 or fp32.
 
@@ -73,7 +80,7 @@ def command(
         with _cleaning_up():
             return convert(
                 model, target_name, precision=precision, out=out, pictures=pictures, size_px=sizes_px or None,
-                force=force, watch=progress,
+                fast=fast, force=force, watch=progress,
             )
 
     write_bundle(make, json_path, say_licence=False)

@@ -163,6 +163,8 @@ def _description(directory: Path, bundle: Bundle) -> Iterator[tuple[str, str]]:
     defaults = bundle.defaults
     yield "name", bundle.name
     yield "model", f"{bundle.model}, {bundle.precision}, for the engine {bundle.engine}"
+    if bundle.fast:
+        yield "form", "fast: results differ a little between processors, faces were compared instead of bits"
     yield "folder", str(directory)
     yield "refines" if bundle.is_refinement else "finds", ", ".join(predicts(bundle))
     for stage in bundle.stages:

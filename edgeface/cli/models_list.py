@@ -72,7 +72,7 @@ def _bundle_row(entry: catalog.Named, bundle: Bundle, kept: Mapping[str, Any]) -
         "name": entry.name,
         "model": bundle.model,
         "purpose": weights.PURPOSES.get(bundle.model),
-        "precision": bundle.precision,
+        "precision": bundle.form,
         "engine": bundle.engine,
         "size_bytes": size_bytes(bundle),
         "default": entry.default and bundle.model == default,

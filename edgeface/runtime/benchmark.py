@@ -268,7 +268,7 @@ def _measured(subject: Subject, samples: Samples) -> Measured:
         name=bundle.name,
         model=bundle.model,
         engine=bundle.engine,
-        precision=bundle.precision,
+        precision=bundle.form,
         size_bytes=subject.size_bytes,
         samples=len(timings),
         faces=sum(samples.faces.values()),

@@ -35,7 +35,7 @@ def open_sessions(
 
 def open_untried(directory: Path, bundle: Bundle, threads: int, *, device: str = "cpu") -> list[list[Session]]:
     """As ``open_sessions``, without a trial: a damaged bundle may end the process."""
-    options = Options(threads, bundle.precision, device)
+    options = Options(threads, bundle.form, device)
     open_net = engines.engine.get(bundle.engine)
     return [
         [open_net(bundle.folder(directory, files), files, stage.input, options) for files in file_sets(stage)]

@@ -161,6 +161,7 @@ def _loaded(param: Path, weights: Path, options: Options, keeps_all: bool) -> An
     net.opt.use_int8_inference = True
     # Packed int8 kernels round otherwise on each processor, and x86's depthwise one is not exact. Without them int8 is
     # the same to the last bit on x86, on ARM and in torch, for 9 % of the time on x86 (and an estimated 1 % on an A72).
+    # "int8-fast" has them.
     net.opt.use_packing_layout = options.precision != "int8"
     for path, load in ((param, net.load_param), (weights, net.load_model)):
         code = with_openmp(partial(load, str(path)))

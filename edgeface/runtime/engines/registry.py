@@ -23,9 +23,9 @@ _FLOAT32, _INT8 = np.dtype(np.float32), np.dtype(np.int8)
 class Options:
     """How a net is to run; an engine leaves alone what it has no choice in.
 
-    ``precision`` is the bundle's: "fp32" asks for arithmetic in float32, "fp16" allows float16 where the processor has
-    it, "int8" for the files' integers, with results that are the same on every processor where the engine can give
-    them. ``device`` is torch's: "cpu", "cuda", "cuda:1".
+    ``precision`` is the bundle's ``form``: "fp32" asks for arithmetic in float32, "fp16" allows float16 where the
+    processor has it, "int8" for the files' integers, with results that are the same on every processor where the engine
+    can give them, and "int8-fast" for what is fastest on this one. ``device`` is torch's: "cpu", "cuda", "cuda:1".
     """
 
     threads: int = 1
