@@ -22,6 +22,7 @@ from edgeface.registry import unknown_name
 from edgeface.user_folders import devices_directory
 
 from .cores import Cluster, Index, Text
+from .estimate.calibration import OwnCalibration
 from .machine import machine
 
 Count = Annotated[int, Meta(ge=1)]
@@ -40,7 +41,8 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     under /sys/class/thermal, of those that matter. ``throttling``: what tells that it runs slower than it could.
     ``threads`` and ``affinity`` (Linux's numbers of processors) are what nets run best with, and ``engine`` is the one
     that serves it best; ``best`` says it by model, as bundles' names, the best one first, and is written by ``edgeface
-    bench MODEL --all``. ``address`` is what ssh takes (user@host, or a name from its configuration), ``port`` ssh's
+    bench MODEL --all``. ``calibration``: what ``edgeface bench --calibrate`` found by timing networks on it.
+    ``address`` is what ssh takes (user@host, or a name from its configuration), ``port`` ssh's
     where it is not its own choice, ``ssh_config`` a configuration to use instead of the user's, and ``python`` the
     interpreter there: by default that of the environment which ``edgeface devices setup`` makes. ``local``: it is this
     machine.
@@ -54,6 +56,7 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     affinity: list[Index]
     engine: Text
     best: dict[Text, Annotated[list[Text], Meta(min_length=1)]] = {}
+    calibration: OwnCalibration | None = None
     emulated_cpus: list[Text] = []
     thermal_zones: list[Text] = []
     throttling: list[Throttling] = []
@@ -99,7 +102,7 @@ def find(name: str) -> Board:
     if name not in names():
         raise UnknownDeviceError(unknown_name("device", name, names()) + f" Your own: {devices_directory()}/NAME.toml.")
     if not own.is_file():
-        return _board(name, _read(shipped), shipped)
+        return find_shipped(name)
     content = _read(own)
     base = content.pop("extends", name if shipped.is_file() else None)
     if base is not None:
@@ -111,6 +114,12 @@ def find(name: str) -> Board:
             content["best"] = started["best"] | content["best"]
         content = started | content
     return _board(name, content, own)
+
+
+def find_shipped(name: str) -> Board:
+    """The board of that name that comes with the package, whatever a user's own description says."""
+    path = shipped_directory() / f"{name}.toml"
+    return _board(name, _read(path), path)
 
 
 def is_own(name: str) -> bool:

@@ -43,6 +43,7 @@ from .replies import (
     faces_of,
     loaded_bundle,
     maps_of,
+    runs_of,
     samples_of,
 )
 
@@ -50,6 +51,8 @@ WORKER = ("-m", "edgeface.devices.worker")
 START_TIMEOUT_S = 60.0
 TIMEOUT_S = 60.0
 _GRACE_S = 3.0
+# ResNet-18 takes a second a run on a slow core, and its weights some to write.
+_NETWORK_TIMEOUT_S = 300.0
 # A shell gives the end by a signal so.
 _SHELL_SIGNAL = 128
 _NO_MODULE = "No module named"
@@ -182,6 +185,12 @@ class Client:
             return Timed(samples_of(out, len(bundles), rounds), faces, counted.load_1min, before, after)
 
         return self._checked(timed)
+
+    def time_network(self, name: str, *, threads: int, runs: int) -> NDArray[np.float64]:
+        """What each of ``runs`` of a benchmark network takes there, ms (runs,)."""
+        options = {"name": name, "threads": threads, "runs": runs}
+        _, out = self.request("time_network", options, timeout_s=_NETWORK_TIMEOUT_S)
+        return self._checked(lambda: runs_of(out, runs))
 
     def receive(self, name: str, directory: str | None = None) -> Room:
         """Make room there for a bundle of that name, which will lie in ``directory``, by default among the others."""

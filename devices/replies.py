@@ -120,6 +120,14 @@ def samples_of(arrays: Arrays, bundles: int, rounds: int) -> NDArray[np.float64]
     return samples
 
 
+def runs_of(arrays: Arrays, runs: int) -> NDArray[np.float64]:
+    """The times that ``time_network`` answers."""
+    ms = arrays.get("ms")
+    if ms is None or ms.dtype != np.float64 or ms.shape != (runs,) or not np.isfinite(ms).all() or ms.min() <= 0:
+        raise ReplyError(f"no times of {runs} runs of a network")
+    return ms
+
+
 def faces_counted(counted: Counted, bundles: int) -> list[int]:
     """How many faces each of the ``bundles`` found."""
     if len(counted.faces) != bundles:

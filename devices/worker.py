@@ -86,7 +86,7 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
 
 def _serve(read_exactly: ReadExactly, outgoing: BinaryIO) -> int:
     # Imported after the handshake: a library that cannot be loaded is then an answer with a line.
-    from . import receiving  # noqa: F401  (registers its operations)
+    from . import network_times, receiving  # noqa: F401  (register their operations)
     from .operations import SHUTDOWN, State, operation
 
     state = State()

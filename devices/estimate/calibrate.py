@@ -23,7 +23,7 @@ from edgeface.devices.estimate.fit import Values, left_out, mean_error, no_less_
 from edgeface.devices.estimate.jobs import NetJob
 from edgeface.devices.estimate.kept import keep, kept_path, qemu_version, read_kept, wheel_versions
 from edgeface.devices.estimate.networks import Network, network
-from edgeface.devices.estimate.networks.builder import INPUT
+from edgeface.devices.estimate.networks.builder import BENCHMARK_PRECISION, INPUT, SEED
 from edgeface.devices.estimate.published import Column, Published, published
 
 from edgeface.atomic import refused
@@ -32,11 +32,7 @@ from edgeface.runtime.engines.ncnn_layers import to_param
 
 # VGG-16 takes some minutes on one slow core.
 _TIMEOUT_S = 3600.0
-_SEED = 20240721
 _FEWEST = 2
-# benchncnn's options: packed layouts, Winograd, and half precision. An ARMv8.0-A cannot compute with it, but fully
-# connected layers keep their weights in it there too, as they did when the published times were taken.
-_PRECISION = "fp16"
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def calibrate(board: Board, *, names: Sequence[str] | None = None, progress: Pro
         root = ensure_root(board, progress=progress)
         versions = wheel_versions(root, "ncnn") | {"qemu": qemu_version(root), "llvm": tools.version}
         for column in calibrated:
-            counted = _count(root, column.core, chosen, versions, progress)
+            counted = count_networks(root, column.core, chosen, versions, progress)
             fits.append(fit_core(column, table.times_ms(column), counted))
     for name in table.like:
         if name in calibration.boards():
@@ -102,9 +98,10 @@ def _chosen(table: Published, names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
-def _count(
-    root: EmulatedRoot, core: str, names: Sequence[str], versions: Mapping[str, str], progress: Progress
+def count_networks(
+    root: EmulatedRoot, core: str, names: Sequence[str], versions: Mapping[str, str], progress: Progress = silent
 ) -> CountedNetworks:
+    """Each network of ``names`` once on an emulated ``core``, or as it was kept; errors as in ``execute``."""
     networks = [network.get(name)() for name in names]
     cpu = processor_for(core)
     counts = []
@@ -123,14 +120,14 @@ def _count(
 def _depends_on(built: Network, versions: Mapping[str, str]) -> list[str | int]:
     """All that what is executed depends on."""
     plugin = Path(counting.__file__).with_name("plugin.c").read_text()
-    return [to_param(built.layers), _SEED, _PRECISION, versions["ncnn"], versions["qemu"], plugin]
+    return [to_param(built.layers), SEED, BENCHMARK_PRECISION, versions["ncnn"], versions["qemu"], plugin]
 
 
 def _execute(root: EmulatedRoot, cpu: str, name: str, built: Network) -> Executed:
     try:
         with tempfile.TemporaryDirectory(prefix="edgeface-network-") as scratch:
-            files = built.write(Path(scratch), name, seed=_SEED)
-            job = NetJob("ncnn", scratch, [path.name for path in files], INPUT, built.input_shape, _PRECISION)
+            files = built.write(Path(scratch), name, seed=SEED)
+            job = NetJob("ncnn", scratch, [path.name for path in files], INPUT, built.input_shape, BENCHMARK_PRECISION)
             return execute(root, cpu, [job], timeout_s=_TIMEOUT_S)
     except OSError as error:
         raise refused(tempfile.gettempdir(), error) from None
@@ -196,10 +193,10 @@ def fit_threads(board: Board) -> list[ThreadsFit]:
                         taken = [] if name == base == board.name else list(dict.fromkeys((name, base)))
                         fits[column.core, column.threads] = _speedup(table, column, other, one, taken)
                         break
-    return [*fits.values(), *_interpolated(fits)]
+    return [*fits.values(), *interpolated(fits)]
 
 
-def _interpolated(known: Mapping[tuple[str, int], ThreadsFit]) -> Iterator[ThreadsFit]:
+def interpolated(known: Mapping[tuple[str, int], ThreadsFit]) -> Iterator[ThreadsFit]:
     """Those from two threads on that are not ``known``, from the next larger number that is, by Amdahl's law: a part of
     the work is one thread's alone, and the rest is in equal parts."""
     for core in dict.fromkeys(core for core, _ in known):
@@ -217,9 +214,16 @@ def _interpolated(known: Mapping[tuple[str, int], ThreadsFit]) -> Iterator[Threa
 
 
 def _speedup(table: Published, many: Column, other: Published, one: Column, boards: list[str]) -> ThreadsFit:
-    many_ms, one_ms = table.times_ms(many), other.times_ms(one)
+    scaled = {name: ms * one.mhz / many.mhz for name, ms in other.times_ms(one).items()}
+    return threads_fit(many.core, many.threads, table.times_ms(many), scaled, boards)
+
+
+def threads_fit(
+    core: str, threads: int, many_ms: Mapping[str, float], one_ms: Mapping[str, float], boards: Sequence[str] = ()
+) -> ThreadsFit:
+    """What ``threads`` bring, from the times in ms of the networks that both have; ``boards`` as in ``ThreadsFit``."""
     common = [name for name in many_ms if name in one_ms]
     several = np.array([many_ms[name] for name in common])
-    single = np.array([one_ms[name] for name in common])[:, None] * (one.mhz / many.mhz)
+    single = np.array([one_ms[name] for name in common])[:, None]
     error = mean_error(left_out(single, several, one_factor), several)
-    return ThreadsFit(many.core, many.threads, float(1 / one_factor(single, several)[0]), error, len(common), boards)
+    return ThreadsFit(core, threads, float(1 / one_factor(single, several)[0]), error, len(common), list(boards))

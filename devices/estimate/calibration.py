@@ -104,8 +104,24 @@ class ThreadsFit(msgspec.Struct, frozen=True):
     interpolated_from: int | None = None
 
 
-class Calibration(msgspec.Struct, frozen=True):
-    """A board's. ``versions``: of what counted and costed, by name ("ncnn", "qemu", "llvm")."""
+class OwnCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a board's description keeps of networks that were timed on it: the day, YYYY-MM-DD; of how many ``runs``
+    each time is the median; and the rest as of ``Calibration``, where ``published_ms`` are those times."""
+
+    measured: str
+    runs: int
+    versions: dict[str, str]
+    cores: list[CoreFit]
+    threads: list[ThreadsFit]
+
+    def scalars(self) -> dict[str, object]:
+        """What is no table."""
+        return {"measured": self.measured, "runs": self.runs, "versions": self.versions}
+
+
+class Calibration(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A board's. ``versions``: of what counted and costed, by name ("ncnn", "qemu", "llvm"). ``own``: where it rests on
+    times that were measured on the board itself."""
 
     board: str
     machine: str
@@ -113,6 +129,7 @@ class Calibration(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     cores: list[CoreFit]
     threads: list[ThreadsFit]
+    own: OwnCalibration | None = None
 
     def core(self, name: str) -> CoreFit:
         """The fit of that core; raises DeviceError with the choices."""
@@ -175,3 +192,9 @@ def load(board: str) -> Calibration:
         raise DeviceError(f"{path}: {error.strerror}: install edgeface again") from None
     except msgspec.DecodeError as error:
         raise DeviceError(f"{path}: {error}: {_AGAIN}") from None
+
+
+def of_own(board: str, machine: str, own: OwnCalibration) -> Calibration:
+    """The calibration of a board that was timed itself."""
+    source = f"{board} itself, {own.measured}, the median of {own.runs} runs"
+    return Calibration(board, machine, source, own.versions, own.cores, own.threads, own)

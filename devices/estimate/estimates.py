@@ -130,7 +130,8 @@ class EstimateReport(msgspec.Struct, frozen=True):
     networks that it was not fitted to, of those in int8 alone ``int8_error``, of the others ``float_error``, with what
     is on average too much (above 0) or too little; several threads divide the network's time by ``speedup``, with an
     error of ``threads_error``, which are those of ``threads_from`` threads where of so many nothing is known. ``faces``
-    of a bundle were found in the one picture."""
+    of a bundle were found in the one picture. ``measured``: the day on which the factors were found on the board
+    itself, None where they rest on published times."""
 
     place: Literal["estimate"]
     board: str
@@ -150,6 +151,7 @@ class EstimateReport(msgspec.Struct, frozen=True):
     picture_px: tuple[int, int]
     bundles: list[BundleEstimate]
     threads_from: int | None = None
+    measured: str | None = None
 
     def to_json(self) -> bytes:
         """Indented, for people to read as well."""
@@ -187,6 +189,8 @@ def estimate(
             choices = " and ".join(_ENGINES)
             raise OptionError(f"{bundle.name}: is for the engine {bundle.engine}: there are estimates of {choices}")
     factors = calibration.load(board.name)
+    if board.calibration is not None:
+        factors = calibration.of_own(board.name, board.title, board.calibration)
     fit = factors.core(question.core)
     speedup = factors.speedup(question.core, question.threads)
     find_tools()
@@ -213,6 +217,7 @@ def estimate(
         fit.kind_error(is_int8=True), fit.kind_error(is_int8=False), len(fit.networks), speedup,
         threads.mean_error if threads else 0.0, versions,
         question.size_px, question.source, (width, height), found, threads and threads.interpolated_from,
+        factors.own and factors.own.measured,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from edgeface.atomic import write_bytes
 from edgeface.cli.bench_all import best_estimated, best_measured, choice_lines, with_choice
@@ -60,6 +61,8 @@ def _frame(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--all", "is_all", is_flag=True,
               help="BUNDLE is a model's name, or a folder of bundles of one: compare every engine and precision that "
               "there is of it, with its AP, and say which serves best.")
+@click.option("--estimate", "is_estimated", is_flag=True,
+              help="Estimate for a board that could be measured as well.")
 @click.option("--keep-best", is_flag=True,
               help="With --all: write the answer into your own description of the board, where 'edgeface deploy' takes "
               "it from; for this host, what the model's name alone means from then on.")
@@ -84,12 +87,15 @@ def _frame(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--plot", "plot_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Of an estimate: draw a bar for each layer here, a PNG.")
 @click.option("--calibrate", "calibrated_board", metavar="BOARD",
-              help="Instead: repeat the calibration that estimates for BOARD rest on, which takes half an hour.")
+              help="Instead: find the factors that estimates for BOARD rest on. On a board with an address a dozen of "
+              "ncnn's networks are timed, and the factors written into its description; else it is ncnn's published "
+              "times again. Counting the networks takes half an hour, once.")
 def command(
     bundles: tuple[str, ...],
     device: str,
     engine: str | None,
     is_all: bool,
+    is_estimated: bool,
     keep_best: bool,
     size_px: int | tuple[int, int],
     threads: int,
@@ -113,6 +119,7 @@ def command(
     edgeface bench mos_s --engine tflite --device robot1 --threads 2
     edgeface bench mos_s-int8-ncnn --device rk3399 --size 320x256 --plot layers.png
     edgeface bench mos_s --all --device rpi5 --size 320x256
+    edgeface bench --calibrate robot1
 
     Several are interleaved: each round runs every one once on the same picture, in an order that is shuffled with a
     fixed seed. A few rounds of warm-up come first; after them no run is left out. The same bundle given twice shows how
@@ -128,7 +135,8 @@ def command(
         return
     bundles = _all_of(bundles, is_all, keep_best, engine, plot_path)
     limits = {"refine": refine, "min_face": min_face, "thresholds": thresholds, "candidates": candidates}
-    board = _board(device, plot_path, core, any(value is not None for value in limits.values()))
+    is_limited = any(value is not None for value in limits.values())
+    board = _board(device, plot_path, core, is_limited, is_estimated)
     pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
     progress = _log if is_all else _progress
     if board.link == "emulated":
@@ -204,10 +212,14 @@ def _require_possible(
         raise click.UsageError("Missing argument 'BUNDLE...'.")
 
 
-def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool) -> Board:
+def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool, is_estimated: bool) -> Board:
     """The board of that name; raises UsageError for options of an estimate that it gets none of, or of this host that
     it is not."""
     board = boards.find(name)
+    if is_estimated:
+        if not board.emulated_cpus:
+            raise click.UsageError(f"--estimate: {board.name} has no processor that is emulated: leave it out")
+        board = msgspec.structs.replace(board, address=None)
     if plot_path is not None and board.link != "emulated":
         raise click.UsageError(f"--plot draws the layers of an estimate: {board.name} is measured")
     if board.link != "local" and is_limited:
@@ -236,9 +248,17 @@ def _estimate(
 
 
 def _calibrate(name: str, json_path: Path | None) -> None:
+    board = boards.find(name)
+    if board.link == "ssh":
+        from edgeface.devices.estimate.own import calibrate_own, keep_own
+
+        calibration = calibrate_own(open_link(board, _log), progress=_log)
+        _give(calibration_lines(calibration), calibration.to_json(), json_path)
+        note(f"{name}: factors of {counted(len(calibration.cores), 'core')} -> {keep_own(board, calibration)}")
+        return
     from edgeface.devices.estimate.calibrate import calibrate
 
-    calibration = calibrate(boards.find(name), progress=_log)
+    calibration = calibrate(board, progress=_log)
     _give(calibration_lines(calibration), calibration.to_json(), json_path)
     missed = calibration.missed()
     if missed:

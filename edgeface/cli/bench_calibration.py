@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def calibration_lines(calibration: Calibration) -> Iterator[str]:
     """A calibration as lines of tables; every time is in ms and of one thread."""
     yield f"Estimates for {calibration.machine}"
-    yield f"Published by ncnn: {calibration.source}"
+    yield f"{'Timed on' if calibration.own else 'Published by ncnn:'} {calibration.source}"
     yield "Counted with " + ", ".join(f"{name} {version}" for name, version in calibration.versions.items())
     yield "Each estimate is by the factor of all other networks; one thread, ms"
     for fit in calibration.cores:
         yield ""
-        yield from _core_lines(fit)
+        yield from _core_lines(fit, "MEASURED" if calibration.own else "PUBLISHED")
     if calibration.threads:
         yield ""
     for threads in calibration.threads:
@@ -32,16 +32,16 @@ def calibration_lines(calibration: Calibration) -> Iterator[str]:
         where = f", of {' against '.join(threads.boards)}" if threads.boards else ""
         yield (
             f"{threads.threads} threads on {threads.core}: {threads.speedup:.2f} times as fast as one; off by "
-            f"{100 * threads.mean_error:.1f} % on average over {threads.networks} published networks{where}"
+            f"{100 * threads.mean_error:.1f} % on average over {threads.networks} networks{where}"
         )
 
 
-def _core_lines(fit: CoreFit) -> Iterator[str]:
+def _core_lines(fit: CoreFit, times: str) -> Iterator[str]:
     yield f"{fit.core} at {fit.mhz:g} MHz: time = {fit.factor:.3f} x cycles by the core's model / clock"
     if fit.fitted_on is not None:
         yield f"The times are those of {fit.fitted_on}; estimates are for {fit.clock_mhz:g} MHz"
     yield from table([
-        ["NETWORK", "MMAC", "MCYCLES", "PUBLISHED", "ESTIMATE", "ERROR"],
+        ["NETWORK", "MMAC", "MCYCLES", times, "ESTIMATE", "ERROR"],
         *(
             [
                 network.name, f"{network.macs / 1e6:.0f}", f"{network.cycles / 1e6:.1f}",

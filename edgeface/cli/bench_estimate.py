@@ -26,9 +26,10 @@ def estimate_lines(report: EstimateReport, layers: int) -> Iterator[str]:
         f"Estimate for {report.board}, {report.core} at {report.mhz:g} MHz, {counted(report.threads, 'thread')}: "
         "no time was measured"
     )
+    which = "published networks" if report.measured is None else f"networks timed on it on {report.measured}"
     yield (
         f"Instructions counted under emulation, costed by the core's model, x {report.factor:.3f}; off by "
-        f"{report.mean_error:.1%} on average over {report.calibration_networks} published networks"
+        f"{report.mean_error:.1%} on average over {report.calibration_networks} {which}"
     )
     for kind, error in (("int8", report.int8_error), ("float", report.float_error)):
         if error is not None:
@@ -37,9 +38,10 @@ def estimate_lines(report: EstimateReport, layers: int) -> Iterator[str]:
                 f"{abs(error.bias):.1%} too {'slow' if error.bias > 0 else 'fast'}"
             )
     if report.threads > 1:
-        how = "as published for ncnn"
+        known = "published for ncnn" if report.measured is None else "timed there"
+        how = f"as {known}"
         if report.threads_from is not None:
-            how = f"by Amdahl's law from what is published for {report.threads_from} threads of ncnn"
+            how = f"by Amdahl's law from what is {known} with {report.threads_from} threads"
         yield (
             f"{report.threads} threads: networks {report.speedup:.2f} times as fast as by one, {how} "
             f"(off by {report.threads_error:.1%} on average{'' if report.threads_from is None else ' there'})"

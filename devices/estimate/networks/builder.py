@@ -30,6 +30,11 @@ Activation = Literal["none", "relu", "sigmoid"]
 Planes = tuple[int, int, int]
 
 INPUT, OUTPUT = "data", "output"
+# Of the weights that a benchmark network gets, wherever it is counted or timed.
+SEED = 20240721
+# benchncnn's options: packed layouts, Winograd, and half precision. An ARMv8.0-A cannot compute with it, but fully
+# connected layers keep their weights in it there too, as they did when the published times were taken.
+BENCHMARK_PRECISION = "fp16"
 # What layers of WEIGHTED apply to their result, by ncnn's param key 9.
 _ACTIVATIONS: dict[Activation, str | None] = {"none": None, "relu": "1", "sigmoid": "4"}
 # One scale everywhere, so that neighbours can pass int8 on: values of unit variance seldom leave +-4.
