@@ -82,9 +82,9 @@ def use_picture(path: Path) -> None:
 
 def use_checkpoint(path: Path) -> None:
     """Load it and build its network."""
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
 
-    load(path).build()
+    load_checkpoint(path).build()
 
 
 def use_stream(path: Path) -> None:

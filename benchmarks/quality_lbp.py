@@ -36,14 +36,15 @@ from torch import nn
 from edgeface.data.pixels import cache_directory
 from edgeface.errors import EdgefaceError, TrainingError
 from edgeface.evaluation.attributes import roc_auc
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.patch_nets import PatchNet
 from edgeface.training.config import default_config_path, read_settings
+from edgeface.training.freezing import fits
 from edgeface.training.patches.faces import unrecognisable
 from edgeface.training.patches.labels import QUALITY
-from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Samples
-from edgeface.training.tcnn import TCNNConfig, TCNNData, narrowed
+from edgeface.training.patches.training import Step, patch_trainer, predict
+from edgeface.training.tcnn import QUALITY_BRANCH, TCNNConfig, TCNNData, narrowed
 
 POINTS, RADIUS, PATTERNS = 8, 2, 59
 CELLS = (7, 5)                              # down and across
@@ -119,18 +120,17 @@ def subset(samples: Samples, each: int, seed: int) -> Samples:
 
 def train_branch(weights: Path, samples: Samples, step: Step) -> PatchNet:
     """A fresh quality branch on the frozen layers of a checkpoint, trained on ``samples``; raises TrainingError."""
-    net = load(weights).build()
+    net = load_checkpoint(weights).build()
     if not isinstance(net, PatchNet) or net.quality_unit is None:
         raise TrainingError(f"{weights}: is no T-CNN with a quality branch")
-    net.requires_grad_(False)
     torch.manual_seed(step.seed)
-    branch = net.quality_branch()
-    for module in branch.modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.PReLU):
+    for name, module in net.named_modules():
+        if fits(name, QUALITY_BRANCH) and isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.PReLU):
             module.reset_parameters()
-    branch.requires_grad_(True)
     with tempfile.TemporaryDirectory(prefix="edgeface-quality-") as folder:
-        PatchTrainer(net, samples, step, Path(folder), trainable=branch).run()
+        trainer = patch_trainer(net, samples, step, Path(folder), patterns=QUALITY_BRANCH)
+        trainer.run()
+        trainer.take_best()
     return net.eval()
 
 
@@ -143,7 +143,7 @@ def branch_scores(net: PatchNet, patches: Patches) -> NDArray[np.float32]:
 
 def table(data: TCNNData, config: TCNNConfig, weights: Path, each: int, steps: int) -> dict[str, dict[str, float]]:
     """The table's lines by name, each with its figures on dev, without and with degradations."""
-    checkpoint = load(weights)
+    checkpoint = load_checkpoint(weights)
     attributes = checkpoint.options.get("attributes", ())
     train = narrowed(data.samples("quality"), attributes)
     few = subset(train, each, config.seed)
@@ -163,7 +163,7 @@ def table(data: TCNNData, config: TCNNConfig, weights: Path, each: int, steps: i
     distances, to_dev = kernel(features, features), kernel(dev_features, features)
     gamma = best_gamma(distances, truth_of_few, config.seed)
     step = msgspec.structs.replace(config.quality, steps=steps, budget_minutes=0.0, dev_every_steps=steps + 1)
-    trained = load(weights).build()
+    trained = load_checkpoint(weights).build()
     assert isinstance(trained, PatchNet)
     return {
         f"LBP + SVM, gamma {GAMMA}": line(svm_scores(distances, truth_of_few, to_dev, GAMMA)),

@@ -28,8 +28,8 @@ from edgeface.models.patch_nets import PatchNet
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.patches.face_probe import Annotated, FaceProbe
 from edgeface.training.patches.labels import LABELS
-from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.samples import Samples
+from edgeface.training.patches.training import Step, patch_trainer, predict
 from edgeface.training.tcnn import TCNNConfig, TCNNData, narrowed
 
 THRESHOLD = 0.5
@@ -86,8 +86,9 @@ def train_row(row: Row, samples: Samples, faces: Annotated, step: Step, progress
     net = families.get("tcnn").build(attributes=row.attributes, quality=False)
     assert isinstance(net, PatchNet)
     with tempfile.TemporaryDirectory(prefix="edgeface-ablation-") as folder:
-        trainer = PatchTrainer(net, narrowed(samples, row.attributes), step, Path(folder))
+        trainer = patch_trainer(net, narrowed(samples, row.attributes), step, Path(folder))
         trainer.run(lambda report: click.echo(f"{row.name}: {report}", err=True) if progress else None)
+        trainer.take_best()
     return dev_figures(net.eval(), row.attributes, faces)
 
 

@@ -62,10 +62,10 @@ def convert(
     require(goal.packages)
     path = checkpoint_path(model)
 
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
     from edgeface.models.family import families, thresholds_of
 
-    checkpoint = load(path)
+    checkpoint = load_checkpoint(path)
     family = families.get(checkpoint.model)
     precision = _precision(checkpoint, path, target_name, goal, precision)
     write = _fast_form(target_name, goal, precision).write if fast else goal.write

@@ -41,7 +41,7 @@ def estimated(name: str) -> Record:
     for model in sorted(weights.DEFAULTS):
         report = estimate(board, bundles_of(model), question, progress=click.echo)
         models[model] = msgspec.to_builtins(best_estimated(report))
-    factors = calibration.load(name)
+    factors = calibration.load_calibration(name)
     threads = next((fit for fit in factors.threads if (fit.core, fit.threads) == (report.core, board.threads)), None)
     return {
         "core": report.core, "mhz": report.mhz, "mean_error": report.mean_error,

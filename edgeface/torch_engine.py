@@ -92,10 +92,10 @@ def checkpoint_bundle(path: Path, points: Points = "all") -> Bundle:
     without torch.
     """
     _require_torch(path)
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
     from edgeface.models.family import families, thresholds_of
 
-    checkpoint = load(path)
+    checkpoint = load_checkpoint(path)
     family = families.get(checkpoint.model)
     int8 = checkpoint.quantisation is not None
     stages = family.stages(
@@ -170,10 +170,10 @@ def _graphs(path: Path, _version: tuple[int, int], points: Points | None, _devic
     # A pipeline opens one session a graph, and each would read and build the same checkpoint again. Sessions on two
     # devices must not share a network, since a network is on one of them.
     from edgeface.int8.modules import set_mode
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
     from edgeface.models.family import graphs
 
-    net = load(path).build()
+    net = load_checkpoint(path).build()
     if points is not None:
         set_mode(net, points)
     return graphs(net)

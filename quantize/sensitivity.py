@@ -29,7 +29,7 @@ from edgeface.int8.modules import FoldedConv, Mode, Signal, convolutions, points
 from edgeface.models.family import family_of
 from edgeface.models.mos import MOS
 from edgeface.training.config import Config
-from edgeface.training.objective import MOSObjective
+from edgeface.training.mos_objective import MOSObjective
 
 CROPS = 32
 CROP_PX = 256
@@ -77,8 +77,7 @@ def task_loss(net: MOS, config: Config, batches: Sequence[Batch]) -> Callable[[]
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             for batch in batches:
-                loss, _, _ = objective(batch.images, batch.faces, batch.complete.tolist())
-                total += float(loss)
+                total += float(objective(batch).total)
         return total / len(batches)
 
     return measure

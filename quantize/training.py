@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeface.data.detection import Batch
 from edgeface.data.pixels import ProgressBar
 from edgeface.models.checkpoint import Checkpoint
 from edgeface.models.mos import MOS
@@ -28,7 +29,7 @@ def qat_trainer(
     cache: Path,
     overrides: Sequence[str],
     progress: ProgressBar,
-) -> Trainer:
+) -> Trainer[Batch]:
     """A trainer of ``start``'s weights and scales, resumed when ``out`` holds an earlier run.
 
     ``checkpoint`` is the float one that ``start`` was calibrated from, ``source_sha256`` its file's hash. The weights

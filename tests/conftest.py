@@ -79,7 +79,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained MOS with lively scores and poses, and boxes near their anchors, as a checkpoint, tiny.pt."""
     import torch
 
-    from edgeface.models.checkpoint import Checkpoint, save
+    from edgeface.models.checkpoint import Checkpoint, save_checkpoint
     from lively_mos import lively_mos
 
     net = lively_mos(channels=16)
@@ -88,7 +88,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if ".final.box." in name or ".final.landmarks." in name:
                 weight.div_(30)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save(path, Checkpoint("mos_s", {"width": "0.5x", "channels": 16}, net.state_dict(), licence="tests only"))
+    options = {"width": "0.5x", "channels": 16}
+    save_checkpoint(path, Checkpoint("mos_s", options, net.state_dict(), licence="tests only"))
     return path
 
 

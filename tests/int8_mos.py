@@ -11,7 +11,7 @@ import torch
 from edgeface.quantize.calibration import calibrate, observe
 
 from edgeface.int8.network import Quantisation
-from edgeface.models.checkpoint import Checkpoint, finished, save
+from edgeface.models.checkpoint import Checkpoint, finished, save_checkpoint
 from edgeface.models.mos_export import run_everything
 from edgeface.models.quantised import quantised
 from lively_mos import lively_mos, scenes
@@ -27,5 +27,5 @@ def save_int8_mos(path: Path, channels: int = 64) -> Path:
     calibrate(net, observe(net, [batch], partial(run_everything, net)), quantisation.method)
     options = {"width": "0.5x", "channels": channels}
     checkpoint = Checkpoint("mos_s", options, net.state_dict(), licence="tests only", quantisation=quantisation)
-    save(path, finished(checkpoint, net))
+    save_checkpoint(path, finished(checkpoint, net))
     return path

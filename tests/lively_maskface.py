@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgeface.int8.modules import set_mode
 from edgeface.int8.network import Quantisation
-from edgeface.models.checkpoint import Checkpoint, finished, save
+from edgeface.models.checkpoint import Checkpoint, finished, save_checkpoint
 from edgeface.models.maskface import MaskFace, SharedHead, maskface
 from edgeface.models.maskface_export import DENSE, KEYPOINTS
 from edgeface.models.quantised import quantised
@@ -63,7 +63,8 @@ def lively_maskface(**options: Any) -> MaskFace:
 def save_lively_maskface(path: Path, **options: Any) -> Path:
     """A checkpoint of it."""
     options = {**SMALL, **options}
-    save(path, Checkpoint("maskface", options, lively_maskface(**options).state_dict(), licence="tests only"))
+    state = lively_maskface(**options).state_dict()
+    save_checkpoint(path, Checkpoint("maskface", options, state, licence="tests only"))
     return path
 
 
@@ -79,5 +80,5 @@ def save_int8_maskface(path: Path, **options: Any) -> Path:
         inputs = {DENSE: x, KEYPOINTS: regions(net, x)}
     calibrated_on(net, [inputs], quantisation.method)
     checkpoint = Checkpoint("maskface", options, net.state_dict(), licence="tests only", quantisation=quantisation)
-    save(path, finished(checkpoint, net))
+    save_checkpoint(path, finished(checkpoint, net))
     return path

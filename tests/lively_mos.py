@@ -68,7 +68,7 @@ def made_lively(net: MOS) -> MOS:
 def save_lively_mos(path: Path, width: str = "0.5x") -> Path:
     """A checkpoint of ``lively_mos``, with figures and a licence of its own."""
     net = lively_mos(width)
-    checkpoint.save(
+    checkpoint.save_checkpoint(
         path,
         checkpoint.Checkpoint(
             "mos_s", {"width": width}, net.state_dict(), metrics={"ap_easy": 0.5}, made={"step": 0},

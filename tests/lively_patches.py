@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeface.int8.network import Quantisation
-from edgeface.models.checkpoint import Checkpoint, finished, save
+from edgeface.models.checkpoint import Checkpoint, finished, save_checkpoint
 from edgeface.models.family import families
 from edgeface.models.patch_nets import MTCNN, PatchNet
 from edgeface.models.patch_units import Output
@@ -76,7 +76,7 @@ def save_lively(path: Path, name: str, activation: str = "prelu") -> Path:
     """A checkpoint of ``lively``."""
     net = lively(name, activation)
     thresholds = {"pnet": 0.5, "rnet": 0.5, "tcnn": 0.3, "mask": 0.4}
-    save(
+    save_checkpoint(
         path,
         Checkpoint(
             name, {"activation": activation}, net.state_dict(), metrics={"thresholds": thresholds},
@@ -101,5 +101,5 @@ def int8_checkpoint(name: str) -> Checkpoint:
 
 def save_int8(path: Path, name: str) -> Path:
     """A quantised checkpoint, calibrated and not trained."""
-    save(path, int8_checkpoint(name))
+    save_checkpoint(path, int8_checkpoint(name))
     return path

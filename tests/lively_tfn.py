@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeface.int8.modules import set_mode
 from edgeface.int8.network import Quantisation
-from edgeface.models.checkpoint import Checkpoint, finished, save
+from edgeface.models.checkpoint import Checkpoint, finished, save_checkpoint
 from edgeface.models.maskface import SharedHead
 from edgeface.models.quantised import quantised
 from edgeface.models.region_nets import RegionNet
@@ -77,7 +77,7 @@ def lively_tfn(**options: Any) -> TFN:
 def save_lively_tfn(path: Path, **options: Any) -> Path:
     """A checkpoint of it."""
     options = {**SMALL, **options}
-    save(path, Checkpoint("tfn", options, lively_tfn(**options).state_dict(), licence="tests only"))
+    save_checkpoint(path, Checkpoint("tfn", options, lively_tfn(**options).state_dict(), licence="tests only"))
     return path
 
 
@@ -93,5 +93,5 @@ def save_int8_tfn(path: Path, **options: Any) -> Path:
         inputs = {DENSE: x, **regions(net, x)}
     calibrated_on(net, [inputs], quantisation.method)
     checkpoint = Checkpoint("tfn", options, net.state_dict(), licence="tests only", quantisation=quantisation)
-    save(path, finished(checkpoint, net))
+    save_checkpoint(path, finished(checkpoint, net))
     return path

@@ -208,7 +208,7 @@ def test_the_example_of_a_model_is_all_that_it_takes(tmp_path: Path, astronaut: 
     torch = pytest.importorskip("torch")
     from edgeface.quantize.inputs import calibration_inputs
 
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
     from edgeface.models.family import families, graphs
     from edgeface.training.config import default_config_path
     from tiny_data import write_tiny_data
@@ -227,7 +227,7 @@ def test_the_example_of_a_model_is_all_that_it_takes(tmp_path: Path, astronaut: 
             "data.weights={wider=0.6, landmarks68=0.3, backgrounds=0.1}", "feedback.every_epochs=0",
         ])
         assert result.exit_code == 0, result.output
-        family, net = families.get("mos_half"), load(out / "mos_half.last.pt").build()
+        family, net = families.get("mos_half"), load_checkpoint(out / "mos_half.last.pt").build()
         deployed = family.deployed(net, 1).eval()
         with torch.no_grad():
             x = torch.rand(1, 3, 64, 96)

@@ -28,7 +28,7 @@ from edgeface.int8.clipping import (
 )
 from edgeface.int8.modules import Point, points
 from edgeface.int8.network import Quantisation
-from edgeface.models.checkpoint import Checkpoint, load, save
+from edgeface.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tiny_data import write_set, write_tiny_data
 
 
@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uint8])
 
 @pytest.fixture(scope="module")
 def done(tiny_checkpoint: Path, data: Path) -> Calibrated:
-    return calibrated(load(tiny_checkpoint), data, "mse", ["heads.0.*"], pictures=4)
+    return calibrated(load_checkpoint(tiny_checkpoint), data, "mse", ["heads.0.*"], pictures=4)
 
 
 def test_labels_of_a_detector_are_not_calibrated_on_and_it_says_why(
@@ -189,12 +189,12 @@ def test_other_layers_can_stay_in_float(done: Calibrated) -> None:
 
 
 def test_a_quantised_checkpoint_gives_the_same_network(done: Calibrated, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    source = load(tiny_checkpoint)
-    save(
+    source = load_checkpoint(tiny_checkpoint)
+    save_checkpoint(
         tmp_path / "int8.pt",
         dataclasses.replace(source, state=done.net.state_dict(), quantisation=done.quantisation),
     )
-    net = load(tmp_path / "int8.pt").build()
+    net = load_checkpoint(tmp_path / "int8.pt").build()
     assert net.is_deployed
     x = calibration_batches_of_noise()
     with torch.no_grad():
@@ -208,7 +208,7 @@ def calibration_batches_of_noise() -> Tensor:
 
 
 def test_what_cannot_be_calibrated(done: Calibrated, tiny_checkpoint: Path, data: Path) -> None:
-    source = load(tiny_checkpoint)
+    source = load_checkpoint(tiny_checkpoint)
     run = partial(calibrated, data=data, pictures=2)
     with pytest.raises(UnknownCalibrationError, match="no calibration 'max'"):
         run(source, how="max")

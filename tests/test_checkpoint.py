@@ -13,7 +13,7 @@ import torch
 from edgeface import weights
 from edgeface.errors import CheckpointError, OutputError, UnknownModelError
 from edgeface.models import families
-from edgeface.models.checkpoint import Checkpoint, load, save, write_atomically
+from edgeface.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomically
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def checkpoint() -> Checkpoint:
 
 def test_round_trip(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "new" / "mos_s.pt"
-    save(path, checkpoint)
-    again = load(path)
+    save_checkpoint(path, checkpoint)
+    again = load_checkpoint(path)
     assert (again.model, again.options, again.metrics, again.licence) == (
         "mos_s", {"width": "0.5x", "channels": 16}, {"ap_easy": 0.5}, "research"
     )
@@ -44,49 +44,49 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
     path.write_bytes(pickle.dumps(Harm()))
     with pytest.raises(CheckpointError, match=r"evil\.pt"):
-        load(path)
+        load_checkpoint(path)
     torch.save({"format": "edgeface-checkpoint", "harm": Harm()}, path)
     with pytest.raises(CheckpointError, match=r"evil\.pt"):
-        load(path)
+        load_checkpoint(path)
     assert not (tmp_path / "harmed").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, -1])
 def test_a_damaged_file_is_named(tmp_path: Path, checkpoint: Checkpoint, keep: int) -> None:
     path = tmp_path / "mos_s.pt"
-    save(path, checkpoint)
+    save_checkpoint(path, checkpoint)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"mos_s\.pt: damaged"):
-        load(path)
+        load_checkpoint(path)
 
 
 def test_one_flipped_byte_is_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "mos_s.pt"
-    save(path, checkpoint)
+    save_checkpoint(path, checkpoint)
     content = path.read_bytes()
     ends = [*range(30), *range(len(content) - 110, len(content))]
     for at in (*ends, *random.Random(0).sample(range(len(content)), 60)):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         with pytest.raises(CheckpointError, match=r"mos_s\.pt: damaged"):
-            load(path)
+            load_checkpoint(path)
 
 
 def test_a_checkpoint_without_a_hash_is_held_against_its_archive(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "old.pt"
-    save(path, checkpoint)
+    save_checkpoint(path, checkpoint)
     torch.save(torch.load(path, weights_only=True), path)
     content = path.read_bytes()
-    assert load(path).model == "mos_s"
+    assert load_checkpoint(path).model == "mos_s"
     weight = next(t for name, t in checkpoint.state.items() if t.ndim == 4 and "weight" in name).numpy().tobytes()
     at = content.index(weight) + len(weight) // 2
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     with pytest.raises(CheckpointError, match=r"old\.pt: damaged.*checksum"):
-        load(path)
+        load_checkpoint(path)
 
 
 def test_the_checkpoints_that_come_with_edgeface_still_load() -> None:
     for path in weights.directory().glob("*.pt"):
-        load(path).build()
+        load_checkpoint(path).build()
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_the_checkpoints_that_come_with_edgeface_still_load() -> None:
 )
 def test_parts_of_a_wrong_type_are_named(tmp_path: Path, checkpoint: Checkpoint, name: str, value: object) -> None:
     path = tmp_path / "mos_s.pt"
-    save(path, checkpoint)
+    save_checkpoint(path, checkpoint)
     write_atomically(path, torch.load(path, weights_only=True) | {name: value})
     with pytest.raises(CheckpointError, match=r"mos_s\.pt: "):
-        load(path)
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("options", [{"channels": "16"}, {"channels": -1}, {"channels": 10**5}, {"depth": 3}])
@@ -111,19 +111,19 @@ def test_options_that_build_nothing_are_refused(checkpoint: Checkpoint, options:
 def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
     with pytest.raises(CheckpointError, match="is a pipe and no file"):
-        load(tmp_path / "pipe.pt")
+        load_checkpoint(tmp_path / "pipe.pt")
 
 
 def test_what_is_not_a_checkpoint_says_so(tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     torch.save({"state_dict": {}}, path)
     with pytest.raises(CheckpointError, match="not an edgeface checkpoint"):
-        load(path)
+        load_checkpoint(path)
     torch.save({"format": "edgeface-checkpoint", "version": 99}, path)
     with pytest.raises(CheckpointError, match="version 99"):
-        load(path)
+        load_checkpoint(path)
     with pytest.raises(CheckpointError, match="no such file"):
-        load(tmp_path / "none.pt")
+        load_checkpoint(tmp_path / "none.pt")
 
 
 class _Foreign:
@@ -135,10 +135,10 @@ def test_files_of_other_programs_are_told_from_damaged_ones(tmp_path: Path) -> N
     for new in (True, False):
         torch.save({"model": _Foreign()}, path, _use_new_zipfile_serialization=new)
         with pytest.raises(CheckpointError, match=r"other\.pth: a PyTorch file of another program"):
-            load(path)
+            load_checkpoint(path)
     torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     with pytest.raises(CheckpointError, match=r"other\.pth: a PyTorch file of another program, not an edgeface"):
-        load(path)
+        load_checkpoint(path)
 
 
 def test_an_onnx_model_is_named(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_an_onnx_model_is_named(tmp_path: Path) -> None:
     for producer in ("", "pytorch"):
         onnx.save(helper.make_model(graph, producer_name=producer), tmp_path / "face.pt")
         with pytest.raises(CheckpointError, match=r"face\.pt: an ONNX model, and no checkpoint"):
-            load(tmp_path / "face.pt")
+            load_checkpoint(tmp_path / "face.pt")
 
 
 def test_weights_of_another_network_are_refused(checkpoint: Checkpoint) -> None:

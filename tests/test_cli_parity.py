@@ -30,7 +30,7 @@ from edgeface.errors import (
     UnknownModelError,
     UnverifiedBundleWarning,
 )
-from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.models.checkpoint import Checkpoint, save_checkpoint
 from int8_mos import save_int8_mos
 from lively_mos import lively_mos, scenes
 from tiny_data import write_tiny_data
@@ -56,7 +56,7 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = net.state_dict()
     state["backbone.stem.0.0.weight"] *= -1
     path = tmp_path_factory.mktemp("other") / "other.pt"
-    save(path, Checkpoint("mos_s", {"width": "0.5x", "channels": 16}, state, licence="tests only"))
+    save_checkpoint(path, Checkpoint("mos_s", {"width": "0.5x", "channels": 16}, state, licence="tests only"))
     return path
 
 

@@ -22,7 +22,7 @@ import edgeface
 from edgeface.bundle import sha256_of
 from edgeface.cli import main
 from edgeface.int8.modules import points
-from edgeface.models.checkpoint import Checkpoint, load, save
+from edgeface.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgeface.models.mos import MOS
 from edgeface.training.loop import Trainer
 from edgeface.training.plots import read_log
@@ -57,7 +57,7 @@ def ptq(tiny_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_calibrated_checkpoint_says_how_it_was_made(ptq: Path, tiny_checkpoint: Path) -> None:
-    checkpoint = load(ptq)
+    checkpoint = load_checkpoint(ptq)
     assert checkpoint.quantisation is not None
     assert not checkpoint.quantisation.trained
     assert checkpoint.quantisation.keep_float == ["heads.0.score", "heads.1.score", "heads.2.score"]
@@ -73,7 +73,7 @@ def test_a_calibrated_checkpoint_says_how_it_was_made(ptq: Path, tiny_checkpoint
 def test_a_calibrated_checkpoint_runs_and_evaluates(
     ptq: Path, tiny_checkpoint: Path, data: Path, astronaut: NDArray[np.uint8]
 ) -> None:
-    net = load(ptq).build()
+    net = load_checkpoint(ptq).build()
     assert net.is_deployed
     assert {point.mode for _, point in points(net)} == {"all"}
     found, expected = (edgeface.load(path, size=160, score=0.5)(astronaut) for path in (ptq, tiny_checkpoint))
@@ -86,7 +86,7 @@ def test_a_calibrated_checkpoint_runs_and_evaluates(
 def test_methods_differ(method: str, tiny_checkpoint: Path, data: Path, ptq: Path, tmp_path: Path) -> None:
     out = tmp_path / "other.pt"
     assert quantize(tiny_checkpoint, data, out, "--calibrate-only", "--method", method).exit_code == 0
-    first, second = load(out).state, load(ptq).state
+    first, second = load_checkpoint(out).state, load_checkpoint(ptq).state
     assert torch.equal(first["data.log_scale"], second["data.log_scale"])
     assert not torch.equal(first["backbone.stem_out.log_scale"], second["backbone.stem_out.log_scale"])
 
@@ -110,7 +110,7 @@ def test_report_and_automatic_choice(
     assert "auto-keep: 1 left in float: loss from +10.00 to +5.00 % above float's" in result.output
     assert "91 of 93 convolutions in int8" in result.output
     assert "most from: " in result.output
-    quantisation = load(tmp_path / "out.pt").quantisation
+    quantisation = load_checkpoint(tmp_path / "out.pt").quantisation
     assert quantisation is not None
     assert quantisation.keep_float in (["fpn.smooth.0", "heads.0.box"], ["context.1.direct", "heads.0.box"])
     assert sorted(p.name for p in report.iterdir()) == ["layers.json", "layers.md", "layers.png"]
@@ -126,7 +126,7 @@ def test_training_writes_the_best_weights_and_keeps_its_run(tiny_checkpoint: Pat
     result = quantize(tiny_checkpoint, data, out, *overrides, "--keep-float", "backbone.stem")
     assert result.exit_code == 0, result.output
     assert f"weights: {out}" in result.output
-    checkpoint = load(out)
+    checkpoint = load_checkpoint(out)
     assert checkpoint.quantisation is not None
     assert checkpoint.quantisation.trained
     assert checkpoint.quantisation.keep_float == ["backbone.stem"]
@@ -155,7 +155,7 @@ def test_a_stopped_training_goes_on(
     assert "stopped at step 1: the same command goes on" in stopped.output
     assert not out.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    before = load(tmp_path / "qat.run" / "mos_s.last.pt")
+    before = load_checkpoint(tmp_path / "qat.run" / "mos_s.last.pt")
     assert before.made["step"] == 1
 
     other = quantize(tiny_checkpoint, data, out, *TINY, "run.steps=3", "--keep-float", "backbone.stem")
@@ -165,7 +165,7 @@ def test_a_stopped_training_goes_on(
     resumed = quantize(tiny_checkpoint, data, out, *TINY, "run.steps=3")
     assert resumed.exit_code == 0, resumed.output
     assert "going on from step 1" in resumed.output
-    assert load(tmp_path / "qat.run" / "mos_s.last.pt").made["step"] == 3
+    assert load_checkpoint(tmp_path / "qat.run" / "mos_s.last.pt").made["step"] == 3
     assert out.exists()
     starts = [entry["step"] for entry in read_log(tmp_path / "qat.run" / "log.jsonl") if entry["kind"] == "start"]
     assert starts == [0, 1]
@@ -178,7 +178,7 @@ def test_training_moves_weights_and_scales(
 
     from edgeface.training.config import default_config_path, load_config
 
-    source = load(tiny_checkpoint)
+    source = load_checkpoint(tiny_checkpoint)
     start = calibrated(source, data, "mse", pictures=2)
     before = {name: tensor.clone() for name, tensor in start.net.state_dict().items()}
     config = load_config(default_config_path("mos_s_qat"), [*TINY, "run.steps=3", "optimiser.warmup_steps=1"])
@@ -231,12 +231,12 @@ def test_wrong_checkpoints_are_one_line(
     fails(quantize("mos_s-fp16-ncnn", data, out), 5, "is a bundle")
     (tmp_path / "broken.pt").write_bytes(tiny_checkpoint.read_bytes()[:1000])
     fails(quantize(tmp_path / "broken.pt", data, out), 5, "broken.pt", "damaged")
-    source = load(tiny_checkpoint)
+    source = load_checkpoint(tiny_checkpoint)
     nan = {name: tensor * float("nan") if name == "fpn.smooth.0.0.weight" else tensor for name, tensor in
            source.state.items()}
-    save(tmp_path / "nan.pt", dataclasses.replace(source, state=nan))
+    save_checkpoint(tmp_path / "nan.pt", dataclasses.replace(source, state=nan))
     fails(quantize(tmp_path / "nan.pt", data, out, "--calibrate-only"), 4, "not numbers")
-    save(tmp_path / "other.pt", Checkpoint("mos_z", {}, {}))
+    save_checkpoint(tmp_path / "other.pt", Checkpoint("mos_z", {}, {}))
     fails(quantize(tmp_path / "other.pt", data, out, "--calibrate-only"), 2, "mos_z")
     assert not out.exists()
 
@@ -293,7 +293,7 @@ def test_the_command_can_be_given_again(ptq: Path) -> None:
     """What the checkpoint says it was made with is a command line that parses."""
     import shlex
 
-    words = shlex.split(load(ptq).made["command"])
+    words = shlex.split(load_checkpoint(ptq).made["command"])
     command = main.get_command(click.Context(main), words[1])
     assert command is not None
     context = command.make_context("quantize", [*words[2:], "--data", "d", "--out", "o"])

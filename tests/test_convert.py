@@ -32,7 +32,7 @@ from edgeface.errors import (
     UnknownModelError,
     UnknownTargetError,
 )
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.mos_export import graphs
 from edgeface.runtime.engines import Session
 from edgeface.runtime.loading import open_sessions
@@ -132,7 +132,7 @@ def test_any_multiple_of_32_works(
     request: pytest.FixtureRequest, checkpoint: Path, engine: str, width: int, height: int
 ) -> None:
     done: Conversion = request.getfixturevalue(f"{engine}_fp32")
-    whole = graphs(load(checkpoint).build())[0]
+    whole = graphs(load_checkpoint(checkpoint).build())[0]
     x = np.random.default_rng(1).uniform(-1, 1, (3, height, width)).astype(np.float32)
     with torch.inference_mode():
         expected = whole.module(torch.from_numpy(x)[None])
@@ -151,7 +151,7 @@ def test_pose_nets_take_any_number_of_faces(
     done: Conversion = request.getfixturevalue(f"{engine}_fp32")
     sessions = open_sessions(done.directory, done.bundle, 1)[1]
     x = np.random.default_rng(2).normal(size=(64, 3, 3 * faces)).astype(np.float32)
-    for session, graph in zip(sessions, graphs(load(checkpoint).build())[1:], strict=True):
+    for session, graph in zip(sessions, graphs(load_checkpoint(checkpoint).build())[1:], strict=True):
         with torch.inference_mode():
             expected = graph.module(torch.from_numpy(x)[None])[0].numpy()
         actual = session.run(x).output("logits")

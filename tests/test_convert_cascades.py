@@ -18,7 +18,7 @@ from edgeface.cli import main
 from edgeface.errors import OptionError
 from edgeface.images import write_image
 from edgeface.int8.modules import set_mode
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.family import Graph, families
 from edgeface.runtime.engines import Options, Session, engine
 from edgeface.torch_engine import TorchSession
@@ -127,7 +127,7 @@ def test_thresholds_go_from_the_checkpoint_into_the_bundle(folder: Path, tmp_pat
     (stage,) = bundle.stages
     assert isinstance(stage, FaceStage)
     assert bundle.attributes == {"mask": 0.4, "sunglasses": 0.5, "quality": 0.5}
-    assert load(folder / "tcnn.pt").metrics["thresholds"]["mask"] == 0.4
+    assert load_checkpoint(folder / "tcnn.pt").metrics["thresholds"]["mask"] == 0.4
 
 
 def test_a_refiner_is_compared_by_its_raw_outputs(folder: Path, tmp_path: Path) -> None:

@@ -138,11 +138,11 @@ def test_int8_is_the_default_and_compared_where_the_engine_rounds(
 
 
 def _float_of(_quantised: Path, folder: Path) -> Path:
-    from edgeface.models.checkpoint import Checkpoint, save
+    from edgeface.models.checkpoint import Checkpoint, save_checkpoint
     from lively_mos import lively_mos
 
     path = folder / "float.pt"
-    save(path, Checkpoint("mos_s", {"width": "0.5x", "channels": 16}, lively_mos(channels=16).state_dict()))
+    save_checkpoint(path, Checkpoint("mos_s", {"width": "0.5x", "channels": 16}, lively_mos(channels=16).state_dict()))
     return path
 
 

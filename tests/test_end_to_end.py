@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import edgeface
 from edgeface.cli import main
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.runtime.nms import iou
 from edgeface.training.plots import read_log
 from tiny_data import FACE_BOX, write_tiny_data
@@ -95,5 +95,5 @@ def test_two_processes_train_one_network(data: Path, tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert load(run / "mos_s.last.pt").made["processes"] == 2
+    assert load_checkpoint(run / "mos_s.last.pt").made["processes"] == 2
     assert [e["kind"] for e in read_log(run / "log.jsonl")].count("start") == 1

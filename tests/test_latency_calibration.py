@@ -138,7 +138,7 @@ def test_fewer_threads_than_are_published_are_between_one_and_those() -> None:
 
 
 def test_what_is_shipped_follows_from_its_own_cycles_and_the_published_times() -> None:
-    calibration = shipped.load(BOARD)
+    calibration = shipped.load_calibration(BOARD)
     table = published(BOARD)
     assert [fit.core for fit in calibration.cores] == list(CORES)
     for fit in calibration.cores:
@@ -158,7 +158,7 @@ def test_what_is_shipped_follows_from_its_own_cycles_and_the_published_times() -
     ("rpi5", {"cortex-a76": 0.12}), ("rk3588", {"cortex-a76": 0.12}),
 ])
 def test_what_is_shipped_can_be_relied_on(board: str, accepted: dict[str, float]) -> None:
-    calibration = shipped.load(board)
+    calibration = shipped.load_calibration(board)
     assert {fit.core: fit.accepted for fit in calibration.cores} == accepted
     assert calibration.missed() == []
     fastest = boards.find(board).fastest
@@ -172,10 +172,10 @@ def test_a_board_without_times_of_one_thread_has_the_fit_of_one_like_it(
 ) -> None:
     monkeypatch.setattr(calibrating, "ensure_root", lambda *_: pytest.fail("nothing is counted for it"))
     again = calibrate(boards.find(board))
-    assert again == shipped.load(board)
+    assert again == shipped.load_calibration(board)
     fit = again.cores[0]
     assert fit.fitted_on in published(board).like
-    base = shipped.load(fit.fitted_on or "")
+    base = shipped.load_calibration(fit.fitted_on or "")
     other = base.core(fit.core)
     assert (fit.factor, fit.networks) == (other.factor, other.networks)
     base_ms = base.milliseconds(fit.core, 1e6)
@@ -192,7 +192,7 @@ def test_threads_of_a_board_are_held_against_one_thread_of_one_like_it_at_its_cl
 
 
 def test_int8_and_float_have_errors_of_their_own() -> None:
-    fit = shipped.load(BOARD).core("cortex-a72")
+    fit = shipped.load_calibration(BOARD).core("cortex-a72")
     int8, real = fit.kind_error(is_int8=True), fit.kind_error(is_int8=False)
     assert int8 is not None
     assert real is not None
@@ -204,7 +204,7 @@ def test_int8_and_float_have_errors_of_their_own() -> None:
 
 
 def test_cycles_become_milliseconds_by_factor_clock_and_threads() -> None:
-    calibration = shipped.load(BOARD)
+    calibration = shipped.load_calibration(BOARD)
     fit = calibration.core("cortex-a72")
     one = calibration.milliseconds("cortex-a72", 1.8e6)
     assert one == pytest.approx(fit.factor)
@@ -219,11 +219,11 @@ def test_cycles_become_milliseconds_by_factor_clock_and_threads() -> None:
 
 def test_a_missing_and_a_damaged_calibration_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="no calibration of host, so no estimate: there is one of rk3399, rk3588"):
-        shipped.load("host")
+        shipped.load_calibration("host")
     (tmp_path / "own.json").write_text('{"board": 1}')
     monkeypatch.setattr(shipped, "directory", lambda: tmp_path)
     with pytest.raises(DeviceError, match=r"own\.json: .*edgeface bench --calibrate"):
-        shipped.load("own")
+        shipped.load_calibration("own")
 
 
 def test_what_was_counted_is_read_as_it_was_kept_and_what_is_damaged_is_not(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def _off(calibration: Calibration, accepted: float) -> Calibration:
 def test_the_command_prints_every_network_and_writes_what_load_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calibration = shipped.load(BOARD)
+    calibration = shipped.load_calibration(BOARD)
     monkeypatch.setattr(calibrating, "calibrate", lambda board, progress: calibration)
     out = tmp_path / "own.json"
     done = CliRunner().invoke(main, ["bench", "--calibrate", BOARD, "--json", str(out)])
@@ -252,11 +252,11 @@ def test_the_command_prints_every_network_and_writes_what_load_reads(
         assert done.output.count(f"\n{name} ") == len(CORES)
     assert f"Mean error {100 * calibration.core('cortex-a72').mean_error:.1f} %" in done.output
     monkeypatch.setattr(shipped, "directory", lambda: tmp_path)
-    assert shipped.load("own") == calibration
+    assert shipped.load_calibration("own") == calibration
 
 
 def test_the_command_fails_where_estimates_are_too_far_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    calibration = _off(shipped.load(BOARD), 0.01)
+    calibration = _off(shipped.load_calibration(BOARD), 0.01)
     monkeypatch.setattr(calibrating, "calibrate", lambda board, progress: calibration)
     done = CliRunner().invoke(main, ["bench", "--calibrate", BOARD])
     assert done.exit_code == DeviceError.exit_code
@@ -301,7 +301,7 @@ def test_two_networks_from_weights_to_errors_and_again_from_what_was_kept(
     # Once for both cores.
     assert [line.split(":")[0] for line in said if "counting" in line] == names
     assert [fit.core for fit in first.cores] == list(CORES)
-    recorded = {each.name: each for each in shipped.load(BOARD).core("cortex-a72").networks}
+    recorded = {each.name: each for each in shipped.load_calibration(BOARD).core("cortex-a72").networks}
     for each in first.core("cortex-a72").networks:
         assert each.cycles == pytest.approx(recorded[each.name].cycles, rel=0.03)
     (damaged, _) = sorted((tmp_path / "estimate").glob("network-*"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgeface.errors import CheckpointError, ConversionError
 from edgeface.int8.modules import FoldedConv, Point, bake, convolutions, layer_scales, points, set_mode
 from edgeface.int8.network import Quantisation
-from edgeface.models.checkpoint import Checkpoint, load, save
+from edgeface.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgeface.models.deploy import deploy
 from edgeface.models.mos import MOS, STRIDES
 from edgeface.models.mos_export import run_everything
@@ -193,8 +193,8 @@ def test_a_quantised_checkpoint_needs_nothing_but_its_file(nets: dict[str, MOS],
     folded = with_scales(nets["0.5x"], 4)
     how = Quantisation("absmax", True, ["backbone.stem"], 4)
     checkpoint = Checkpoint("mos_s", {"width": "0.5x", "channels": 16}, folded.state_dict(), quantisation=how)
-    save(tmp_path / "int8.pt", checkpoint)
-    again = load(tmp_path / "int8.pt")
+    save_checkpoint(tmp_path / "int8.pt", checkpoint)
+    again = load_checkpoint(tmp_path / "int8.pt")
     assert again.quantisation == how
     net = again.build()
     assert net.is_deployed

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeface.cli import main
 from edgeface.int8.network import Quantisation
 from edgeface.models import families
-from edgeface.models.checkpoint import Checkpoint, finished, load, save
+from edgeface.models.checkpoint import Checkpoint, finished, load_checkpoint, save_checkpoint
 from edgeface.models.mos import MOS
 from edgeface.models.mos_export import run_everything
 from edgeface.models.quantised import quantised
@@ -46,7 +46,8 @@ def test_a_calibrated_mos_m_equals_torch_in_int8(target: str, tmp_path: Path) ->
     batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 128 - 1)
     calibrate(int8, observe(int8, [batch], partial(run_everything, int8)), how.method)
     path = tmp_path / "int8.pt"
-    save(path, finished(Checkpoint("mos_m", SMALL, int8.state_dict(), licence="tests only", quantisation=how), int8))
+    checkpoint = Checkpoint("mos_m", SMALL, int8.state_dict(), licence="tests only", quantisation=how)
+    save_checkpoint(path, finished(checkpoint, int8))
     made = convert(path, target, precision="int8", out=tmp_path / "bundle", pictures=tmp_path, size_px=96)
     assert made.report.passed
 
@@ -63,12 +64,12 @@ def test_mos_m_starts_from_a_trunk_trains_and_quantises(tmp_path: Path, astronau
     common = ("--data", str(data), "--cache", str(tmp_path / "cache"))
     start = ("--start-from", str(tmp_path / "trunk.npz"), "--licence", "public domain")
     run("train", "mos_m", *TINY, "options.width=0.25", *common, "--out", str(out), *start)
-    trained = load(out / "mos_m.last.pt")
+    trained = load_checkpoint(out / "mos_m.last.pt")
     assert trained.made["started_from"]["made"]["backbone"]["source"] == "unknown"
     assert isinstance(trained.build(), MOS)
     int8 = tmp_path / "int8.pt"
     run("quantize", str(out / "mos_m.last.pt"), "--calibrate-only", "--pictures", "2", *common, "--out", str(int8))
-    assert load(int8).build().is_deployed
+    assert load_checkpoint(int8).build().is_deployed
 
 
 def test_mos_l_trains(tmp_path: Path, astronaut: NDArray[np.uint8]) -> None:
@@ -79,7 +80,7 @@ def test_mos_l_trains(tmp_path: Path, astronaut: NDArray[np.uint8]) -> None:
         "train", "mos_l", *TINY, "options.counts=[1, 1, 1, 1]", "--data", str(data), "--cache", str(tmp_path / "cache"),
         "--start-from", str(tmp_path / "r.pth"), "--out", str(out), "--licence", "public domain",
     )
-    assert isinstance(load(out / "mos_l.last.pt").build(), MOS)
+    assert isinstance(load_checkpoint(out / "mos_l.last.pt").build(), MOS)
 
 
 @pytest.mark.parametrize("name", ["mos_m", "mos_l"])

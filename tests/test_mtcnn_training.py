@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from edgeface.cli import main
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.patch_nets import MTCNN, mtcnn
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.mtcnn import ROUNDS, MTCNNConfig, MTCNNTraining
@@ -51,7 +51,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_trains_every_round(run: Path) -> None:
-    checkpoint = load(run / "mtcnn.best.pt")
+    checkpoint = load_checkpoint(run / "mtcnn.best.pt")
     assert checkpoint.options == {"activation": "prelu"}
     assert checkpoint.licence == "public domain"
     net = checkpoint.build()
@@ -71,10 +71,11 @@ def test_each_net_is_trained_on_what_the_newest_one_before_it_lets_through(run: 
 
 
 def test_a_finished_run_has_nothing_more_to_do(run: Path, data: Path) -> None:
-    before = load(run / "mtcnn.best.pt").state
+    before = load_checkpoint(run / "mtcnn.best.pt").state
     result = train(data, run)
     assert result.exit_code == 0, result.output
-    assert all(torch.equal(before[name], tensor) for name, tensor in load(run / "mtcnn.best.pt").state.items())
+    after = load_checkpoint(run / "mtcnn.best.pt").state
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
 
 
 def training(data: Path, out: Path, *overrides: str) -> MTCNNTraining:
@@ -103,8 +104,8 @@ def test_a_run_stopped_between_two_rounds_goes_on(
     again = training(data, tmp_path)
     assert again.going_on() == "pnet, pnet_hard"
     again.run()
-    whole = load(run / "mtcnn.best.pt").state
-    assert all(torch.equal(whole[name], tensor) for name, tensor in load(again.weights).state.items())
+    whole = load_checkpoint(run / "mtcnn.best.pt").state
+    assert all(torch.equal(whole[name], tensor) for name, tensor in load_checkpoint(again.weights).state.items())
 
 
 def test_relu_starts_from_prelu_weights_with_the_same_samples(run: Path, data: Path, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_relu_starts_from_prelu_weights_with_the_same_samples(run: Path, data: P
         "--start-from", str(run / "mtcnn.best.pt"),
     )
     assert result.exit_code == 0, result.output
-    checkpoint = load(tmp_path / "mtcnn.best.pt")
+    checkpoint = load_checkpoint(tmp_path / "mtcnn.best.pt")
     assert checkpoint.options == {"activation": "relu"}
     assert checkpoint.metrics["thresholds"] == {"pnet": 0.5, "rnet": 0.25}
     assert "started_from" in checkpoint.made
@@ -133,7 +134,7 @@ def test_a_calibrated_net_is_trained_on_in_int8(run: Path, data: Path, tmp_path:
     assert quantised.exit_code == 0, quantised.output
     result = train(data, tmp_path / "int8", *rounds, "--start-from", str(calibrated))
     assert result.exit_code == 0, result.output
-    before, after = load(calibrated), load(tmp_path / "int8" / "mtcnn.best.pt")
+    before, after = load_checkpoint(calibrated), load_checkpoint(tmp_path / "int8" / "mtcnn.best.pt")
     assert before.quantisation is not None
     assert after.quantisation is not None
     assert (before.quantisation.trained, after.quantisation.trained) == (False, True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeface.data.targets import Targets
 from edgeface.errors import TrainingError
 from edgeface.models.patch_nets import P_NET, PatchOutput, patch_net
-from edgeface.training.patches.loop import PatchTrainer, Step
+from edgeface.training.loop import Trainer
 from edgeface.training.patches.losses import Weights, patch_losses
 from edgeface.training.patches.samples import (
     LANDMARK,
@@ -27,6 +27,7 @@ from edgeface.training.patches.samples import (
     Samples,
     load_batch,
 )
+from edgeface.training.patches.training import Step, patch_trainer
 from edgeface.training.patches.windows import (
     Known,
     box_offsets,
@@ -148,11 +149,11 @@ def test_hard_samples_alone_count_and_each_task_has_its_samples() -> None:
     )
     output = PatchOutput(torch.tensor([-5.0, -2.0, 9.0, 9.0]), torch.zeros(4, 4), torch.zeros(4, 10))
     losses = patch_losses(output, batch, Weights(), hard_share=0.5)
-    assert float(losses.by_task["face"]) == pytest.approx(2.1269, abs=1e-4)     # the missed face, not the easy negative
-    assert float(losses.by_task["box"]) == pytest.approx((4 * 0.01 + 4 * 0.04) / 2)
-    assert float(losses.by_task["landmarks"]) == pytest.approx(10 * 0.09)
+    assert float(losses.tasks["face"]) == pytest.approx(2.1269, abs=1e-4)     # the missed face, not the easy negative
+    assert float(losses.tasks["box"]) == pytest.approx((4 * 0.01 + 4 * 0.04) / 2)
+    assert float(losses.tasks["landmarks"]) == pytest.approx(10 * 0.09)
     assert float(losses.total) == pytest.approx(2.1269 + 0.5 * 0.1 + 0.5 * 0.9, abs=1e-4)
-    every = patch_losses(output, batch, Weights(), hard_share=1.0).by_task["face"]
+    every = patch_losses(output, batch, Weights(), hard_share=1.0).tasks["face"]
     assert float(every) == pytest.approx((2.1269 + 0.0067) / 2, abs=1e-4)
 
 
@@ -186,14 +187,14 @@ def test_no_samples_are_refused() -> None:
         Batches(SampleList(12).samples(), SHARES, 8, 0)
 
 
-def weights(trainer: PatchTrainer) -> NDArray[np.float32]:
+def weights(trainer: Trainer[Batch]) -> NDArray[np.float32]:
     return np.concatenate([p.detach().numpy().ravel() for p in trainer.net.parameters()])
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trainer(folder: str) -> PatchTrainer:
+    def trainer(folder: str) -> Trainer[Batch]:
         torch.manual_seed(0)
-        return PatchTrainer(patch_net(P_NET, "prelu"), some_samples(), step(), tmp_path / folder)
+        return patch_trainer(patch_net(P_NET, "prelu"), some_samples(), step(), tmp_path / folder)
 
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
@@ -214,25 +215,18 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: 
     assert resumed.run()
     assert np.array_equal(weights(whole), weights(resumed))
     assert trainer("broken").done
+    assert not patch_trainer(patch_net(P_NET, "prelu"), some_samples(), step(steps=9), tmp_path / "broken").done
 
 
-def test_training_tells_bright_from_dark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_tells_bright_from_dark(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    trainer = PatchTrainer(patch_net(P_NET, "relu"), some_samples(), step(steps=40, colour=0.0), tmp_path)
-    losses: list[float] = []
-    inner = trainer._step
-
-    def watched(batches: Batches, share: float) -> dict[str, float]:
-        found = inner(batches, share)
-        losses.append(found["face"])
-        return found
-
-    monkeypatch.setattr(trainer, "_step", watched)
-    trainer.run()
-    assert np.mean(losses[-5:]) < 0.3 * losses[0]
+    trainer = patch_trainer(patch_net(P_NET, "relu"), some_samples(), step(steps=40, colour=0.0), tmp_path)
+    means: list[float] = []         # over all steps so far
+    trainer.run(lambda report: means.append(report.losses["face"]))
+    assert 40 * means[-1] - 35 * means[-6] < 5 * 0.3 * means[0]
 
 
 def test_another_networks_state_is_refused(tmp_path: Path) -> None:
-    PatchTrainer(patch_net(P_NET, "prelu"), some_samples(), step(steps=1), tmp_path).run()
+    patch_trainer(patch_net(P_NET, "prelu"), some_samples(), step(steps=1), tmp_path).run()
     with pytest.raises(TrainingError, match="another network"):
-        PatchTrainer(patch_net(P_NET, "relu"), some_samples(), step(steps=1), tmp_path)
+        patch_trainer(patch_net(P_NET, "relu"), some_samples(), step(steps=1), tmp_path)

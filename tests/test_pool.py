@@ -21,7 +21,7 @@ from edgeface.int8.modules import FoldedConv, Point
 from edgeface.int8.network import Quantisation
 from edgeface.models import families
 from edgeface.models.backbones.pool import PoolNet, SkipConv
-from edgeface.models.checkpoint import Checkpoint, finished, load, save
+from edgeface.models.checkpoint import Checkpoint, finished, load_checkpoint, save_checkpoint
 from edgeface.models.deploy import deploy
 from edgeface.models.mos import MOS
 from edgeface.models.mos_export import run_everything
@@ -136,7 +136,7 @@ def test_the_deployed_network_equals_the_trained_one(name: str) -> None:
 @pytest.mark.parametrize("target", ["ncnn", "tflite"])
 def test_a_float_bundle_agrees_with_torch(net: MOS, target: str, pictures: Path, tmp_path: Path) -> None:
     path = tmp_path / "small.pt"
-    save(path, Checkpoint("mos_tiny", SMALL, net.state_dict(), licence="tests only"))
+    save_checkpoint(path, Checkpoint("mos_tiny", SMALL, net.state_dict(), licence="tests only"))
     made = convert(path, target, precision="fp32", out=tmp_path / "bundle", pictures=pictures, size_px=96)
     assert made.report.passed
     (size,) = made.report.sizes
@@ -152,7 +152,8 @@ def test_a_calibrated_bundle_equals_torch_in_int8(target: str, pictures: Path, t
     batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 128 - 1)
     calibrate(int8, observe(int8, [batch], partial(run_everything, int8)), how.method)
     path = tmp_path / "int8.pt"
-    save(path, finished(Checkpoint("mos_tiny", SMALL, int8.state_dict(), licence="tests only", quantisation=how), int8))
+    checkpoint = Checkpoint("mos_tiny", SMALL, int8.state_dict(), licence="tests only", quantisation=how)
+    save_checkpoint(path, finished(checkpoint, int8))
     made = convert(path, target, precision="int8", out=tmp_path / "bundle", pictures=pictures, size_px=96)
     assert made.report.passed
 
@@ -168,7 +169,7 @@ def test_its_configuration_trains_and_quantises(
     )
     assert result.exit_code == 0, result.output
     weights = out / f"{name}.last.pt"
-    trained = load(weights)
+    trained = load_checkpoint(weights)
     assert trained.build()(torch.zeros(1, 3, 64, 64)).features[2].shape == (1, 8, 2, 2)
     assert trained.made["config"]["run"]["channels_last"] is True
     int8 = tmp_path / "int8.pt"
@@ -176,7 +177,7 @@ def test_its_configuration_trains_and_quantises(
         main, ["quantize", str(weights), "--calibrate-only", "--pictures", "2", *common, "--out", str(int8)]
     )
     assert result.exit_code == 0, result.output
-    assert load(int8).build().is_deployed
+    assert load_checkpoint(int8).build().is_deployed
 
 
 @pytest.mark.parametrize("name", ["mos_tiny", "mos_fast"])

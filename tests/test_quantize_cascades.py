@@ -16,7 +16,7 @@ from edgeface.cli import main
 from edgeface.errors import DataError
 from edgeface.int8.modules import points
 from edgeface.int8.network import Quantisation
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.family import families
 from edgeface.models.patch_nets import MTCNN, PatchNet
 from lively_patches import lively, save_lively
@@ -40,7 +40,7 @@ def test_mtcnn_is_calibrated_on_what_its_own_nets_pass(
     result = quantize(source, data, out, "--calibrate-only", "--keep-float", "onet.heads.landmarks.conv")
     assert result.exit_code == 0, result.output
     assert "calibrated by mse on 4 pictures: 20 of 21 convolutions in int8" in result.output
-    checkpoint = load(out)
+    checkpoint = load_checkpoint(out)
     assert checkpoint.quantisation == Quantisation("mse", False, ["onet.heads.landmarks.conv"], 1)
     assert checkpoint.made["quantised_from"]["file"] == "m.pt"
     net = checkpoint.build()
@@ -54,7 +54,7 @@ def test_t_cnn_is_calibrated_on_faces_and_beside_them(data: Path, tmp_path: Path
     out = tmp_path / "t_int8.pt"
     result = quantize(save_lively(tmp_path / "t.pt", "tcnn", "relu"), data, out, "--calibrate-only")
     assert result.exit_code == 0, result.output
-    net = load(out).build()
+    net = load_checkpoint(out).build()
     assert isinstance(net, PatchNet)
     assert all(point.scale != 1.0 for name, point in points(net) if name != "data")
 

@@ -27,7 +27,7 @@ from edgeface.int8.clipping import BINS, Seen
 from edgeface.int8.fake import fake_quantise_weight
 from edgeface.int8.modules import convolutions, layer_scales, points, set_mode
 from edgeface.int8.network import keep_in_float
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.mos import MOS
 from edgeface.training.config import Config, default_config_path, load_config
 from tiny_data import write_tiny_data
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uint8])
 
 @pytest.fixture(scope="module")
 def start(tiny_checkpoint: Path, data: Path) -> Calibrated:
-    return calibrated(load(tiny_checkpoint), data, "mse", ["backbone.stem"], pictures=4)
+    return calibrated(load_checkpoint(tiny_checkpoint), data, "mse", ["backbone.stem"], pictures=4)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import edgeface
 from edgeface.bundle import Bundle, DenseStage
 from edgeface.cli import main
 from edgeface.errors import CheckpointError, ConversionError, OptionError
-from edgeface.models.checkpoint import Checkpoint, save
+from edgeface.models.checkpoint import Checkpoint, save_checkpoint
 from edgeface.models.dense import DenseOutput
 from edgeface.models.family import families, graphs
 from edgeface.models.s3fd import BACKGROUNDS, S3FD, STRIDES, L2Norm, load_vgg16, max_out
@@ -212,7 +212,7 @@ def test_it_stays_in_float(light: S3FD) -> None:
 @pytest.fixture(scope="module")
 def bundle(light: S3FD, tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uint8]) -> Path:
     folder = tmp_path_factory.mktemp("s3fd")
-    save(folder / "light.pt", Checkpoint("s3fd_light", {}, light.state_dict(), licence="tests only"))
+    save_checkpoint(folder / "light.pt", Checkpoint("s3fd_light", {}, light.state_dict(), licence="tests only"))
     (folder / "pictures").mkdir()
     cv2.imwrite(str(folder / "pictures" / "astronaut.png"), astronaut)
     done = convert(

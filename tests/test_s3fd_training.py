@@ -17,18 +17,19 @@ from torch import Tensor, nn
 from edgeface.cli import main
 from edgeface.data.detection import Batch, Draw, collate
 from edgeface.errors import CheckpointError, OptionError, UnknownModelError
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.dense import DenseOutput
 from edgeface.models.s3fd import S3FD
 from edgeface.training.assign import BACKGROUND, IGNORED, match_compensated, pairwise_overlap
 from edgeface.training.config import Config, Loss, default_config_path, load_config
+from edgeface.training.crop_batches import CropBatches
 from edgeface.training.detector import detector_family, detector_trainer
 from edgeface.training.loop import Trainer
 from edgeface.training.plots import read_log
 from edgeface.training.s3fd import S3FDObjective
 from edgeface.training.schedule import learning_rate
 from test_s3fd import vgg16
-from tiny_data import write_tiny_data
+from tiny_data import one_face, write_tiny_data
 
 # A row of 16 px anchors, 4 px apart, as those of the finest level lie; the first one's centre is at (8, 8).
 ROW = torch.tensor([[8.0 + 4 * i, 8.0, 16.0] for i in range(40)])
@@ -131,19 +132,17 @@ def test_the_losses_are_what_the_paper_s_formulas_give() -> None:
     loss = load_config(default_config_path("s3fd")).loss
     net = Fixed()
     # The one anchor of the last level, 512 px round (64, 64), and a face that is it, moved by a fifth of its side.
-    row = torch.full((1, 19), float("nan"))
-    row[0, :4] = torch.tensor([64 - 256 + 102.4, 64 - 256, 64 + 256 + 102.4, 64 + 256])
-    row[0, 17], row[0, 18] = 0, 1
+    box = torch.tensor([[64 - 256 + 102.4, 64 - 256, 64 + 256 + 102.4, 64 + 256]])
     with torch.no_grad():
         net.score[5][0, 1] = 2.0
         net.score[0][0, 1, :2, :2] = 1.0        # four false faces, of which three are mined
     objective = S3FDObjective(net, loss, 25.0)
-    total, losses, shares = objective(torch.zeros(1, 3, 128, 128, dtype=torch.uint8), [row], [True])
+    total, losses, told = objective(one_face(box))
     positive, negative = math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))
     # dx is .2 sides over the variance .1: 2, whose smooth L1 with beta 1 is 1.5.
-    assert losses.tolist() == pytest.approx([positive + 3 * negative, 1.5], rel=1e-5)
+    assert losses == pytest.approx({"score": positive + 3 * negative, "box": 1.5}, rel=1e-5)
     assert total.item() == pytest.approx(positive + 3 * negative + 1.5, rel=1e-5)
-    assert shares.tolist() == pytest.approx([0, 1.5], rel=1e-5)
+    assert told == pytest.approx({"small_boxes": 0, "boxes": 1.5}, rel=1e-5)
 
 
 def test_the_weights_of_the_losses_are_not_learned() -> None:
@@ -176,24 +175,25 @@ def config(*overrides: str, name: str = "s3fd_light") -> Config:
 
 def trainer(
     data: Path, out: Path, *overrides: str, name: str = "s3fd_light", start_from: Path | None = None
-) -> Trainer:
+) -> Trainer[Batch]:
     return detector_trainer(
         config(*overrides, name=name), data, out, out / "cache", "test", overrides, lambda it, _l, _t: it, start_from
     )
 
 
-def losses_on(run: Trainer, crops: Batch) -> NDArray[np.float32]:
+def losses_on(run: Trainer[Batch], crops: Batch) -> NDArray[np.float32]:
     """Score and box loss on fixed crops, which leaves the network as it was."""
     state = copy.deepcopy(run.objective.state_dict())
     with torch.no_grad():
-        _, losses, _ = run.objective.train()(crops.images, crops.faces, crops.complete.tolist())
+        losses = run.objective.train()(crops).tasks
     run.objective.load_state_dict(state)
-    return losses.numpy()
+    return np.array([float(losses[task]) for task in ("score", "box")], np.float32)
 
 
 def test_a_run_learns_and_is_gone_on_with(data: Path, tmp_path: Path) -> None:
     first = trainer(data, tmp_path / "run", "data.weights={wider=1.0}", "run.steps=24")
-    crops = collate([first.dataset[Draw(number, 128)] for number in range(1000, 1008)])
+    assert isinstance(first.source, CropBatches)
+    crops = collate([first.source.dataset[Draw(number, 128)] for number in range(1000, 1008)])
     before = losses_on(first, crops)
     first.run()
     after = losses_on(first, crops)
@@ -205,7 +205,7 @@ def test_a_run_learns_and_is_gone_on_with(data: Path, tmp_path: Path) -> None:
         assert torch.equal(tensor, second.objective.state_dict()[name]), name
     second.run()
     assert second.progress.step == 26
-    assert load(tmp_path / "run" / "s3fd_light.last.pt").made["step"] == 26
+    assert load_checkpoint(tmp_path / "run" / "s3fd_light.last.pt").made["step"] == 26
 
 
 def test_the_command_trains_it(data: Path, tmp_path: Path) -> None:
@@ -216,9 +216,9 @@ def test_the_command_trains_it(data: Path, tmp_path: Path) -> None:
          "--cache", str(tmp_path / "cache")],
     )
     assert result.exit_code == 0, result.output
-    assert isinstance(load(out / "s3fd_light.last.pt").build(), S3FD)
+    assert isinstance(load_checkpoint(out / "s3fd_light.last.pt").build(), S3FD)
     dev = [entry for entry in read_log(out / "log.jsonl") if entry["kind"] == "dev"]
-    assert len(dev) == 3
+    assert len(dev) == 2
     assert all("ap_easy" in entry and "nme_percent" not in entry for entry in dev)
 
 
@@ -230,7 +230,8 @@ def test_s3fd_starts_from_vgg16_s_weights(data: Path, tmp_path: Path) -> None:
     assert isinstance(fc6, nn.Conv2d)
     assert fc6.bias is not None
     assert fc6.bias.tolist() == list(range(0, 4096, 4))
-    assert run.made["started_from"]["made"] == {"backbone": "vgg16.pth"}
+    assert run.checkpoints is not None
+    assert run.checkpoints.made["started_from"]["made"] == {"backbone": "vgg16.pth"}
     with pytest.raises(CheckpointError, match="not an edgeface checkpoint"):
         trainer(data, tmp_path / "light", start_from=tmp_path / "vgg16.pth")
 

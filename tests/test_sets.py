@@ -22,7 +22,7 @@ from edgeface.data.sets import (
     settled_weights,
 )
 from edgeface.errors import DataError
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from tiny_data import FACE_BOX, write_set
 
 PICTURE = np.zeros((40, 60, 3), np.uint8)
@@ -126,7 +126,7 @@ def test_training_on_ones_own_set_needs_no_option(tmp_path: Path, astronaut: NDA
     assert "draws its pictures from mine 100%" in result.output
     assert f"into {tmp_path / 'cache'}: 147 kB" in result.output
     assert "ap_all" in result.output
-    checkpoint = load(tmp_path / "run" / "mos_s.best.pt")
+    checkpoint = load_checkpoint(tmp_path / "run" / "mos_s.best.pt")
     assert list(checkpoint.made["data_sha256"]) == ["mine"]
     assert "not stated" in checkpoint.licence
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -92,7 +92,7 @@ def test_a_token_in_the_environment_waits_for_a_page(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[detector]\nsise = 1\n", "[detector] has no key 'sise'. Did you mean 'size'? Its keys are model, engine"),
+        ("[detector]\nsise = 1\n", "[detector] has no key 'sise'. Did you mean 'size'? Its keys are model, size"),
         ("[camera]\n", "no section or key 'camera'. There are source, detector"),
         ("[detector]\nscore = 2.0\n", "detector.score: Expected `float` <= 1.0"),
         ('[page]\nport = "high"\n', "page.port: Expected `int | null`, got `str`"),

@@ -15,13 +15,13 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from edgeface.cli import main
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.patch_nets import O_NET, PatchNet, patch_net
 from edgeface.runtime.logistic import logit
 from edgeface.training.config import default_config_path, read_settings
 from edgeface.training.patches.labels import LABELS
-from edgeface.training.patches.loop import predict
 from edgeface.training.patches.samples import Samples
+from edgeface.training.patches.training import predict
 from edgeface.training.tcnn import TCNNConfig, TCNNTraining, centred, level_quality
 from tiny_data import FACE_BOX, FACE_POINTS, write_set
 
@@ -94,7 +94,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_trains_both_steps_and_chooses_thresholds(run: Path) -> None:
-    checkpoint = load(run / "tcnn.best.pt")
+    checkpoint = load_checkpoint(run / "tcnn.best.pt")
     assert checkpoint.metrics["thresholds"] == dict.fromkeys(LABELS, 0.5)
     assert "samples" not in {path.name for path in run.iterdir()}
     faces, quality = (Samples.open(run / step / "samples") for step in ("faces", "quality"))
@@ -107,7 +107,7 @@ def test_a_run_trains_both_steps_and_chooses_thresholds(run: Path) -> None:
 def test_the_second_step_changes_the_quality_branch_alone(run: Path) -> None:
     """Batch norms' statistics as well: the other tasks must not move."""
     first = torch.load(run / "faces" / "state.pt", weights_only=True)["best"]
-    whole = load(run / "tcnn.best.pt").state
+    whole = load_checkpoint(run / "tcnn.best.pt").state
     bias = "heads.attributes.bias"      # which the thresholds moved
     assert (whole.pop(bias) - first.pop(bias)).abs().max() < 14
     for name, tensor in first.items():
@@ -130,7 +130,7 @@ def test_a_threshold_becomes_a_half(attributes: list[str]) -> None:
 
 
 def test_a_second_training_of_quality_starts_level(run: Path) -> None:
-    checkpoint, samples = load(run / "tcnn.best.pt"), Samples.open(run / "quality" / "samples")
+    checkpoint, samples = load_checkpoint(run / "tcnn.best.pt"), Samples.open(run / "quality" / "samples")
     net = patch_net(O_NET, "prelu", attributes=2, quality=True)
     net.load_state_dict(checkpoint.state)
     indices = np.nonzero(~np.isnan(samples.labels[:, -1]))[0]
@@ -155,7 +155,7 @@ def test_a_calibrated_net_is_trained_on_in_int8(run: Path, data: Path, tmp_path:
     assert quantised.exit_code == 0, quantised.output
     result = train(data, tmp_path / "int8", *options, "--start-from", str(calibrated))
     assert result.exit_code == 0, result.output
-    before, after = load(calibrated), load(tmp_path / "int8" / "tcnn.best.pt")
+    before, after = load_checkpoint(calibrated), load_checkpoint(tmp_path / "int8" / "tcnn.best.pt")
     assert after.quantisation is not None
     assert after.quantisation.trained
     assert set(after.metrics["thresholds"]) == set(LABELS)
@@ -185,8 +185,8 @@ def test_a_run_stopped_between_its_steps_goes_on(run: Path, data: Path, tmp_path
     again = training(data, tmp_path)
     assert again.going_on() == "faces"
     again.run()
-    whole = load(run / "tcnn.best.pt").state
-    assert all(torch.equal(whole[name], tensor) for name, tensor in load(again.weights).state.items())
+    whole = load_checkpoint(run / "tcnn.best.pt").state
+    assert all(torch.equal(whole[name], tensor) for name, tensor in load_checkpoint(again.weights).state.items())
 
 
 def training(data: Path, out: Path) -> TCNNTraining:
@@ -211,7 +211,7 @@ def test_a_task_without_labels_is_left_out_and_said(
     assert result.exit_code == 0, result.output
     assert "no training faces with and without mask: trains without that task" in caplog.messages
     assert any(message.endswith("masks: no training pictures: trains without this set") for message in caplog.messages)
-    checkpoint = load(tmp_path / "run" / "tcnn.best.pt")
+    checkpoint = load_checkpoint(tmp_path / "run" / "tcnn.best.pt")
     assert checkpoint.options["attributes"] == ["sunglasses"]
     assert set(checkpoint.metrics["thresholds"]) == {"sunglasses", "quality"}
     net = checkpoint.build()
@@ -230,7 +230,7 @@ def test_without_quality_labels_there_is_no_quality_branch(astronaut: Image, tmp
     annotations.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
     result = train(data, tmp_path / "run")
     assert result.exit_code == 0, result.output
-    checkpoint = load(tmp_path / "run" / "tcnn.best.pt")
+    checkpoint = load_checkpoint(tmp_path / "run" / "tcnn.best.pt")
     assert checkpoint.options["quality"] is False
     assert not any(name.startswith("quality") for name in checkpoint.state)
 

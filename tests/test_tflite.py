@@ -243,13 +243,13 @@ def test_a_net_on_features_takes_their_scale(tmp_path: Path) -> None:
 def test_the_target_writes_the_nets_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from edgeface.convert.targets import target
 
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
     from edgeface.models.mos_export import graphs
     from edgeface.torch_engine import TorchSession
 
     goal = target.get("tflite")
     assert next(iter(goal.tolerances)) == "int8"
-    for graph in graphs(load(tiny_checkpoint).build())[:2]:
+    for graph in graphs(load_checkpoint(tiny_checkpoint).build())[:2]:
         (name,) = goal.files(graph.stem)
         goal.write(graph, [tmp_path / name], "fp32")
         assert not {"TRANSPOSE", "RESHAPE"} & operators((tmp_path / name).read_bytes()).keys()
@@ -269,13 +269,13 @@ def test_the_target_writes_the_scales_of_a_quantised_net(tiny_checkpoint: Path, 
     from edgeface.convert.targets import target
 
     from edgeface.int8.modules import points, set_mode
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
     from edgeface.models.deploy import deploy
     from edgeface.models.mos import MOS
     from edgeface.models.mos_export import graphs
     from edgeface.torch_engine import TorchSession
 
-    trained = load(tiny_checkpoint).build()
+    trained = load_checkpoint(tiny_checkpoint).build()
     assert isinstance(trained, MOS)
     net = deploy(trained).eval()
     for _, point in points(net):

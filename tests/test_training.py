@@ -15,14 +15,15 @@ from torch import nn
 
 from edgeface.cli import main
 from edgeface.data.annotations import Picture
-from edgeface.data.detection import DetectionSet, Draw, FeedbackState, collate, read_sources
+from edgeface.data.detection import Batch, DetectionSet, Draw, FeedbackState, collate, read_sources
 from edgeface.data.targets import TEACHER_PITCH_OFFSET_DEG
 from edgeface.errors import DataError, OptionError, TrainingError
 from edgeface.faces import Faces
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.training.config import Config, default_config_path, load_config
+from edgeface.training.crop_batches import CropBatches, StepBatches
 from edgeface.training.detector import detector_trainer
-from edgeface.training.loop import StepBatches, Trainer
+from edgeface.training.loop import Trainer
 from edgeface.training.plots import read_log
 from edgeface.training.probe import DetectionProbe, is_hard
 from edgeface.training.schedule import done_share, learning_rate
@@ -45,7 +46,7 @@ def config(*overrides: str) -> Config:
     return load_config(default_config_path("mos_s"), [*TINY, *overrides])
 
 
-def trainer(data: Path, out: Path, *overrides: str) -> Trainer:
+def trainer(data: Path, out: Path, *overrides: str) -> Trainer[Batch]:
     return detector_trainer(config(*overrides), data, out, out / "cache", "test", overrides, lambda it, _l, _t: it)
 
 
@@ -56,14 +57,14 @@ def test_a_run_leaves_weights_log_and_plots(data: Path, tmp_path: Path) -> None:
          str(tmp_path / "cache"), "--licence", "public domain"],
     )
     assert result.exit_code == 0, result.output
-    checkpoint = load(tmp_path / "run" / "mos_s.last.pt")
+    checkpoint = load_checkpoint(tmp_path / "run" / "mos_s.last.pt")
     assert checkpoint.options == {"width": "0.5x"}
     assert checkpoint.licence == "public domain"
     assert checkpoint.made["step"] == 4
     assert set(checkpoint.made["data_sha256"]) == {"wider", "landmarks68", "backgrounds"}
     assert checkpoint.build()(torch.zeros(1, 3, 64, 64)).score[0].shape == (1, 4, 8, 8)
     kinds = [e["kind"] for e in read_log(tmp_path / "run" / "log.jsonl")]
-    assert kinds.count("dev") == 3         # after each epoch of two steps, and at the end
+    assert kinds.count("dev") == 2         # after each epoch of two steps, the last of which is the end
     assert kinds[0] == "start"
     assert "hard" in kinds
 
@@ -147,14 +148,15 @@ def test_training_overfits_one_scene(data: Path, tmp_path: Path) -> None:
 
 
 def test_stitching_follows_the_small_faces_share(data: Path, tmp_path: Path) -> None:
-    run = trainer(data, tmp_path / "run", "run.steps=2")
-    run._feed_back(torch.tensor([1.0, 10.0]))
-    assert int(run.dataset.feedback.stitch[0]) == 1
-    stitched = run.dataset[Draw(0, 128)]
+    source = trainer(data, tmp_path / "run", "run.steps=2").source
+    assert isinstance(source, CropBatches)
+    source.feed_back({"small_boxes": torch.tensor(1.0), "boxes": torch.tensor(10.0)})
+    assert int(source.dataset.feedback.stitch[0]) == 1
+    stitched = source.dataset[Draw(0, 128)]
     assert stitched.image.shape == (128, 128, 3)
-    run._feed_back(torch.tensor([4.0, 10.0]))
-    assert int(run.dataset.feedback.stitch[0]) == 0
-    assert run.progress.stitched == 1
+    source.feed_back({"small_boxes": torch.tensor(4.0), "boxes": torch.tensor(10.0)})
+    assert int(source.dataset.feedback.stitch[0]) == 0
+    assert source.stitched == 1
 
 
 def test_hard_pictures_are_drawn_more_often(data: Path, tmp_path: Path) -> None:
@@ -175,7 +177,10 @@ def test_the_same_draw_gives_the_same_crop(data: Path, tmp_path: Path) -> None:
     assert np.array_equal(one.image, two.image)
     batch = collate([one, dataset[Draw(12, 128)]])
     assert batch.images.shape == (2, 3, 128, 128)
-    assert all(f.shape[1] == 19 for f in batch.faces)
+    assert sum(batch.counts) == len(batch.faces)
+    first, second = batch.faces.split(batch.counts)
+    assert torch.equal(first.boxes, torch.from_numpy(one.targets.boxes))
+    assert torch.equal(torch.cat((first.pose, second.pose)).nan_to_num(), batch.faces.pose.nan_to_num())
 
 
 def test_hardness_counts_false_and_missed_boxes(data: Path, tmp_path: Path) -> None:

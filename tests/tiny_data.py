@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeface.data.detection import Batch
 
 # The astronaut's face in the 512x512 picture: box and five points, read off the picture.
 FACE_BOX = (179.0, 62.0, 269.0, 178.0)
@@ -52,3 +57,14 @@ def write_tiny_data(directory: Path, astronaut: Image) -> Path:
     write_set(directory / "landmarks68", crops)
     write_set(directory / "backgrounds", grounds)
     return directory
+
+
+def one_face(box: Tensor) -> Batch:
+    """A batch of one black picture of 128 px, complete, with a face in ``box`` (1, 4) whose landmarks nobody knows."""
+    import torch
+
+    from edgeface.data.detection import Batch, FaceTargets
+
+    unknown = torch.full((1, 13), torch.nan)
+    face = FaceTargets(box, unknown[:, :10], unknown[:, 10:], torch.tensor([False]), torch.tensor([True]))
+    return Batch(torch.zeros(1, 3, 128, 128, dtype=torch.uint8), face, [1], [True])

@@ -70,7 +70,7 @@ def calibrate(board: Board, *, names: Sequence[str] | None = None, progress: Pro
             fits.append(fit_core(column, table.times_ms(column), counted))
     for name in table.like:
         if name in calibration.boards():
-            other = calibration.load(name)
+            other = calibration.load_calibration(name)
             fits += _fits_of_another(board, other, {fit.core for fit in fits})
             versions = versions or other.versions
     return Calibration(board.name, table.machine, table.source, versions, fits, fit_threads(board))

@@ -180,7 +180,7 @@ def boards() -> list[str]:
     return sorted(path.stem for path in directory().glob("*.json"))
 
 
-def load(board: str) -> Calibration:
+def load_calibration(board: str) -> Calibration:
     """The calibration of that board that came with the package; raises DeviceError when there is none."""
     path = directory() / f"{board}.json"
     try:

@@ -188,7 +188,7 @@ def estimate(
         if bundle.engine not in _ENGINES:
             choices = " and ".join(_ENGINES)
             raise OptionError(f"{bundle.name}: is for the engine {bundle.engine}: there are estimates of {choices}")
-    factors = calibration.load(board.name)
+    factors = calibration.load_calibration(board.name)
     if board.calibration is not None:
         factors = calibration.of_own(board.name, board.title, board.calibration)
     fit = factors.core(question.core)

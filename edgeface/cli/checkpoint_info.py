@@ -14,9 +14,9 @@ def checkpoint_record(path: Path) -> dict[str, Any]:
     """All but the weights, for JSON. Raises MissingExtraError without torch, and CheckpointError."""
     require_torch("reading a checkpoint")
 
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
 
-    checkpoint = load(path)
+    checkpoint = load_checkpoint(path)
     return {
         "checkpoint": str(path),
         "model": checkpoint.model,

@@ -115,7 +115,7 @@ def command(
 def _float_checkpoint(model: str, out: Path) -> tuple[Path, Checkpoint]:
     """What is to be quantised: its file, and what it holds. Raises CheckpointError, OptionError and ConversionError."""
     from edgeface.models import families
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
     from edgeface.models.family import require_quantisable
 
     path = find(model, "torch")
@@ -123,7 +123,7 @@ def _float_checkpoint(model: str, out: Path) -> tuple[Path, Checkpoint]:
         raise CheckpointError(f"{path}: is a bundle: quantise the checkpoint that it was made from")
     if out.exists() and path.samefile(out):
         raise OptionError(f"--out {out}: is the checkpoint to quantise: choose another name")
-    checkpoint = load(path)
+    checkpoint = load_checkpoint(path)
     if checkpoint.quantisation is not None:
         raise CheckpointError(f"{path}: is quantised already: give the float checkpoint that it was made from")
     families.get(checkpoint.model)
@@ -171,9 +171,9 @@ def _settings(checkpoint: Checkpoint, config: Path | None, overrides: tuple[str,
 
 def _require_same_start(last: Path, start: Calibrated) -> None:
     """Raises TrainingError where an earlier run to go on with began with another method or other layers in float."""
-    from edgeface.models.checkpoint import load
+    from edgeface.models.checkpoint import load_checkpoint
 
-    if last.exists() and load(last).quantisation != dataclasses.replace(start.quantisation, trained=True):
+    if last.exists() and load_checkpoint(last).quantisation != dataclasses.replace(start.quantisation, trained=True):
         raise TrainingError(
             f"{last.parent}: holds a run that began with another --method or other layers in float: "
             "remove it, or choose another --out"
@@ -241,14 +241,14 @@ def _command(
 
 
 def _save_calibrated(checkpoint: Checkpoint, start: Calibrated, made: dict[str, Any], out: Path) -> None:
-    from edgeface.models.checkpoint import finished, save
+    from edgeface.models.checkpoint import finished, save_checkpoint
 
     versions = {name: metadata.version(name) for name in ("edgeface", "torch", "numpy", "opencv-python-headless")}
     made = {**made, "versions": {"python": platform.python_version(), **versions}}
     # Figures are of the float network; the thresholds that were chosen with them hold for this one too.
     metrics = {name: value for name, value in checkpoint.metrics.items() if name == "thresholds"}
     calibrated = dataclasses.replace(checkpoint, metrics=metrics, made=made, quantisation=start.quantisation)
-    save(out, finished(calibrated, start.net))
+    save_checkpoint(out, finished(calibrated, start.net))
     say_lines(f"weights: {out}")
     say_lines(next_step("convert", str(out), "--target", "ncnn"))
 
@@ -259,7 +259,7 @@ def _train(
 ) -> None:
     """Quantisation-aware training in ``OUT without suffix.run``, then OUT from its best weights."""
     from edgeface.data.pixels import cache_directory
-    from edgeface.models.checkpoint import finished, load, save
+    from edgeface.models.checkpoint import finished, load_checkpoint, save_checkpoint
     from edgeface.quantize.training import qat_trainer
     from edgeface.training.plots import plot_curves
     from edgeface.training.trainers import DetectorTraining
@@ -278,8 +278,8 @@ def _train(
         say_lines(f"stopped at step {trainer.progress.step}: the same command goes on; {out} is not written yet")
         click.get_current_context().exit(INTERRUPTED)
     best = run / f"{checkpoint.model}.best.pt"
-    trained = load(best if best.exists() else run / f"{checkpoint.model}.last.pt")
-    save(out, finished(dataclasses.replace(trained, made={**trained.made, **made}), trained.build()))
+    trained = load_checkpoint(best if best.exists() else run / f"{checkpoint.model}.last.pt")
+    save_checkpoint(out, finished(dataclasses.replace(trained, made={**trained.made, **made}), trained.build()))
     figures = ", ".join(f"{name} {value:g}" for name, value in trained.metrics.items() if name != "choose")
     say_lines(f"step {trainer.progress.step}, {figures or 'no dev part to measure on'}")
     say_lines(f"weights: {out}")

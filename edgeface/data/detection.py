@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -199,30 +199,78 @@ def _one_face_each(source: SourceSet) -> bool:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B crops as one tensor, uint8 (B, 3, S, S) BGR, with their targets as tensors, a list of B.
+class FaceTargets:
+    """What is known of F faces, as tensors: ``boxes`` float32 (F, 4), x1 y1 x2 y2 in pixels of the canvas;
+    ``landmarks`` (F, 10) likewise; ``pose`` (F, 3) pitch yaw roll in degrees, both NaN where unknown; ``ignore`` and
+    ``regress`` bool (F,), as ``Targets`` has them."""
 
-    A face's row: box (4), landmarks (10), pose (3), ignore, regress; NaN where unknown. ``complete`` (B,) bool.
-    ``known``: what an objective of more tasks learns from besides, by name.
-    """
+    boxes: Tensor
+    landmarks: Tensor
+    pose: Tensor
+    ignore: Tensor
+    regress: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[Targets]) -> FaceTargets:
+        """The faces of several pictures, one after the other."""
+        return cls(
+            _floats([part.boxes for part in parts], 4),
+            _floats([part.landmarks.reshape(len(part), 10) for part in parts], 10),
+            _floats([part.pose for part in parts], 3),
+            torch.from_numpy(np.concatenate([part.ignore for part in parts])),
+            torch.from_numpy(np.concatenate([part.regress for part in parts])),
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, rows: Tensor) -> FaceTargets:
+        """Those of ``rows``, int64 or bool."""
+        return FaceTargets(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+    def to(self, device: torch.device) -> FaceTargets:
+        """The same on a device."""
+        return FaceTargets(*(getattr(self, each.name).to(device, non_blocking=True) for each in fields(self)))
+
+    def split(self, counts: Sequence[int]) -> list[FaceTargets]:
+        """So many faces each, one after the other, as views."""
+        parts = [getattr(self, each.name).split(list(counts)) for each in fields(self)]
+        return [FaceTargets(*tensors) for tensors in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B crops as one tensor, uint8 (B, 3, S, S) BGR, with their faces one picture after the other: ``counts`` (B,) of
+    them. ``complete`` (B,): whether every face of a crop is among them. ``known``: what an objective of more tasks
+    learns from besides, by name."""
 
     images: Tensor
-    faces: list[Tensor]
-    complete: Tensor
+    faces: FaceTargets
+    counts: list[int]
+    complete: list[bool]
     known: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
+        """The same on a device; ``memory_format`` is that of the images."""
+        images = self.images.to(device, non_blocking=True, memory_format=memory_format)
+        known = {name: tensor.to(device, non_blocking=True) for name, tensor in self.known.items()}
+        return Batch(images, self.faces.to(device), self.counts, self.complete, known)
+
+    def first(self, count: int) -> Batch:
+        """The first ``count`` crops with their faces, and nothing that is known besides."""
+        rows = torch.arange(sum(self.counts[:count]), device=self.faces.boxes.device)
+        return Batch(self.images[:count], self.faces.select(rows), self.counts[:count], self.complete[:count])
 
 
 def collate(crops: list[Crop]) -> Batch:
     """Crops of one canvas size into a batch."""
     images = torch.from_numpy(np.stack([c.image for c in crops])).permute(0, 3, 1, 2).contiguous()
-    faces = [torch.from_numpy(_rows(c.targets)) for c in crops]
-    return Batch(images, faces, torch.tensor([c.targets.complete for c in crops]))
+    targets = [crop.targets for crop in crops]
+    return Batch(images, FaceTargets.of(targets), [len(each) for each in targets], [each.complete for each in targets])
 
 
-def _rows(targets: Targets) -> NDArray[np.float32]:
-    n = len(targets)
-    columns = (
-        targets.boxes, targets.landmarks.reshape(n, 10), targets.pose,
-        targets.ignore[:, None].astype(np.float32), targets.regress[:, None].astype(np.float32),
-    )
-    return np.concatenate(columns, 1).astype(np.float32)
+def _floats(parts: Sequence[NDArray[np.float32]], columns: int) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.float32).reshape(-1, columns))

@@ -155,7 +155,7 @@ def _what_else(path: Path, error: Exception) -> str:
         return f"cannot be read: {unreadable.strerror}"
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the file is complete or not there. Raises OutputError."""
     write_atomically(
         path,
@@ -173,7 +173,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     )
 
 
-def load(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint without running code from it; raises CheckpointError."""
     content = read_untrusted(path)
     if content.get("format") != FORMAT:

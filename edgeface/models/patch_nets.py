@@ -146,10 +146,6 @@ class PatchNet(nn.Module):
         """Normalised BGR patches (N, 3, size_px, size_px) -> PatchOutput."""
         return PatchOutput.of(self.maps(x))
 
-    def quality_branch(self) -> nn.ModuleList:
-        """The layers that T-CNN's second step of training trains alone; none where there is no quality head."""
-        return nn.ModuleList([] if self.quality_unit is None else [self.quality_unit, self.heads["quality"]])
-
     def bias_of(self, output: str) -> Tensor:
         """Of a trained net: the bias (O,) of an output's head."""
         head = self.heads[output]

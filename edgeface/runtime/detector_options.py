@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
 
 from edgeface.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from edgeface.runtime.detector import Detector
 
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Arguments of ``edgeface.load`` under their names there; None leaves a choice to the model."""
+    """Arguments of ``edgeface.load`` under their names there, with what each may be; None leaves a choice to the model.
+    """
 
     model: str = DEFAULT_MODEL
-    size: int | None = None
-    score: float | None = None
-    nms: float | None = None
-    threads: int | None = None
+    size: Count | None = None
+    score: Share | None = None
+    nms: Share | None = None
+    threads: Count | None = None
     engine: str | None = None
-    precision: str | None = None
+    precision: Literal["fp32", "fp16", "int8"] | None = None
     refine: str | None = None
-    min_face: float | None = None
-    thresholds: tuple[float, ...] | None = None
-    candidates: int | None = None
+    min_face: Annotated[float, Meta(ge=1)] | None = None
+    thresholds: tuple[Share, ...] | None = None
+    candidates: Count | None = None
 
     def open(self, *, classes: bool = True, device: str = "cpu") -> Detector:
         """The detector; ``classes`` and ``device`` are arguments of ``edgeface.load`` too. Raises what it raises."""

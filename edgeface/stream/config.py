@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from edgeface.errors import OptionError
+from edgeface.runtime.detector_options import Count, DetectorOptions
 from edgeface.toml_reasons import reason
 
-Count = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -34,22 +33,16 @@ class SourceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     give_up_s: Positive | None = None
 
 
-class DetectorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The section [detector]."""
-
-    model: str | None = None
-    engine: str | None = None
-    precision: Literal["fp32", "fp16", "int8"] | None = None
-    size: Count | None = None
-    score: Share | None = None
-    nms: Share | None = None
-    threads: Count | None = None
-    refine: str | None = None
-    min_face: Annotated[float, Meta(ge=1)] | None = None
-    thresholds: list[Share] | None = None
-    candidates: Count | None = None
-    classes: bool = False
-    adapt_ms: Positive | None = None
+# The section [detector]: what every detector is opened with, and what a camera's has besides.
+DetectorSection = msgspec.defstruct(
+    "DetectorSection",
+    [
+        *((name, kind | None, None) for name, kind in get_type_hints(DetectorOptions, include_extras=True).items()),
+        ("classes", bool, False),
+        ("adapt_ms", Positive | None, None),
+    ],
+    frozen=True, forbid_unknown_fields=True, omit_defaults=True,
+)  # fmt: skip
 
 
 class TrackingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -104,7 +97,7 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """The file as a whole. A setting has the name of its option, ``-`` as ``_``, with its unit where it has one."""
 
     source: SourceSection = SourceSection()
-    detector: DetectorSection = DetectorSection()
+    detector: DetectorSection = DetectorSection()   # type: ignore[valid-type]  # mypy knows no struct that is made
     tracking: TrackingSection = TrackingSection()
     page: PageSection = PageSection()
     output: OutputSection = OutputSection()

@@ -26,7 +26,7 @@ class Warmth:
 
 
 class Thermometer:
-    """Looks at most once a second, whoever asks; any thread may."""
+    """PlainProbe at most once a second, whoever asks; any thread may."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgeface.data.detection import Batch
 from edgeface.training.assign import BACKGROUND, AnchorGrid, assign, decode_boxes
 from edgeface.training.atss import assign_atss
-from edgeface.training.dense import Matches, Objective
+from edgeface.training.dense import DenseObjective, Matches
 from edgeface.training.losses import box_iou, distance_iou, focal, mined_classification, quality_focal
 
 LEAST_DERIVED_QUALITY = 0.8
 
 
-class AnchoredObjective(Objective):
+class AnchoredObjective(DenseObjective):
     """The losses of score and box as the configuration's ``Loss`` chooses them."""
 
     anchors_per_position: int
@@ -37,28 +38,27 @@ class AnchoredObjective(Objective):
             box_loss, shares = self.box_loss(box, anchors, matches, variances)
         return self._classification(score, decoded.detach(), matches, negative), box_loss, shares
 
-    def match(
-        self, grid: AnchorGrid, anchors: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
-    ) -> tuple[Matches, Tensor]:
+    def match(self, grid: AnchorGrid, anchors: Tensor, batch: Batch) -> tuple[Matches, Tensor]:
         """The positives of a batch, and which anchors are background, (B, K) bool."""
+        pictures = list(zip(batch.faces.split(batch.counts), batch.complete, strict=True))
         if self.loss.assignment == "atss":
             assigned = [
                 assign_atss(
-                    anchors, grid.level_sizes, face[:, :4], face[:, 17] > 0, whole,
+                    anchors, grid.level_sizes, face.boxes, face.ignore, whole,
                     candidates=self.loss.atss_positions * self.anchors_per_position,
                 )
-                for face, whole in zip(faces, complete, strict=True)
+                for face, whole in pictures
             ]
         else:
             assigned = [
                 assign(
-                    anchors, face[:, :4], face[:, 17] > 0, whole,
+                    anchors, face.boxes, face.ignore, whole,
                     positive_iou=self.loss.positive_iou, negative_iou=self.loss.negative_iou,
                     min_anchors=self.loss.min_anchors,
                 )
-                for face, whole in zip(faces, complete, strict=True)
+                for face, whole in pictures
             ]
-        return Matches.of(assigned, faces), torch.stack([numbers == BACKGROUND for numbers in assigned])
+        return Matches.of(assigned, batch), torch.stack([numbers == BACKGROUND for numbers in assigned])
 
     def _classification(self, score: Tensor, decoded: Tensor, m: Matches, negative: Tensor) -> Tensor:
         """Loss of ``score`` (B, K, 2). ``decoded`` (P, 4) are the matches' boxes, ``negative`` (B, K) is background."""
@@ -71,9 +71,9 @@ class AnchoredObjective(Objective):
         if self.loss.classification == "focal":
             counted = positive | negative
             return focal(face_logit(score)[counted], positive[counted])
-        iou = box_iou(decoded, m.face[:, :4])
+        iou = box_iou(decoded, m.face.boxes)
         # A box that was derived from points is about right only: it may not call a good detection a bad one.
-        iou = torch.where(m.face[:, 18] > 0, iou, iou.clamp_min(LEAST_DERIVED_QUALITY))
+        iou = torch.where(m.face.regress, iou, iou.clamp_min(LEAST_DERIVED_QUALITY))
         quality = torch.zeros_like(negative, dtype=torch.float32)
         quality[m.image, m.anchor] = iou
         return quality_focal(
@@ -83,13 +83,11 @@ class AnchoredObjective(Objective):
 
     def _diou_loss(self, decoded: Tensor, m: Matches, weight: Tensor) -> tuple[Tensor, Tensor]:
         """As ``box_loss``, of decoded boxes (P, 4), with a ``weight`` (P,) each: a sure detection's box counts more."""
-        use = m.face[:, 18] > 0
-        rows = m.face[use]
-        each = distance_iou(decoded[use], rows[:, :4])
-        area = (rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1])
-        small = each.detach()[area <= self.small_face_px**2].sum()
+        use = m.face.regress
+        boxes = m.face.boxes[use]
+        each = distance_iou(decoded[use], boxes)
         mean = (each * weight[use]).sum() / weight[use].sum().clamp_min(1e-3)
-        return mean, torch.stack((small, each.detach().sum()))
+        return mean, self.small_share(each.detach(), boxes)
 
 
 def face_logit(score: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -11,54 +10,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeface.data.detection import Batch, FaceTargets
 from edgeface.errors import TrainingError
 from edgeface.training.assign import encode
 from edgeface.training.config import Loss
+from edgeface.training.objective import Losses, Objective
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Positive anchors of a batch, P of them: picture, anchor number in the grid, and the face's row (P, 19)."""
+    """Positive anchors of a batch, P of them: picture (P,), anchor number in the grid (P,), and what is known of the
+    P faces."""
 
     image: Tensor
     anchor: Tensor
-    face: Tensor
+    face: FaceTargets
 
     @classmethod
-    def of(cls, assigned: Sequence[Tensor], faces: Sequence[Tensor]) -> Matches:
-        """From what each picture's anchors (K,) were assigned to, and its faces, as ``Batch`` has them."""
+    def of(cls, assigned: Sequence[Tensor], batch: Batch) -> Matches:
+        """From what each picture's anchors (K,) were assigned to."""
         images, indices, rows = [], [], []
-        for i, (numbers, face) in enumerate(zip(assigned, faces, strict=True)):
+        first = 0
+        for i, (numbers, count) in enumerate(zip(assigned, batch.counts, strict=True)):
             taken = torch.nonzero(numbers >= 0).flatten()
             images.append(torch.full_like(taken, i))
             indices.append(taken)
-            rows.append(face[numbers[taken]])
-        return cls(torch.cat(images), torch.cat(indices), torch.cat(rows))
+            rows.append(numbers[taken] + first)
+            first += count
+        return cls(torch.cat(images), torch.cat(indices), batch.faces.select(torch.cat(rows)))
 
 
-class Objective(nn.Module, ABC):
-    """One training step of ``net`` as one module: network, assignment, losses. Several GPUs wrap exactly this."""
+class DenseObjective(Objective[Batch]):
+    """The losses of a detector on whole pictures, by ``tasks``; it tells the box loss of small faces and of all, by
+    which feedback sampling is steered."""
 
     tasks: tuple[str, ...]      # the losses' names, in their order
 
     def __init__(self, net: nn.Module, loss: Loss, small_face_px: float) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.loss = loss
         self.small_face_px = small_face_px
 
-    @abstractmethod
-    def forward(
-        self, images: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """``images`` uint8 (B, 3, S, S); ``faces`` B tensors as ``Batch`` has them.
-
-        Returns the total (), the losses of ``tasks`` (T,), and the box loss (2,) of small faces and of all.
-        """
-
-    @abstractmethod
-    def weights(self) -> Tensor:
-        """What each task's loss is multiplied by, (T,)."""
+    def losses(self, total: Tensor, losses: Tensor, shares: Tensor) -> Losses:
+        """From the total (), the losses (T,) of the first ``tasks``, and the box loss (2,) of small faces and all."""
+        by_task = dict(zip(self.tasks, losses.detach().unbind(), strict=False))
+        return Losses(total, by_task, {"small_boxes": shares[0], "boxes": shares[1]})
 
     def smooth_l1(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Smooth L1 of rows (P, C), summed over the columns: (P,)."""
@@ -67,13 +63,16 @@ class Objective(nn.Module, ABC):
     def box_loss(self, box: Tensor, anchors: Tensor, m: Matches, variances: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Mean loss of ``box`` (B, K, 4) over the matches with a box of their own, and its sums (2,) over small faces
         and all."""
-        use = m.face[:, 18] > 0
-        rows = m.face[use]
-        target, _ = encode(anchors[m.anchor[use]], rows[:, :4], rows[:, 4:14], variances)
+        use = m.face.regress
+        face = m.face.select(use)
+        target, _ = encode(anchors[m.anchor[use]], face.boxes, face.landmarks, variances)
         each = self.smooth_l1(box[m.image[use], m.anchor[use]], target)
-        area = (rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1])
-        small = each.detach()[area <= self.small_face_px**2].sum()
-        return each.sum() / max(1, len(each)), torch.stack((small, each.detach().sum()))
+        return each.sum() / max(1, len(each)), self.small_share(each.detach(), face.boxes)
+
+    def small_share(self, each: Tensor, boxes: Tensor) -> Tensor:
+        """Of losses (P,) the sums (2,) over small faces, by their ``boxes`` (P, 4), and over all."""
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        return torch.stack((each[area <= self.small_face_px**2].sum(), each.sum()))
 
 
 def flat(maps: Sequence[Tensor], channels: int) -> Tensor:
@@ -83,7 +82,7 @@ def flat(maps: Sequence[Tensor], channels: int) -> Tensor:
 
 
 @singledispatch
-def objective_of(net: nn.Module, loss: Loss, small_face_px: float) -> Objective:
+def objective_of(net: nn.Module, loss: Loss, small_face_px: float) -> DenseObjective:
     """The objective that trains ``net``, by its type; faces are small up to a side of ``small_face_px``.
 
     Raises TrainingError for a network that is no dense detector, and OptionError for a ``loss`` that it cannot have.

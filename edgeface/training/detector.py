@@ -17,22 +17,26 @@ from torch import distributed, nn
 
 from edgeface.bundle import sha256_of
 from edgeface.data.annotations import ANNOTATIONS
-from edgeface.data.detection import DetectionSet, FeedbackState, read_sources
+from edgeface.data.detection import Batch, DetectionSet, FeedbackState, read_sources
 from edgeface.data.pixels import ProgressBar
 from edgeface.data.sets import licence_of, open_data, remark_on_weights, settled_weights
 from edgeface.errors import OptionError, OutputError, TrainingError, UnknownModelError
 from edgeface.int8.network import Quantisation
 from edgeface.models import families
-from edgeface.models.checkpoint import FORMAT, load, read_untrusted
+from edgeface.models.checkpoint import FORMAT, load_checkpoint, read_untrusted
 from edgeface.models.family import Family
 from edgeface.models.starting import is_archive, load_backbone
 from edgeface.registry import unknown_name
-from edgeface.training import maskface_objective, objective, s3fd  # noqa: F401  (register their objectives)
-from edgeface.training.config import Config
-from edgeface.training.dense import Objective, objective_of
+from edgeface.training import maskface_objective, mos_objective, s3fd  # noqa: F401  (register their objectives)
+from edgeface.training.checkpoints import Checkpoints
+from edgeface.training.config import Config, plain
+from edgeface.training.crop_batches import CropBatches, HardProbe
+from edgeface.training.dense import DenseObjective, objective_of
 from edgeface.training.devices import find_place
-from edgeface.training.loop import Probe, Trainer
+from edgeface.training.freezing import ALL
+from edgeface.training.loop import Schedule, Trainer
 from edgeface.training.probe import DetectionProbe
+from edgeface.training.state import RunDirectory
 
 # What the sets of the data folder allow; weights trained on data of one's own carry what --licence says.
 DEFAULT_LICENCE = "research only: trained on WIDER FACE, 300-W and other data with research terms"
@@ -42,7 +46,7 @@ _LOG = logging.getLogger(__name__)
 def detector_trainer(
     config: Config, data: Path, out: Path, cache: Path, licence: str | None, overrides: Sequence[str],
     progress: ProgressBar, start_from: Path | None = None,
-) -> Trainer:
+) -> Trainer[Batch]:
     """A trainer for ``config`` on the sets below ``data``, resumed when ``out`` holds an earlier run.
 
     A new run starts from the weights of the checkpoint ``start_from``, or of what its family takes for its
@@ -64,18 +68,20 @@ def detector_trainer(
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network is trained by: the crops, the losses, and what looks at it between epochs."""
+    """What a detector is trained by: the crops, the losses, what looks at it between steps, and which of it is trained,
+    by ``patterns`` as ``Trained`` has them."""
 
     dataset: DetectionSet
-    objective: Objective
-    probe: Probe
+    objective: DenseObjective
+    probe: HardProbe
+    patterns: tuple[str, ...] = ALL
 
 
 def network_trainer(
     net: nn.Module, config: Config, data: Path, out: Path, cache: Path, licence: str | None, made: Mapping[str, Any],
     progress: ProgressBar, quantisation: Quantisation | None = None,
     widened: Callable[[Lesson], Lesson] = lambda lesson: lesson,
-) -> Trainer:
+) -> Trainer[Batch]:
     """A trainer for a network that is built already; else as ``detector_trainer``, with the same errors.
 
     ``made`` goes into the weights, with versions and the data's hashes; so does ``quantisation``, of a quantised net.
@@ -113,10 +119,17 @@ def network_trainer(
         DetectionProbe(config, folder, sources, place.device),
     ))
     hashes = {name: sha256_of(folder.directory(name) / ANNOTATIONS) for name in names}
+    made = {**made, "versions": versions(), "data_sha256": hashes}
+    licence = licence or licence_of(folder, names, DEFAULT_LICENCE)
+    if config.run.channels_last:
+        net.to(memory_format=torch.channels_last)   # type: ignore[call-overload]  # torch types the other overloads
+    run = config.run
     trainer = Trainer(
-        net, lesson.objective, config, lesson.dataset, out, place, lesson.probe,
-        {**made, "versions": versions(), "data_sha256": hashes},
-        licence or licence_of(folder, names, DEFAULT_LICENCE), quantisation, began_s,
+        lesson.objective, CropBatches(config, lesson.dataset, place, lesson.probe),
+        Schedule(run.steps, run.budget_minutes, run.checkpoint_minutes, run.epoch_steps, config.optimiser),
+        RunDirectory(out), probe=lesson.probe, patterns=lesson.patterns, place=place, began_s=began_s,
+        checkpoints=Checkpoints(out, config, made, licence, quantisation), about={"config": plain(config), **made},
+        identity={"model": config.model, "options": config.options},
     )
     trainer.resume()
     return trainer
@@ -143,7 +156,7 @@ def _started(path: Path, config: Config, family: Family) -> tuple[nn.Module, dic
         net = family.network(config.options)
         family.starts(net, state, str(path))
         return net, {"backbone": path.name}
-    checkpoint = load(path)
+    checkpoint = load_checkpoint(path)
     if (checkpoint.model, checkpoint.options) != (config.model, config.options):
         raise TrainingError(
             f"{path}: is {checkpoint.model} {checkpoint.options}, the configuration says {config.model} "

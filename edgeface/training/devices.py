@@ -35,6 +35,10 @@ class Place:
         return torch.autocast(self.device.type, dtype)
 
 
+# One process on a CPU: where small nets are trained, on samples that are cut already.
+ALONE = Place(torch.device("cpu"), 0, 1, "fp32")
+
+
 def find_place(precision: str) -> Place:
     """Device and rank of this process; under torchrun it joins the group.
 

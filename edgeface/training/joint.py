@@ -11,15 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgeface.data.detection import Batch
 from edgeface.data.pixels import ProgressBar
 from edgeface.errors import OptionError
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.models.tfn import OUTPUTS, TFN, Group, Task
 from edgeface.models.tfn_export import SAMPLING
 from edgeface.training.config import Loss
+from edgeface.training.crop_batches import HardProbe
+from edgeface.training.freezing import ALL
 from edgeface.training.joint_samples import PICTURE, REGION, Joint
-from edgeface.training.loop import LookCost, Probe
 from edgeface.training.maskface_objective import MaskFaceObjective
+from edgeface.training.objective import Losses
+from edgeface.training.probes import LookCost
 from edgeface.training.region_heads import looked_at
 from edgeface.training.region_losses import region_losses
 from edgeface.training.region_samples import LabelledFaces, RegionCutter
@@ -33,54 +37,38 @@ class JointObjective(MaskFaceObjective):
     """The dense stage's losses and, times ``joint.weight``, those of the nets for ``tasks`` on regions.
 
     The detection net's own are left out: what it looks at are proposals, which are only worth learning from when the
-    dense stage no longer changes. Raises OptionError as ``MaskFaceObjective``, where one net is for others too, and for
-    ``joint.frozen`` that the trunk has not.
+    dense stage no longer changes. Raises OptionError as ``MaskFaceObjective``, and where one net is for others too.
     """
 
     def __init__(self, net: TFN, loss: Loss, small_face_px: float, tasks: Sequence[Task], joint: Joint) -> None:
         super().__init__(net, loss, small_face_px)
         self.joint, self._groups = joint, groups_of(net, tasks)
-        modules: dict[str, nn.Module] = dict(net.backbone.named_modules())
-        if unknown := set(joint.frozen) - set(modules):
-            raise OptionError(f"joint.frozen: the trunk {net.design.trunk} has no {', '.join(sorted(unknown))}")
-        self._frozen = [modules[name].requires_grad_(False) for name in joint.frozen]
         names = [name for task in tasks for name in OUTPUTS[task]]
         if net.design.landmarks == "heatmaps":
             names = ["heatmaps" if name == "landmarks" else name for name in names]
         self.tasks = (*MaskFaceObjective.tasks, *names)
 
-    def weights(self) -> Tensor:
-        dense = super().weights()
-        return torch.cat((dense, torch.full((len(self.tasks) - len(dense),), self.joint.weight)))
+    def weights(self) -> dict[str, float]:
+        return {**dict.fromkeys(self.tasks, self.joint.weight), **super().weights()}
 
-    def train(self, mode: bool = True) -> JointObjective:
-        """As ``Module``; what is frozen keeps the figures of its batch norms too."""
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
-
-    def forward(  # type: ignore[override]  # what is known of faces comes besides
-        self, images: Tensor, faces: Sequence[Tensor], complete: Sequence[bool], known: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``Objective``; ``known`` is that of ``JointSet.collate``, whose canvases of faces come last."""
-        net = self.net
+    def forward(self, batch: Batch) -> Losses:
+        """As ``Objective``, of a batch of ``JointSet.collate``, whose canvases of faces come last."""
+        net, images, known = self.net, batch.images, batch.known
         assert isinstance(net, TFN)
         trunk = net.trunk((images.float() - PIXEL_MEAN) * PIXEL_SCALE)
         scenes = len(images) - len(torch.unique(known[PICTURE]))
         zero = images.new_zeros((), dtype=torch.float32)
-        losses, total, shares = dict.fromkeys(self.tasks, zero), zero, images.new_zeros(2, dtype=torch.float32)
+        dense = Losses(zero, {}, {"small_boxes": zero, "boxes": zero})
         if scenes:
             out = net.output(net.proposing_maps({stride: features[:scenes] for stride, features in trunk.items()}))
-            size_px = images.shape[2], images.shape[3]
-            total, found, shares = self.of_output(out, size_px, faces[:scenes], complete[:scenes])
-            losses |= dict(zip(MaskFaceObjective.tasks, found, strict=True))
+            dense = self.of_output(out, batch.first(scenes))
         with torch.autocast(images.device.type, enabled=False):
             of_regions = self._of_regions(net, trunk, known)
+        total = dense.total
         for loss in of_regions.values():
             total = total + self.joint.weight * loss
-        losses |= {name: loss.detach() for name, loss in of_regions.items()}
-        return total, torch.stack([losses[name] for name in self.tasks]), shares
+        regions = {name: loss.detach() for name, loss in of_regions.items()}
+        return Losses(total, dict.fromkeys(self.tasks, zero) | dense.tasks | regions, dense.feedback)
 
     def _of_regions(self, net: TFN, trunk: Mapping[int, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
@@ -96,6 +84,15 @@ class JointObjective(MaskFaceObjective):
             labels = {name: values[rows] for name, values in known.items()}
             losses |= region_losses(net.regions[group.name](joined), labels)
         return losses
+
+
+def trained_patterns(net: TFN, joint: Joint) -> tuple[str, ...]:
+    """What of ``net`` the stage trains, as ``Trained`` has it; raises OptionError for ``joint.frozen`` that the trunk
+    has not."""
+    if unknown := set(joint.frozen) - {name for name, _ in net.backbone.named_modules()}:
+        raise OptionError(f"joint.frozen: the trunk {net.design.trunk} has no {', '.join(sorted(unknown))}")
+    frozen = [f"backbone.{name}" for name in joint.frozen]
+    return (*ALL, *(f"!{name}" for name in frozen), *(f"!{name}.*" for name in frozen))
 
 
 def groups_of(net: TFN, tasks: Sequence[Task]) -> list[Group]:
@@ -128,7 +125,7 @@ class DevFaces:
 class JointProbe:
     """What ``probe`` says of the dense stage, with figures of the nets on regions of dev faces."""
 
-    def __init__(self, probe: Probe, faces: Sequence[DevFaces], progress: ProgressBar) -> None:
+    def __init__(self, probe: HardProbe, faces: Sequence[DevFaces], progress: ProgressBar) -> None:
         self._probe, self._faces, self._progress = probe, faces, progress
 
     def foreseen(self, net: nn.Module, most_dev_s: float) -> LookCost:

@@ -100,7 +100,7 @@ class JointSet(DetectionSet):
             PICTURE: torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *picture])),
             REGION: torch.from_numpy(np.concatenate(regions)), **labels.rows(np.arange(sum(map(len, picture)))),
         }
-        return Batch(batch.images, batch.faces, batch.complete, known)
+        return Batch(batch.images, batch.faces, batch.counts, batch.complete, known)
 
     def _canvas(self, rng: np.random.Generator, canvas_px: int) -> TiledCrop:
         tile_px = min(canvas_px, int(rng.choice(self._joint.tile_px, p=self._often)))

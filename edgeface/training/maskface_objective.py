@@ -3,11 +3,12 @@ section 3.1). What looks at regions is trained after that, on regions (``edgefac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from edgeface.data.detection import Batch, FaceTargets
 from edgeface.errors import OptionError
 from edgeface.models.dense import DenseOutput
 from edgeface.models.maskface import VARIANCES, MaskFace
@@ -17,10 +18,10 @@ from edgeface.training.anchored import AnchoredObjective
 from edgeface.training.assign import anchor_grid
 from edgeface.training.config import Loss
 from edgeface.training.dense import flat, objective_of
+from edgeface.training.objective import Losses
 
 # Of the smallest anchor's area and of the largest one's: a face beyond has no anchor that would not be harmed by it.
 SMALLEST_AREA, LARGEST_AREA = 0.4, 2.5
-_IGNORE = 17        # of a face's columns, as ``edgeface.data.detection.Batch`` has them
 
 
 class MaskFaceObjective(AnchoredObjective):
@@ -36,37 +37,30 @@ class MaskFaceObjective(AnchoredObjective):
         assert isinstance(net, (MaskFace, TFN))
         self.form = net.form
         self.anchors_per_position = len(net.form.sides[0])
-        self._weights = torch.tensor(loss.start[: len(self.tasks)])
+        self._weights = torch.tensor(loss.start[: len(MaskFaceObjective.tasks)])
 
-    def weights(self) -> Tensor:
-        return self._weights
+    def weights(self) -> dict[str, float]:
+        return dict(zip(MaskFaceObjective.tasks, self._weights.tolist(), strict=True))
 
-    def forward(
-        self, images: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out = self.net((images.float() - PIXEL_MEAN) * PIXEL_SCALE)
-        return self.of_output(out, (images.shape[2], images.shape[3]), faces, complete)
+    def forward(self, batch: Batch) -> Losses:
+        return self.of_output(self.net((batch.images.float() - PIXEL_MEAN) * PIXEL_SCALE), batch)
 
-    def of_output(
-        self, out: DenseOutput, size_px: tuple[int, int], faces: Sequence[Tensor], complete: Sequence[bool]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``forward``, of what the network gives for pictures of ``size_px``, height and width."""
-        grid = anchor_grid(*size_px, self.form.strides, self.form.sides)
-        anchors = grid.anchors.to(out.score[0].device)
+    def of_output(self, out: DenseOutput, batch: Batch) -> Losses:
+        """As ``forward``, of what the network gives for the pictures of a batch."""
+        grid = anchor_grid(batch.images.shape[2], batch.images.shape[3], self.form.strides, self.form.sides)
+        anchors = grid.anchors.to(batch.images.device)
         if self.loss.assignment == "iou":
-            faces = [self._filtered(face) for face in faces]
-        matches, negative = self.match(grid, anchors, faces, complete)
+            batch = replace(batch, faces=self._filtered(batch.faces))
+        matches, negative = self.match(grid, anchors, batch)
         score, box, shares = self.found(flat(out.score, 2), flat(out.box, 4), anchors, matches, negative, VARIANCES)
         losses = torch.stack((score, box))
-        return (losses * self._weights.to(losses.device)).sum(), losses.detach(), shares
+        return self.losses((losses * self._weights.to(losses.device)).sum(), losses, shares)
 
-    def _filtered(self, face: Tensor) -> Tensor:
-        """The faces of a picture, those ignored whose area no anchor comes near (maskface.txt, section 3.3)."""
-        area = (face[:, 2] - face[:, 0]) * (face[:, 3] - face[:, 1])
+    def _filtered(self, faces: FaceTargets) -> FaceTargets:
+        """The faces, those ignored whose area no anchor comes near (maskface.txt, section 3.3)."""
+        area = (faces.boxes[:, 2:] - faces.boxes[:, :2]).prod(1)
         low, high = SMALLEST_AREA * self.form.sides[0][0] ** 2, LARGEST_AREA * self.form.sides[-1][-1] ** 2
-        kept = face.clone()
-        kept[(area < low) | (area > high), _IGNORE] = 1
-        return kept
+        return replace(faces, ignore=faces.ignore | (area < low) | (area > high))
 
 
 for _net in (MaskFace, TFN):

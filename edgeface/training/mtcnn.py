@@ -22,7 +22,7 @@ from edgeface.data.sets import open_data
 from edgeface.errors import OptionError, TrainingError
 from edgeface.int8.network import Quantisation
 from edgeface.models.patch_nets import MTCNN
-from edgeface.training.patches.loop import PatchTrainer, Step, predict
+from edgeface.training.parts import Say
 from edgeface.training.patches.mining import (
     Proposals,
     Sampling,
@@ -32,8 +32,9 @@ from edgeface.training.patches.mining import (
     random_samples,
 )
 from edgeface.training.patches.own_sets import own_sets
-from edgeface.training.patches.run import PatchRun, Say
+from edgeface.training.patches.run import PatchRun
 from edgeface.training.patches.samples import LANDMARK, NEGATIVE, PART, POSITIVE, SampleList, Samples
+from edgeface.training.patches.training import Step, patch_trainer, predict
 from edgeface.training.state import RunDirectory
 
 # The rounds, and the net that each trains.
@@ -112,7 +113,7 @@ class MTCNNTraining(PatchRun):
             return False
         net, config = self.net.nets()[ROUNDS[name]], getattr(self.config, name)
         train, dev = self._samples(name, "train"), self._samples(name, "dev")
-        trainer = PatchTrainer(net, train, config, self.out / name, dev=lambda n: dev_figures(n, dev))
+        trainer = patch_trainer(net, train, config, self.out / name, dev=lambda n: dev_figures(n, dev))
         done = self._train(trainer, name, show)
         self.figures |= {f"{name} {figure}": value for figure, value in trainer.figures.items() if figure != "choose"}
         return done

@@ -1,89 +1,48 @@
-"""MOS's training step: matching, classification, regressions, pose, and the tasks' weights (mos.txt, section 3.2)."""
+"""What a trainer minimises: an objective says a batch's losses by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from edgeface.models.dense import DenseOutput
-from edgeface.models.mos import (
-    ANCHOR_SIZES,
-    MOS,
-    POSE_BIN_DEG,
-    POSE_BINS,
-    STRIDES,
-    VARIANCES,
-)
-from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
-from edgeface.training.anchored import AnchoredObjective
-from edgeface.training.assign import anchor_grid, encode
-from edgeface.training.config import Loss
-from edgeface.training.dense import Matches, flat, objective_of
-from edgeface.training.losses import TASKS, UncertaintyWeights, pose_loss
-
-# A crowd can match thousands of anchors; the pose of so many a step is enough.
-MAX_POSES = 512
+BatchKind = TypeVar("BatchKind")
 
 
-class MOSObjective(AnchoredObjective):
-    """The four tasks' losses of a ``MOS``, trained in float or deployed, with weights that are learned along."""
+class Losses(NamedTuple):
+    """Of one batch: the ``total`` () to go back through, each task's loss () by name, unweighted and detached, and what
+    the batches' source is told of them, by name."""
 
-    tasks = TASKS
-    anchors_per_position = MOS.anchors_per_position
-
-    def __init__(self, net: nn.Module, loss: Loss, small_face_px: float) -> None:
-        super().__init__(net, loss, small_face_px)
-        self.uncertainty = UncertaintyWeights(loss.start, loss.learn_weights, loss.shares)
-
-    def weights(self) -> Tensor:
-        return self.uncertainty.weights()
-
-    def forward(
-        self, images: Tensor, faces: Sequence[Tensor], complete: Sequence[bool]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        out = self.net((images.float() - PIXEL_MEAN) * PIXEL_SCALE)
-        grid = anchor_grid(images.shape[2], images.shape[3], STRIDES, ANCHOR_SIZES)
-        anchors = grid.anchors.to(images.device)
-        score, box, landmarks = (flat(maps, c) for maps, c in ((out.score, 2), (out.box, 4), (out.landmarks, 10)))
-        matches, negative = self.match(grid, anchors, faces, complete)
-        score_loss, box_loss, shares = self.found(score, box, anchors, matches, negative, VARIANCES)
-        losses = torch.stack((
-            score_loss, box_loss, self._landmark_loss(landmarks, anchors, matches),
-            self._pose_loss(out, matches, grid.level_sizes, images.shape[3]),
-        ))
-        total: Tensor = self.uncertainty(losses)
-        return total, losses.detach(), shares
-
-    def _landmark_loss(self, landmarks: Tensor, anchors: Tensor, m: Matches) -> Tensor:
-        use = ~m.face[:, 4:14].isnan().any(1)
-        rows = m.face[use]
-        _, target = encode(anchors[m.anchor[use]], rows[:, :4], rows[:, 4:14], VARIANCES)
-        each = self.smooth_l1(landmarks[m.image[use], m.anchor[use]], target)
-        return each.sum() / max(1, len(each))
-
-    def _pose_loss(self, out: DenseOutput, m: Matches, level_sizes: Sequence[int], width: int) -> Tensor:
-        # A head that was turned beyond what the bins span has no right bin.
-        known = torch.nonzero((m.face[:, 14:17].abs() < POSE_BINS * POSE_BIN_DEG / 2).any(1)).flatten()
-        if len(known) > MAX_POSES:
-            known = known[torch.randperm(len(known), device=known.device)[:MAX_POSES]]
-        assert isinstance(self.net, MOS)
-        total = out.features[0].sum() * 0.0
-        start = 0
-        for level, (size, stride) in enumerate(zip(level_sizes, STRIDES, strict=True)):
-            place = m.anchor[known] - start
-            here = known[(place >= 0) & (place < size)]
-            start += size
-            if len(here) == 0:
-                continue
-            position = (m.anchor[here] - start + size) // MOS.anchors_per_position
-            cols = width // stride
-            logits = self.net.pose(out.features[level], level, m.image[here], position // cols, position % cols)
-            angles = m.face[here, 14:17]
-            spanned = angles.abs() < POSE_BINS * POSE_BIN_DEG / 2
-            total = total + pose_loss(logits, torch.where(spanned, angles, torch.nan), self.loss.pose_mse_weight)
-        return total / max(1, len(known))
+    total: Tensor
+    tasks: dict[str, Tensor]
+    feedback: dict[str, Tensor]
 
 
-objective_of.register(MOS)(MOSObjective)
+class Objective(nn.Module, ABC, Generic[BatchKind]):
+    """One training step of ``net`` as one module: network, targets, losses. Several GPUs wrap exactly this."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @abstractmethod
+    def forward(self, batch: BatchKind) -> Losses:
+        """The losses of a batch, which lies where the network does."""
+
+    def weights(self) -> dict[str, float]:
+        """What each task's loss is multiplied by, for the log; empty where all count alike."""
+        return {}
+
+    def after_step(self) -> None:
+        """What the network must be made to hold after its weights have moved."""
+
+
+def summed(losses: Mapping[str, Tensor], weights: Mapping[str, float] | None = None) -> Losses:
+    """The losses with their sum as the total, each times its weight; one of weight 0 has no part in it."""
+    parts = list(losses.values()) if weights is None else [
+        weights[name] * loss for name, loss in losses.items() if weights[name]
+    ]
+    return Losses(torch.stack(parts).sum(), {name: loss.detach() for name, loss in losses.items()}, {})

@@ -23,7 +23,7 @@ from edgeface.runtime.detector import Detector
 from edgeface.runtime.nms import iou
 from edgeface.torch_engine import network_detector
 from edgeface.training.config import Config
-from edgeface.training.loop import LookCost
+from edgeface.training.probes import LookCost
 
 AP_SCORE, NMS_IOU = 0.02, 0.4
 # A face or a detection at the default threshold decides what counts as hard, not the tail of the score.

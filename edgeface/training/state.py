@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,12 @@ class AveragedWeights:
 
 @dataclass
 class Progress:
-    """Where a run stands: steps done, seconds spent training, stitched steps, best dev figure so far."""
+    """Where a run stands: steps done, seconds spent training, the best choice so far, the step of the last look."""
 
     step: int = 0
     spent_s: float = 0.0
-    stitched: int = 0
-    best: float = -1.0
+    best: float = -math.inf
+    looked: int = -1
 
 
 class RunDirectory:
@@ -60,6 +61,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[bytes] | None = None
+        self._claims = 0
 
     def make(self) -> None:
         """Make the folder where it is not there; raises OutputError when the disk refuses."""
@@ -69,7 +71,11 @@ class RunDirectory:
             raise refused(self.path, error) from None
 
     def claim(self) -> None:
-        """Make the folder, and keep other runs out of it until ``release``; raises TrainingError when one is in it."""
+        """Make the folder, and keep other runs out of it until ``release`` was called as often as this; raises
+        TrainingError when one is in it."""
+        if self._claims:
+            self._claims += 1
+            return
         self.make()
         try:
             lock = (self.path / LOCK).open("ab")
@@ -78,11 +84,12 @@ class RunDirectory:
             raise TrainingError(f"{self.path}: another run is using it: wait for it, or choose another --out") from None
         except OSError as error:
             raise TrainingError(f"{self.path / LOCK}: {error.strerror}: choose another --out") from None
-        self._lock = lock
+        self._lock, self._claims = lock, 1
 
     def release(self) -> None:
         """Let other runs in again."""
-        if self._lock is not None:
+        self._claims = max(0, self._claims - 1)
+        if self._lock is not None and not self._claims:
             self._lock.close()
             self._lock = None
 
@@ -98,7 +105,7 @@ class RunDirectory:
         content = read_untrusted(path)
         if content.get("format") != FORMAT:
             raise CheckpointError(f"{path}: not a training state: choose another --out, or remove the file")
-        return content
+        return brought_up(content)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one JSON line to log.jsonl; raises TrainingError when the disk refuses."""
@@ -107,6 +114,25 @@ class RunDirectory:
                 stream.write(msgspec.json.encode(entry) + b"\n")
         except OSError as error:
             raise TrainingError(f"{self.path / LOG}: {error.strerror}: free some space and resume") from None
+
+
+def brought_up(state: dict[str, Any]) -> dict[str, Any]:
+    """A training state as runs leave it now, of one that an earlier version left.
+
+    Those of patch nets and of nets on regions had the network without its objective; the best choice of the latter was
+    a loss or an error, the less the better.
+    """
+    if "progress" not in state or "looked" in state["progress"]:
+        return state
+    new = {"scaler": {}, "figures": {}, "best": {}, "done": False, **state}
+    progress = {"stitched": 0, **state["progress"]}
+    new["stitched"] = progress.pop("stitched")
+    if "net" in state:
+        new["objective"] = {f"net.{name}": tensor for name, tensor in new.pop("net").items()}
+        if "choose" not in new["figures"]:
+            progress["best"] = -new.pop("least", new["figures"].get("keypoint_nme_percent", math.inf))
+    progress["looked"] = progress["step"] if new["done"] else -1
+    return {**new, "dev": new["figures"], "progress": progress}
 
 
 def to_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from edgeface.int8.network import Quantisation
 from edgeface.models import families
 from edgeface.models.patch_nets import PatchNet
 from edgeface.runtime.logistic import logit
+from edgeface.training.parts import Say
 from edgeface.training.patches.detections import detections
 from edgeface.training.patches.face_probe import Annotated, FaceProbe, annotated, refinable
 from edgeface.training.patches.faces import (
@@ -38,12 +39,13 @@ from edgeface.training.patches.faces import (
     read_labelled,
 )
 from edgeface.training.patches.labels import LABELS, QUALITY
-from edgeface.training.patches.loop import PatchTrainer, Step, predict
 from edgeface.training.patches.own_sets import own_sets
-from edgeface.training.patches.run import PatchRun, Say
+from edgeface.training.patches.run import PatchRun
 from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Batches, SampleList, Samples
+from edgeface.training.patches.training import Step, patch_trainer, predict
 
 STEPS = ("faces", "quality")
+QUALITY_BRANCH = ("quality_unit*", "heads.quality*")    # what the second step trains alone
 _LEVELLED_ON = 1024     # samples of quality that its bias is set on
 OWN_SIZE_PX = 640       # the longest side at which the detector looks at the pictures of one's own sets
 _LOG = logging.getLogger(__name__)
@@ -184,7 +186,7 @@ class TCNNTraining(PatchRun):
         self._fit(samples, quality)
         attributes = self.options["attributes"]
         probe = self._data.probe(attributes)
-        trainer = PatchTrainer(
+        trainer = patch_trainer(
             self.net, narrowed(samples, attributes), self.config.faces, self.out / "faces", dev=probe.figures
         )
         if not self._train(trainer, "faces", show):
@@ -200,22 +202,14 @@ class TCNNTraining(PatchRun):
         return True
 
     def _train_quality(self, samples: Samples, probe: FaceProbe, show: Say) -> bool:
-        branch = self.net.quality_branch()
         if not self.net.is_deployed:
             step = self.config.quality
             level_quality(self.net, samples, Batches(samples, step.shares, _LEVELLED_ON, step.seed).draw(0))
-        frozen = [p for p in self.net.parameters() if not any(p is own for own in branch.parameters())]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
-            trainer = PatchTrainer(
-                self.net, samples, self.config.quality, self.out / "quality", dev=probe.quality_figures,
-                trainable=branch,
-            )
-            return self._train(trainer, "quality", show)
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
+        trainer = patch_trainer(
+            self.net, samples, self.config.quality, self.out / "quality", dev=probe.quality_figures,
+            patterns=QUALITY_BRANCH,
+        )
+        return self._train(trainer, "quality", show)
 
     def _fit(self, samples: Samples, quality: Samples | None) -> None:
         """Take the tasks out of the net that the data have no labels of both kinds for, and say so."""

@@ -12,21 +12,23 @@ from msgspec.structs import replace
 from torch import nn
 
 from edgeface.bundle import sha256_of
+from edgeface.data.detection import Batch
 from edgeface.data.pixels import ProgressBar, cache_directory
 from edgeface.errors import TrainingError, UnknownModelError
 from edgeface.int8.network import Quantisation
 from edgeface.models import families
-from edgeface.models.checkpoint import load
+from edgeface.models.checkpoint import load_checkpoint
 from edgeface.models.patch_nets import ATTRIBUTES, MTCNN, PatchNet
 from edgeface.models.tfn import TFN
 from edgeface.registry import Registry
 from edgeface.training.config import Config, default_config_path, load_config, plain_config, read_settings
 from edgeface.training.detector import DEFAULT_LICENCE, Lesson, detector_trainer, network_trainer, versions
-from edgeface.training.loop import StepReport, Trainer
+from edgeface.training.loop import Trainer
 from edgeface.training.maskface import MaskFaceConfig, MaskFaceTraining
 from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
 from edgeface.training.plots import plot_curves
 from edgeface.training.tcnn import TCNNConfig, TCNNTraining
+from edgeface.training.tfn import TFNConfig, TFNTraining
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ trainer: Registry[Callable[[Request], Training]] = Registry("trainer", UnknownMo
 
 
 class DetectorTraining:
-    """A dense detector's run, as ``Trainer`` trains it."""
+    """A dense detector's run, as ``Trainer`` trains it, with ``checkpoints``."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer[Batch]) -> None:
         self._trainer = trainer
         self.leads = trainer.place.leads
 
@@ -97,7 +99,7 @@ class DetectorTraining:
         self._trainer.stop_requested = True
 
     def run(self, show: Callable[[str], None]) -> None:
-        self._trainer.run(lambda report: show(_line(report)))
+        self._trainer.run(lambda report: show(str(report)))
 
     def result(self) -> Iterator[str]:
         plot_curves(self._trainer.directory.path)
@@ -110,25 +112,25 @@ class DetectorTraining:
 
     @property
     def weights(self) -> Path:
-        out, name = self._trainer.directory.path, self._trainer.config.model
-        best = out / f"{name}.best.pt"
-        return best if best.exists() else out / f"{name}.last.pt"
-
-
-def _line(report: StepReport) -> str:
-    losses = " ".join(f"{task} {value:.3f}" for task, value in report.losses.items())
-    dev = " ".join(f"{name} {value:g}" for name, value in report.dev.items() if name != "choose")
-    return f"{report.share:6.1%} step {report.step}  {losses}  {report.pictures_per_s:.0f} pictures/s  {dev}"
+        checkpoints = self._trainer.checkpoints
+        assert checkpoints is not None      # every detector's trainer writes them
+        best = checkpoints.path("best")
+        return best if best.exists() else checkpoints.path("last")
 
 
 @trainer("detector")
 def train_detector(request: Request) -> DetectorTraining:
     """The trainer of dense detectors on a request; raises as ``detector_trainer`` and ``load_config``."""
     settings = load_config(request.config_path, [f"model={request.model}", *request.overrides])
+    return _detector(request, settings, request.out)
+
+
+def _detector(request: Request, settings: Config, out: Path) -> DetectorTraining:
+    """A detector's run in the folder ``out``."""
     return DetectorTraining(
         detector_trainer(
-            settings, request.data, request.out, request.cache or cache_directory(),
-            request.licence, request.overrides, request.progress, request.start_from,
+            plain_config(settings), request.data, out, request.cache or cache_directory(), request.licence,
+            request.overrides, request.progress, request.start_from,
         )
     )
 
@@ -137,36 +139,17 @@ def train_detector(request: Request) -> DetectorTraining:
 def train_maskface(request: Request) -> Training:
     """MaskFace's detector, then its keypoint head; raises as ``detector_trainer`` and ``load_config``."""
     config = load_config(request.config_path, [f"model={request.model}", *request.overrides], MaskFaceConfig)
-    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
-
-    def detector(out: Path) -> DetectorTraining:
-        return DetectorTraining(
-            detector_trainer(
-                plain_config(config), request.data, out, request.cache or cache_directory(), request.licence,
-                request.overrides, request.progress, request.start_from,
-            )
-        )
-
     return MaskFaceTraining(
-        config, request.data, request.out, request.cache, made, request.progress, detector, request.start_from
+        config, request.data, request.out, request.cache, _made(request), request.progress,
+        lambda out: _detector(request, config, out), request.start_from,
     )
 
 
 @trainer("tfn")
 def train_tfn(request: Request) -> Training:
-    """TFN's dense stage, then its nets on regions; raises as ``detector_trainer`` and ``load_config``."""
-    from edgeface.training.tfn import TFNConfig, TFNTraining
-
+    """TFN's dense stage, then its joint stage and nets on regions; raises as ``detector_trainer`` and ``load_config``.
+    """
     config = load_config(request.config_path, [f"model={request.model}", *request.overrides], TFNConfig)
-    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
-
-    def detector(out: Path) -> DetectorTraining:
-        return DetectorTraining(
-            detector_trainer(
-                plain_config(config), request.data, out, request.cache or cache_directory(), request.licence,
-                request.overrides, request.progress, request.start_from,
-            )
-        )
 
     def joint(net: TFN, settings: Config, out: Path, widened: Callable[[Lesson], Lesson]) -> DetectorTraining:
         return DetectorTraining(
@@ -177,8 +160,14 @@ def train_tfn(request: Request) -> Training:
         )
 
     return TFNTraining(
-        config, request.data, request.out, request.cache, made, request.progress, detector, joint, request.start_from
+        config, request.data, request.out, request.cache, _made(request), request.progress,
+        lambda out: _detector(request, config, out), joint, request.start_from,
     )
+
+
+def _made(request: Request) -> dict[str, object]:
+    """What a run's weights say of how they came about."""
+    return {"overrides": list(request.overrides), "versions": versions()}
 
 
 @trainer("mtcnn")
@@ -186,7 +175,7 @@ def train_mtcnn(request: Request) -> Training:
     """MTCNN's three nets, one after the other."""
     config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], MTCNNConfig)
     torch.manual_seed(config.seed)
-    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
+    made = _made(request)
     net, quantisation = starting_net(config.model, config.options, request.start_from, made)
     if not isinstance(net, MTCNN):
         raise TrainingError(f"{config.model} is not MTCNN, the only network that this trainer knows")
@@ -202,7 +191,7 @@ def train_tcnn(request: Request) -> Training:
     config = read_settings(request.config_path, [f"model={request.model}", *request.overrides], TCNNConfig)
     config = replace(config, options={"attributes": list(ATTRIBUTES), **config.options})
     torch.manual_seed(config.seed)
-    made: dict[str, object] = {"overrides": list(request.overrides), "versions": versions()}
+    made = _made(request)
     net, quantisation = starting_net(config.model, config.options, request.start_from, made)
     if not isinstance(net, PatchNet):
         raise TrainingError(f"{config.model} is not T-CNN, the only network that this trainer knows")
@@ -221,7 +210,7 @@ def starting_net(
     from goes into ``made``. Raises CheckpointError, and TrainingError for a checkpoint of another network.
     """
     if path is not None:
-        checkpoint = load(path)
+        checkpoint = load_checkpoint(path)
         if checkpoint.quantisation is not None:
             if (checkpoint.model, checkpoint.options) != (name, options):
                 raise TrainingError(
@@ -242,7 +231,7 @@ def started_from(net: nn.Module, path: Path) -> dict[str, object]:
     The activation may be another one: ReLU drops PReLU's slopes. Raises CheckpointError, and TrainingError for a
     checkpoint of another network.
     """
-    checkpoint = load(path)
+    checkpoint = load_checkpoint(path)
     own, given = net.state_dict(), checkpoint.build().state_dict()
     shared = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     matrices = {name for name, tensor in own.items() if tensor.ndim > 1}

@@ -23,7 +23,7 @@ from edgeface.runtime.crops import crops, offset_boxes, square_crops
 from edgeface.runtime.nms import nms
 from edgeface.training.patches.faces import SIZE_PX, Labelled, framed
 from edgeface.training.patches.labels import LABELS, MASK, QUALITY, SUNGLASSES
-from edgeface.training.patches.loop import predict
+from edgeface.training.patches.training import predict
 
 Floats = NDArray[np.float32]
 

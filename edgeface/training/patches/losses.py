@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgeface.models.patch_nets import PatchOutput
+from edgeface.training.objective import Losses, summed
 from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Batch
 
 
@@ -23,18 +23,10 @@ class Weights:
     quality: float = 0.0
 
 
-@dataclass(frozen=True)
-class Losses:
-    """``total`` () to go back through, and the unweighted mean of each task by name, 0 where no sample has it."""
-
-    total: Tensor
-    by_task: dict[str, Tensor]
-
-
 def patch_losses(
     output: PatchOutput, batch: Batch, weights: Weights, hard_share: float, beta: float = 0.0
 ) -> Losses:
-    """The weighted sum of the tasks' means over the samples that have the task.
+    """The mean of each task over the samples that have it, 0 where none has, and their weighted sum.
 
     Faces are told from others on negatives and positives, of which the ``hard_share`` with the largest losses count
     (section II.C.5: 0.7; 1 takes all). Boxes and landmarks have the squared Euclidean distance of eq. 2 and 3, with
@@ -55,8 +47,7 @@ def patch_losses(
         tasks["attributes"] = _labelled(output.attributes, batch.labels[:, : output.attributes.shape[1]])
     if output.quality is not None:
         tasks["quality"] = _labelled(output.quality, batch.labels[:, -1])
-    total = torch.stack([getattr(weights, name) * loss for name, loss in tasks.items() if getattr(weights, name)]).sum()
-    return Losses(total, {name: loss.detach() for name, loss in tasks.items()})
+    return summed(tasks, asdict(weights))
 
 
 def _distance(found: Tensor, target: Tensor, beta: float) -> Tensor:
