@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from edgeface import errors
 from edgeface.cli import INTERRUPTED, main
 from edgeface.stream import stream
 from edgeface.stream.config import read_config
+from edgeface.stream.events.store import Event, EventStore
 from edgeface.stream.results import TrackedFaces
 
 if sys.version_info >= (3, 11):
@@ -35,8 +37,36 @@ else:
 ROOT = Path(edgeface.__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if (ROOT / "docs").is_dir() else []
 DOCS = ROOT / "docs"
-# Pages whose commands find faces in pictures: they are run, in a folder that has what they name.
-RUN = ("README.md", "docs/tutorials/first-picture.md", "docs/exports.md")
+# Pages whose commands find faces in pictures, or list what a camera kept: they are run, in a folder that has what they
+# name.
+RUN = ("README.md", "docs/tutorials/first-picture.md", "docs/exports.md", "docs/events.md")
+RUN_COMMANDS = ("detect", "models", "compare", "events")
+# Commands of the pages that are only held against the options there are: what they would take, and what runs them.
+NOT_RUN = {
+    "bench": ("minutes, or a board", "test_bench.py"),
+    "convert": ("half a minute each, and models of the reader's own", "test_convert.py"),
+    "data": ("the reader's own pictures and labels", "test_data_import.py"),
+    "demo": ("a browser's page that goes on until it is ended", "test_cli_camera.py"),
+    "deploy": ("a board", "test_deploy.py"),
+    "devices": ("a board", "test_cli_devices.py"),
+    "evaluate": ("a set of some thousand pictures", "test_cli_evaluate.py"),
+    "import": ("a detector of the reader's own", "test_import.py"),
+    "parity": ("a checkpoint of the reader's own", "test_cli_parity.py"),
+    "quantize": ("hours", "test_cli_quantize.py"),
+    "ros": ("an installation of ROS 2", "test_ros.py"),
+    "service": ("systemd as the first process", "test_systemd_machine.py"),
+    "train": ("days", "test_training.py"),
+}
+# Programs that are not edgeface's: what keeps them from being run here.
+OTHERS = {
+    **dict.fromkeys(("sudo", "ssh"), "another user's rights, or a board"),
+    **dict.fromkeys(("pip", ".venv/bin/pip", "python3", ".", "source"), "the reader's environment"),
+    "docker": "its daemon; test_docker.py holds the file and the lines",
+    "ros2": "an installation of ROS 2",
+    "torchrun": "days",
+    "python": "Ray, which test_batch.py runs where it is installed; the file is looked for here",
+    "pytest": "a board", "./test.sh": "it runs this", "ffmpeg": "a program of apt's", "sqlite3": "a program of apt's",
+}
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="needs the source tree")
 
@@ -90,6 +120,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, astronaut: NDArray[np.uin
     for _ in range(2):
         video.write(small)
     video.release()
+    store = EventStore(folder / "seen", create=True)
+    for number in range(17):
+        store.add(Event("door", number, time.time() - 60, time.time(), 3, 128, 128, *([8.0] * 8), score=0.9))
+    store.close()
     (folder / "my_faces.py").write_text("def embed(faces):\n    return faces[:, :2, :2].reshape(len(faces), -1)\n")
     return folder
 
@@ -114,11 +148,23 @@ def calls(page: Path) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("page", RUN)
 def test_what_finds_faces_is_run(page: str, at_hand: Path) -> None:
-    wanted = [each for each in calls(ROOT / page) if each[0] in ("detect", "models", "compare")]
+    wanted = [each for each in calls(ROOT / page) if each[0] in RUN_COMMANDS]
     assert wanted
     for arguments in wanted:
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, f"{page}: edgeface {' '.join(arguments)}: {done.output}"
+
+
+def test_every_command_of_the_pages_is_run_or_says_why_not() -> None:
+    named = {each[0] for page in PAGES for each in calls(page)}
+    assert named == {*RUN_COMMANDS, "camera", *NOT_RUN}
+    for _, test in NOT_RUN.values():
+        assert (ROOT / "tests" / test).is_file(), test
+    others = {
+        words[0] for page in PAGES for block in blocks(page) if block.language in ("bash", "sh", "console")
+        for words in shell_lines(block.text) if edgeface_arguments(words) is None
+    }
+    assert others == OTHERS.keys()
 
 
 def test_every_camera_of_the_pages_could_start(at_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:

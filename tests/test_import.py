@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from edgeface.convert.foreign import import_detector, kind
 from edgeface.convert.foreign.graph import ForeignGraph
 from edgeface.convert.foreign.original import Original, agreeing_anchors
+from edgeface.convert.ncnn import run_pnnx
 
 import edgeface
 import foreign_nets
@@ -97,6 +98,43 @@ def test_int8_is_near_the_float_bundle(int8: Path, tmp_path: Path, pictures: Pat
         error = float(((values - rounded[name]) ** 2).mean())
         # Better than 20 dB, and not the same.
         assert 0 < error < 0.01 * float((values**2).mean()), name
+
+
+@pytest.mark.parametrize("name", ["scrfd", "retinaface"])
+def test_an_ncnn_pair_is_imported_as_the_file_it_was_made_from(name: str, tmp_path: Path, pictures: Path) -> None:
+    file = TINY[name](tmp_path / "tiny.onnx")
+    param, weights = run_pnnx(file, fp16=False)
+    pair = param.rename(tmp_path / "pair.param")
+    weights.rename(tmp_path / "pair.bin")
+    anchors = ((16, 32), (64, 128), (256, 512)) if name == "retinaface" else None
+    done = import_detector(pair, name, out=tmp_path / "out", pictures=pictures, anchors=anchors)
+    faces = done.report.sizes[0].faces
+    assert faces is not None
+    assert faces.reference > 5
+    assert faces.iou_least > 0.99
+    assert done.report.reference.startswith("ncnn ")
+    assert done.bundle.made["imported"].keys() >= {"sha256", "weights_sha256"}
+    import_detector(file, name, out=tmp_path / "other", pictures=pictures, anchors=anchors)
+    picture = cv2.imread(str(pictures / "0.png"))
+    one, two = (edgeface.load(tmp_path / each, size=128)(picture) for each in ("out", "other"))
+    np.testing.assert_allclose(one.boxes, two.boxes, atol=0.05)
+
+
+def test_pairs_that_cannot_be_imported_say_why(tmp_path: Path) -> None:
+    param, weights = run_pnnx(TINY["scrfd"](tmp_path / "tiny.onnx"), fp16=False)
+    pair = param.rename(tmp_path / "pair.param")
+    weights.rename(tmp_path / "pair.bin")
+    text = pair.read_text()
+    pair.write_text(text.replace("Sigmoid ", "Squeeze "))
+    with pytest.raises(ConversionError, match="is Squeeze, which is not imported from a pair: give the ONNX file"):
+        import_detector(pair, "scrfd", out=tmp_path / "out")
+    pair.write_text(text.replace(" 9=1", " 9=5", 1))
+    with pytest.raises(ConversionError, match="Convolution: activation 5 is not imported"):
+        import_detector(pair, "scrfd", out=tmp_path / "out")
+    pair.write_text(text.replace("0=10 1=384", "0=10 1=383"))
+    with pytest.raises(ConversionError, match="makes 10 x 383 of 3840 values, which does not fit"):
+        import_detector(pair, "scrfd", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["scrfd", "retinaface"])
@@ -254,7 +292,10 @@ def test_options_that_cannot_work(tmp_path: Path) -> None:
     ("net.pth", b"PK\x03\x04....", "a PyTorch checkpoint"),
     ("net.onnx", b"\xff\xd8\xff\xe0 a picture", "not an ONNX file that can be read"),
     ("net.onnx", b"", "not an ONNX file that can be read"),
-    ("net.param", b"7767517\n", "give the ONNX file"),
+    ("net.param", b"7767517\n", "no text .param of ncnn that can be read"),
+    ("net.param", b"7767517\n1 1\nInput data 0 1 data\n", "a pair needs it beside the .param"),
+    ("net.bin", b"", "give the .param beside them"),
+    ("net.tflite", b"", "give the ONNX file"),
 ])
 def test_files_that_are_no_onnx(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from onnx import helper, numpy_helper
 from edgeface.errors import ConversionError
 from edgeface.regular_files import open_regular
 
+from .pair import OPSET, Pair
+
 Floats = NDArray[np.float32]
 Size = tuple[int, int]
 
 MAX_BYTES = 1 << 30
-OPSET = 13
 # The convolution of one pixel that turns the picture to RGB and takes the mean from it.
 PIXELS_NODE = "ef_input"
 # The size that a graph of free size is looked at with: two sides that differ tell height from width.
@@ -52,7 +54,7 @@ class Output:
 
 
 class ForeignGraph:
-    """An ONNX detector with one picture as its input, simplified at one size.
+    """A detector with one picture as its input, an ONNX file or an ncnn pair's .param, simplified at one size.
 
     ``size`` (width, height): the file's own, or where it takes any, one to look at; ``is_free``: whether it takes any.
     ``outputs``: name -> shape at that size. Raises ConversionError for what is no such file.
@@ -60,11 +62,16 @@ class ForeignGraph:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        original = _read(path)
-        self.input, shape = _picture_input(path, original)
-        self.is_free = not all(shape[2:])
-        self.size: Size = _FREE if self.is_free else (shape[3], shape[2])
-        self.session = _session(path)
+        self._pair = Pair(path, _FREE) if path.suffix == ".param" else None
+        if self._pair is not None:
+            original = self._pair.to_onnx()
+            self.input, self.is_free, self.size = self._pair.input, self._pair.is_free, self._pair.size
+        else:
+            original = _read(path)
+            self.input, shape = _picture_input(path, original)
+            self.is_free = not all(shape[2:])
+            self.size = _FREE if self.is_free else (shape[3], shape[2])
+            self._session = _session(path)
         seen = [1, 3, self.size[1], self.size[0]]
         self.outputs = {name: each.shape for name, each in self.run(np.zeros(seen, np.float32)).items()}
         self._model = _simplified(path, original, {self.input: seen}, self.outputs)
@@ -76,11 +83,20 @@ class ForeignGraph:
             for each in (*inferred.value_info, *inferred.output)
         }
 
+    @property
+    def reference(self) -> str:
+        """What ``run`` runs the file by."""
+        by = "onnxruntime" if self._pair is None else "ncnn"
+        return f"{by} {version(by)} on the file"
+
     def run(self, x: Floats) -> dict[str, Floats]:
-        """The file's own outputs for ``x``, float32 (1, 3, H, W). Raises ConversionError when onnxruntime fails."""
-        names = [output.name for output in self.session.get_outputs()]
+        """The file's own outputs for ``x``, float32 (1, 3, H, W), of a pair by ncnn. Raises ConversionError when that
+        or onnxruntime fails."""
+        if self._pair is not None:
+            return self._pair.run(x)
+        names = [output.name for output in self._session.get_outputs()]
         try:
-            return dict(zip(names, self.session.run(names, {self.input: x}), strict=True))
+            return dict(zip(names, self._session.run(names, {self.input: x}), strict=True))
         except Exception as error:  # onnxruntime's own classes derive from Exception and differ between its versions
             raise ConversionError(f"{self.path}: onnxruntime cannot run it: {_first_line(error)}") from None
 
@@ -146,6 +162,25 @@ class ForeignGraph:
         return channels, 1 << round(float(np.log2(self.size[1] / height)))
 
 
+def run_outputs(model: onnx.ModelProto, names: Sequence[str]) -> Callable[[Floats], dict[str, Floats]]:
+    """What runs a graph of one picture, float32 (1, 3, H, W), and gives its tensors ``names``."""
+    import onnxruntime
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    entry = shown.graph.input[0].name
+    del shown.graph.output[:]
+    for name in names:
+        shown.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        shown.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    return lambda x: dict(zip(names, session.run(list(names), {entry: x}), strict=True))
+
+
 def _read(path: Path) -> onnx.ModelProto:
     try:
         with open_regular(path) as stream:
@@ -157,8 +192,10 @@ def _read(path: Path) -> onnx.ModelProto:
             f"{path}: a PyTorch checkpoint, which says nothing of its network: export it with torch.onnx.export in its "
             "authors' code, and import that .onnx"
         )
-    if path.suffix in (".param", ".bin", ".tflite"):
-        raise ConversionError(f"{path}: {path.suffix} files are not imported: give the ONNX file that it was made from")
+    if path.suffix == ".bin":
+        raise ConversionError(f"{path}: the weights of a pair: give the .param beside them")
+    if path.suffix == ".tflite":
+        raise ConversionError(f"{path}: .tflite files are not imported: give the ONNX file that it was made from")
     if len(content) > MAX_BYTES:
         raise ConversionError(f"{path}: more than {MAX_BYTES >> 20} MiB, which no light detector has")
     try:

@@ -78,7 +78,7 @@ def import_detector(
     force: bool = False,
     watch: Watch | None = None,
 ) -> Import:
-    """Write the bundle ``out`` of an ONNX file, a detector of the kind ``kind_name``.
+    """Write the bundle ``out`` of an ONNX file or an ncnn pair's .param, a detector of the kind ``kind_name``.
 
     ``out`` None is ``<file's stem>-<precision>-<engine>`` in the current folder. ``anchors`` are prior boxes' sides in
     pixels, a list a level, for kinds whose files do not say them; None takes the published ones that fit. ``pictures``:
@@ -128,9 +128,12 @@ def import_detector(
 
 def _made(command: str, path: Path, kind_name: str, reader: ForeignKind, engine: str) -> dict[str, Any]:
     """Of which file, by which command, and with what."""
+    imported = {"file": path.name, "sha256": sha256_of(path), "kind": kind_name, "published": reader.origin}
+    if path.suffix == ".param":
+        imported["weights_sha256"] = sha256_of(path.with_suffix(".bin"))
     return {
         "command": command,
-        "imported": {"file": path.name, "sha256": sha256_of(path), "kind": kind_name, "published": reader.origin},
+        "imported": imported,
         "versions": {each: version_of(each) for each in ("edgeface", "onnx", "onnxruntime", _WRITES[engine])},
     }
 
@@ -209,7 +212,8 @@ def _write_int8(
             yield letterbox_planes(image, graph.size, 1, mean=stage.mean, scale=stage.scale).x[None]
 
     model = _rebuilt(graph, reader, reading)
-    done = calibrated(model, inputs, maps_to_quantise(model) if engine == "tflite" else ())
+    scores = [level.score for level in stage.levels]
+    done = calibrated(model, inputs, scores, maps_to_quantise(model) if engine == "tflite" else ())
     layers, floats, slow = (_tflite_int8 if engine == "tflite" else _ncnn_int8)(done, paths)
     few = [] if len(chosen) >= FEW_PICTURES else [
         f"int8: scales from {len(chosen)} picture{'' if len(chosen) == 1 else 's'} may cut off what others have: give "
@@ -272,9 +276,7 @@ def _of_any_size(model: onnx.ModelProto) -> bytes:
 def _compare(
     original: Original, bundle: Bundle, directory: Path, pictures: Pictures, watch: Watch | None
 ) -> ParityReport:
-    """The bundle's faces against those of onnxruntime on the file, at the file's size."""
-    import onnxruntime
-
+    """The bundle's faces against those of the file, run by onnxruntime or ncnn, at the file's size."""
     tolerance = TOLERANCES[bundle.precision]
     if bundle.precision == "int8" and pictures.annotated:
         tolerance = replace_tolerance(tolerance, ap_loss=INT8_AP_LOSS)
@@ -301,5 +303,4 @@ def _compare(
             all_faces.append(new)
     measures = [measure(pictures.annotated, faces) for faces in found] if pictures.annotated else [None, None]
     size = SizeParity(max(original.size), [], sums.parity(), *measures)
-    reference = f"onnxruntime {onnxruntime.__version__} on the file"
-    return ParityReport(bundle.name, reference, pictures.source, tolerance, [size])
+    return ParityReport(bundle.name, original.reference, pictures.source, tolerance, [size])

@@ -2,28 +2,31 @@
 
 The convolutions that read the picture and those that give the outputs stay float: the first see pixels, of which 127
 levels are half, and the last give logits and edges, whose rounding nothing evens out. So do those that engines have no
-one scale for.
+one scale for, and those that move the scores most (``int8_spared.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from edgeface.errors import ConversionError, InputError
 from edgeface.int8.clipping import BINS, LEAST_SCALE, Seen, mse
 from edgeface.int8.scales import Q_MAX, LayerScales
 
-from .graph import PIXELS_NODE
+from .graph import PIXELS_NODE, run_outputs
+from .int8_spared import spared
 
 Floats = NDArray[np.float32]
 # Gives every calibration picture as the graph takes it, float32 (1, 3, H, W), each time that it is called.
+# On how many pictures a layer's harm is measured.
+_JUDGED = 4
 Inputs = Callable[[], Iterable[Floats]]
 
 
@@ -37,9 +40,9 @@ class Calibrated:
     map_scales: dict[str, float]
 
 
-def calibrated(model: onnx.ModelProto, inputs: Inputs, maps: Sequence[str] = ()) -> Calibrated:
+def calibrated(model: onnx.ModelProto, inputs: Inputs, scores: Sequence[str], maps: Sequence[str] = ()) -> Calibrated:
     """Calibrate a simplified graph of one picture on ``inputs``, by least squared error of what each layer reads, and
-    of the ``maps``.
+    of the ``maps``; what would move the outputs ``scores``, logits, too far stays float.
 
     Raises InputError without pictures, and ConversionError for a graph without a layer that int8 is made of, or one
     that gives values that are no numbers.
@@ -54,14 +57,18 @@ def calibrated(model: onnx.ModelProto, inputs: Inputs, maps: Sequence[str] = ())
     constants = {each.name: each for each in baked.graph.initializer}
     found = {}
     for node in layers:
-        initializer = constants[node.input[1]]
-        weight = numpy_helper.to_array(initializer).astype(np.float32)
+        weight = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
         steps = _weight_scales(weight)
         per_channel = steps.reshape(-1, 1, 1, 1)
         weight = (np.rint(weight / per_channel).clip(-Q_MAX, Q_MAX) * per_channel).astype(np.float32)
-        initializer.CopyFrom(numpy_helper.from_array(weight, initializer.name))
         name = node.name or node.output[0]
         found[node.output[0]] = LayerScales(name, weight, steps, scales[node.input[0]])
+    for name in spared(model, found, scores, list(islice(inputs(), _JUDGED))):
+        del found[name]
+    for node in layers:
+        if node.output[0] in found:
+            initializer = constants[node.input[1]]
+            initializer.CopyFrom(numpy_helper.from_array(found[node.output[0]].weight, initializer.name))
     return Calibrated(baked, found, {name: scales[name] for name in maps})
 
 
@@ -98,7 +105,7 @@ def _weight_scales(weight: Floats) -> Floats:
 
 def _seen(model: onnx.ModelProto, names: Sequence[str], inputs: Inputs) -> dict[str, Seen]:
     """What each tensor of ``names`` holds on the pictures. Goes through them twice: histograms need the ranges."""
-    run = _runner(model, names)
+    run = run_outputs(model, names)
     largest = dict.fromkeys(names, 0.0)
     count = 0
     for x in inputs():
@@ -118,19 +125,3 @@ def _seen(model: onnx.ModelProto, names: Sequence[str], inputs: Inputs) -> dict[
     return {name: Seen(largest[name], counts[name]) for name in names}
 
 
-def _runner(model: onnx.ModelProto, names: Sequence[str]) -> Callable[[Floats], dict[str, NDArray[Any]]]:
-    import onnxruntime
-
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    entry = shown.graph.input[0].name
-    del shown.graph.output[:]
-    for name in names:
-        shown.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        shown.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
-    return lambda x: dict(zip(names, session.run(list(names), {entry: x}), strict=True))

@@ -30,6 +30,11 @@ class Original:
         self.kind, self.anchors, self.size = kind, anchors, graph.size
         self._graph = graph
 
+    @property
+    def reference(self) -> str:
+        """What runs it, for people."""
+        return self._graph.reference
+
     def candidates(self, image: Picture) -> tuple[Candidates, tuple[float, float]]:
         """What it says of a picture, uint8 (H, W, 3) BGR or a Frame, in pixels of its input, and how many of these a
         pixel of the picture is, in x and y. Raises ConversionError when onnxruntime fails."""

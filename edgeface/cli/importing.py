@@ -1,4 +1,4 @@
-"""``edgeface import``: from somebody else's ONNX file to a bundle, with a comparison against the file."""
+"""``edgeface import``: from somebody else's ONNX file or ncnn pair to a bundle, with a comparison against the file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Anchors(click.ParamType):  # type: ignore[type-arg]  # generic in some ve
         return found
 
 
-@click.command("import", short_help="Make a bundle of a detector that you have as ONNX.")
+@click.command("import", short_help="Make a bundle of a detector that you have.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--as", "kind_name", metavar="KIND",
               help="What it is: yunet, scrfd, retinaface, yolov5face or ultralight.")
@@ -64,7 +64,8 @@ def command(
     force: bool,
     json_path: Path | None,
 ) -> None:
-    """Make a bundle of FILE, a detector of other people as ONNX, and compare it with onnxruntime on FILE itself.
+    """Make a bundle of FILE, a detector of other people as ONNX or as an ncnn pair's .param, and compare it
+    with FILE itself, run by onnxruntime or ncnn.
 
     \b
     edgeface import scrfd_500m_kps.onnx --as scrfd
