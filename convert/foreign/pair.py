@@ -131,7 +131,7 @@ class Pair:
     def _shapes_at(self, size: Size, count: int) -> dict[str, tuple[int, ...]]:
         """Those of what the first ``count`` layers give, one after the other: ncnn does not see whether a reshape fits,
         and ends the process."""
-        ranks, shapes = self._ranks(), {}
+        ranks, shapes = self._ranks(), dict[str, tuple[int, ...]]()
         try:
             run = self._session.run(np.zeros((3, size[1], size[0]), np.float32))
             for layer in self.layers[:count]:

@@ -119,7 +119,7 @@ def _pooling(g: PairGraph, layer: Layer, _: Arrays) -> None:
     if mode > 1 or layer.integer(7):
         raise g.refused(layer, "padding or sizes that depend on the picture's are not imported")
     down, stride = layer.integer(11, across), layer.integer(2, 1)
-    counts = {"count_include_pad": layer.integer(6)} if kind == "Average" else {}
+    counts: dict[str, Any] = {"count_include_pad": layer.integer(6)} if kind == "Average" else {}
     g.node(
         f"{kind}Pool", [source], out, kernel_shape=[down, across], strides=[layer.integer(12, stride), stride],
         pads=_pads(g, layer, (3, 14, 13, 15)), ceil_mode=1 - mode, **counts,
@@ -168,7 +168,7 @@ def _interp(g: PairGraph, layer: Layer, _: Arrays) -> None:
     if kind not in (1, 2) or layer.integer(6):
         raise g.refused(layer, "only nearest and bilinear resizing are imported")
     scales = g.constant([new / old for new, old in zip(after, before, strict=True)])
-    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    how: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     if kind == 2:
         how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     g.node("Resize", [layer.consumes[0], "", scales], layer.produces, **how)
@@ -210,7 +210,7 @@ def _reshape(g: PairGraph, layer: Layer, _: Arrays) -> None:
 
 
 def _shuffle(g: PairGraph, layer: Layer, _: Arrays) -> None:
-    _, channels, height, width = g.shapes[layer.consumes[0]]
+    channels, height, width = g.shapes[layer.consumes[0]][1:]
     groups = layer.integer(0, 1)
     groups = channels // groups if layer.integer(1) else groups
     apart = [1, groups, channels // groups, height, width]
@@ -221,8 +221,10 @@ def _shuffle(g: PairGraph, layer: Layer, _: Arrays) -> None:
 
 def _relu(g: PairGraph, layer: Layer, _: Arrays) -> None:
     slope = _number(layer, 0, 0.0)
-    kind, how = ("LeakyRelu", {"alpha": slope}) if slope else ("Relu", {})
-    g.node(kind, layer.consumes, layer.produces, **how)
+    if slope:
+        g.node("LeakyRelu", layer.consumes, layer.produces, alpha=slope)
+    else:
+        g.node("Relu", layer.consumes, layer.produces)
 
 
 def _clip(g: PairGraph, layer: Layer, _: Arrays) -> None:
@@ -236,7 +238,7 @@ def _swish(g: PairGraph, layer: Layer, _: Arrays) -> None:
 
 def _hard(g: PairGraph, layer: Layer, _: Arrays) -> None:
     x = layer.consumes[0]
-    how = {"alpha": _number(layer, 0, 0.2), "beta": _number(layer, 1, 0.5)}
+    how: dict[str, Any] = {"alpha": _number(layer, 0, 0.2), "beta": _number(layer, 1, 0.5)}
     if layer.kind == "HardSigmoid":
         g.node("HardSigmoid", [x], layer.produces, **how)
     else:

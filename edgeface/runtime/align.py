@@ -18,8 +18,6 @@ The C kernel ``ef_align`` and the NumPy code here give the same bits.
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,7 +75,7 @@ def similarity(landmarks: NDArray[np.floating], *, size_px: int = SIZE_PX) -> ND
 
     A crop's first pixel reaches from 0 to 1 too. Raises as ``align``.
     """
-    if not isinstance(size_px, Integral) or not 1 <= size_px <= MAX_SIZE_PX:
+    if not isinstance(size_px, (int, np.integer)) or not 1 <= size_px <= MAX_SIZE_PX:
         raise OptionError(f"crops of {size_px!r} pixels cannot work: choose 1 to {MAX_SIZE_PX}")
     points = np.asarray(landmarks, np.float64)
     if points.ndim == 3 and points.shape[1:] == (_MANY, 2):

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
@@ -123,10 +122,10 @@ class Detector:
     def _check(self) -> None:
         """Raises OptionError for a size or threshold that cannot work."""
         sides = self.size_px if isinstance(self.size_px, tuple) else (self.size_px,)
-        if not all(isinstance(side, Integral) and self.smallest_px <= side <= MAX_SIZE_PX for side in sides):
+        if not all(isinstance(side, (int, np.integer)) and self.smallest_px <= side <= MAX_SIZE_PX for side in sides):
             raise OptionError(f"size {self.size_px!r} cannot work: choose {self.smallest_px} to {MAX_SIZE_PX} pixels")
         for name, value in (("score", self.score), ("NMS", self.nms_iou)):
-            if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+            if not isinstance(value, (int, float, np.number)) or not 0.0 <= value <= 1.0:
                 raise OptionError(f"{name} threshold {value!r} cannot work: choose 0 to 1")
 
     def timed(self, image: Picture, clock: Clock | None = None) -> tuple[Faces, Timing]:

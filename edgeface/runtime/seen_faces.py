@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ class SeenFaces(Faces):
         """Each face cut out, uint8 (h, w, 3) BGR: its box, larger by ``margin`` times its sides on every side, as much
         of it as lies in the picture; (0, 0, 3) where nothing does. Raises OptionError for a margin below -0.5 or not
         finite."""
-        if not isinstance(margin, Real) or not -0.5 < margin < 1e3:
+        if not isinstance(margin, (int, float, np.number)) or not -0.5 < margin < 1e3:
             raise OptionError(f"a margin of {margin!r} cannot work: 0.2 adds a fifth of the box on every side")
         bgr = self.picture.to_bgr()
         height, width = bgr.shape[:2]
