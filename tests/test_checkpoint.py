@@ -92,7 +92,8 @@ def test_the_checkpoints_that_come_with_edgeface_still_load() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("model", 3), ("options", None), ("options", {3: 4}), ("state", []), ("state", {"a": 1}), ("metrics", 0),
-     ("quantisation", {"bits": 3}), ("quantisation", 7)],
+     ("quantisation", {"bits": 3}), ("quantisation", 7), ("largest", 3), ("largest", {"a": 1}),
+     ("largest", {"backbone.stem.weight": torch.ones(3)})],
 )
 def test_parts_of_a_wrong_type_are_named(tmp_path: Path, checkpoint: Checkpoint, name: str, value: object) -> None:
     path = tmp_path / "mos_s.pt"

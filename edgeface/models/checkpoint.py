@@ -17,15 +17,17 @@ from edgeface.atomic import refused, replacing
 from edgeface.checkpoint_start import is_of_torch, why_no_checkpoint
 from edgeface.errors import CheckpointError, EdgefaceError
 from edgeface.int8.network import Quantisation
+from edgeface.int8.whole_weights import packed, unpacked
 from edgeface.models.family import families
 from edgeface.models.quantised import exact_state, quantised
 from edgeface.models.seal import SealError, check_seal, seal
 from edgeface.regular_files import IrregularFileError, open_regular
 
 FORMAT = "edgeface-checkpoint"
-VERSION = 2
-# A version 1 file is a version 2 one that is not quantised.
-_READABLE = (1, VERSION)
+# A version 1 file is a version 2 one that is not quantised; in one of version 3 the weights of int8 layers are whole
+# numbers. A file is of the first that has what it needs, so that an older edgeface reads it where it can.
+PLAIN, WHOLE = 2, 3
+_READABLE = (1, PLAIN, WHOLE)
 _PARTS = {"model": str, "options": dict, "state": dict, "metrics": dict, "made": dict, "licence": str}
 # Times the size of its weights, which of a quantised network are folded together and fewer, that a network may have.
 _MOST_FOLDED = 16
@@ -157,14 +159,16 @@ def _what_else(path: Path, error: Exception) -> str:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the file is complete or not there. Raises OutputError."""
+    state, largest = (checkpoint.state, {}) if checkpoint.quantisation is None else packed(checkpoint.state)
     write_atomically(
         path,
         {
             "format": FORMAT,
-            "version": VERSION,
+            "version": WHOLE if largest else PLAIN,
             "model": checkpoint.model,
             "options": checkpoint.options,
-            "state": checkpoint.state,
+            "state": state,
+            "largest": largest,
             "metrics": checkpoint.metrics,
             "made": checkpoint.made,
             "licence": checkpoint.licence,
@@ -183,7 +187,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if content.get("version") not in _READABLE:
         raise CheckpointError(
             f"{path}: checkpoint version {content.get('version')!r}, this edgeface reads "
-            f"{' and '.join(map(str, _READABLE))}: update edgeface, or train it again"
+            f"{_READABLE[0]} to {_READABLE[-1]}: update edgeface, or train it again"
         )
     for name, kind in _PARTS.items():
         if name not in content:
@@ -195,7 +199,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not all(isinstance(tensor, Tensor) and tensor.layout == torch.strided for tensor in content["state"].values()):
         raise CheckpointError(f"{path}: its weights are not all tensors: copy it again")
     quantisation = _quantisation(content.get("quantisation"), path)
-    return Checkpoint(**{name: content[name] for name in _PARTS}, quantisation=quantisation)
+    largest = content.get("largest", {})
+    try:
+        state = unpacked(content["state"], largest)
+    except (AttributeError, TypeError, ValueError):
+        raise CheckpointError(f"{path}: its whole weights and their largest values differ: copy it again") from None
+    return Checkpoint(**{name: content[name] for name in _PARTS} | {"state": state}, quantisation=quantisation)
 
 
 def _quantisation(content: Any, path: Path) -> Quantisation | None:
