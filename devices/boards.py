@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from edgeface.errors import DeviceError, UnknownDeviceError, UnknownEngineError
 from edgeface.registry import unknown_name
+from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
 from edgeface.user_folders import devices_directory
 
 from .cores import Cluster, Index, Text
@@ -144,7 +145,9 @@ def _files(directory: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
+        content: dict[str, Any] = msgspec.toml.decode(
+            read_regular(path, LARGEST_SETTINGS_BYTES), type=dict[str, Any]
+        )
     except OSError as error:
         raise DeviceError(f"{path}: {error.strerror}: make it readable, or remove it") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeGuard
 from urllib.parse import unquote, unquote_plus
 
 HIDDEN = "***"
 # Of a secret that is looked for in other parts of an address and in other texts.
 _SHORTEST = 4
+# Of a run of letters and digits: of what people name things by, few are as long and change between the two as often.
+_LONG = 16
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # One in a text, where a space or a quotation mark ends it.
@@ -30,7 +33,7 @@ _PLAIN_NAMES = re.compile(
 )
 _PLAIN_VALUE = re.compile(r"\d{1,2}(\.\w{1,5})?")
 _SECRET_NAME = re.compile(
-    r"pass(?:word|wd|wort|code|phrase)?|pwd|psw|token|secret|api_?key|credentials?|auth|signature|session|pin|key|sid"
+    r"pass(?:word|wd|wort|code|phrase)?|pwd?|psw|token|secret|api_?key|credentials?|auth|signature|session|pin|key|sid"
     r"|sig", re.IGNORECASE,
 )
 _USER_NAME = re.compile(r"(?:log[io]n)?_?(?:user?|usr|user_?name|u|login|account)", re.IGNORECASE)
@@ -109,6 +112,14 @@ def has_secret(text: str) -> bool:
     )
 
 
+def can_be_host(name: str | None) -> TypeGuard[str]:
+    """Whether a resolver takes the name at all: it has no part that is empty or too long, and no sign that is none."""
+    try:
+        return bool(name and name.encode("idna"))
+    except UnicodeError:
+        return False
+
+
 def _split(address: str) -> tuple[str, str]:
     match = _SCHEME.match(address)
     return (match.group(), address[match.end() :]) if match else ("", address)
@@ -123,7 +134,7 @@ def _nested(rest: str) -> int:
 
 def _is_login(text: str) -> bool:
     """Whether a text without a scheme begins with a name and a password."""
-    return re.match(r"[^/:@\s]+:[^@]*@[^\s]", text) is not None
+    return re.match(r"/*[^/:@\s]+:[^@]*@[^\s]", text) is not None
 
 
 def _readings(rest: str) -> list[_Reading]:
@@ -230,14 +241,14 @@ def _looks_random(segment: str) -> bool:
         return True
     for run in re.split(r"[^0-9A-Za-z]+", segment):
         letters = sum(c.isalpha() for c in run)
-        if len(run) >= 16 and not letters:
+        if len(run) >= _LONG and (not letters or len(re.findall("[0-9]+", run)) >= 3):
             return True
         if len(run) >= 12 and re.fullmatch("[0-9a-fA-F]+", run) and letters >= 2 and len(run) - letters >= 2:
             return True
     runs = [run for run in re.split(r"[._~=-]+", segment) if run.isalnum()]
     length = sum(map(len, runs))
     changes = sum(_changes(run) for run in runs)
-    return length >= 12 and changes / length >= 0.35
+    return length >= 12 and changes / length >= (0.28 if length >= _LONG else 0.35)
 
 
 def _changes(run: str) -> int:

@@ -26,6 +26,8 @@ _USUAL_BYTES = 6.0
 _MOST_SCANS = 20
 # Far more than encoders write: a file of nothing but empty parts would keep a loop over them busy for a minute.
 _MOST_PARTS = 200_000
+# With all of its comments. What looks for numbers between them takes a hundred bytes for each of a comment's.
+_LONGEST_PNM_HEADER = 1 << 16
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 # FF may be repeated before a marker; FF 00 is none, and 01 and D0..D8 stand alone.
@@ -254,7 +256,7 @@ def _pnm(data: bytes, max_megapixels: float) -> ImageHeader:
     numbers, at = [], 2
     # A bitmap, P1 or P4, has no largest value.
     for what in ("width", "height") if data[1] in b"14" else ("width", "height", "largest value"):
-        found = _PNM_TOKEN.match(data, at)
+        found = _PNM_TOKEN.match(data, at, _LONGEST_PNM_HEADER)
         if found is None:
             raise _DamagedError(f"its header has no {what}")
         numbers.append(int(found[1]))

@@ -11,6 +11,11 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+# Of a file of settings, which a person wrote.
+LARGEST_SETTINGS_BYTES = 1 << 20
+# Of a picture or a list of annotations: more is no such thing, or was made to take all memory.
+LARGEST_BYTES = 2 << 30
+
 _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",

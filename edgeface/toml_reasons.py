@@ -11,6 +11,14 @@ from msgspec import inspect
 from edgeface.registry import nearest
 
 
+def with_zero(settings: Any) -> str | None:
+    """The first text in a setting, or in a tree of them, that no path and no command can hold; None where all can."""
+    if isinstance(settings, str):
+        return settings if "\0" in settings else None
+    inside = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    return next(filter(None, map(with_zero, inside)), None)
+
+
 def reason(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
     """msgspec's reason, with the place in front, and with the keys that there are where one is not known.
 

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from edgeface.addresses import has_secret, redacted, redacted_text
 from edgeface.cli import main
-from edgeface.errors import EdgefaceError, InputError
+from edgeface.errors import EdgefaceError, InputError, OptionError
+from edgeface.stream.notify.webhook import Webhook
+from edgeface.stream.preview.server import Server
 from edgeface.stream.sinks.mqtt import Address
-from edgeface.stream.sources import make_spec
+from edgeface.stream.sources import SourceSpec, make_spec
+from edgeface.stream.sources.http_client import HttpClient
 
 MARK = "hunter2"
 WITH_SECRETS = [
@@ -43,17 +46,22 @@ WITH_SECRETS = [
     ("http://proxy:8080/rtsp://admin:hunter2@cam/live", "http://proxy:8080/rtsp://cam/live"),
     ("rtsp://admin:hunter2", "rtsp://admin:***"),
     ("admin:hunter2@cam/live", "cam/live"),
+    ("//admin:hunter2@cam/live", "cam/live"),
+    ("http://cam/pw/hunter2/1", "http://cam/pw/***/1"),
 ]
 KEYS = [
     ("rtsps://192.168.1.1:7441/AbCdEfGhIjKlMnOp?enableSrtp", "rtsps://192.168.1.1:7441/***"),
     ("http://cam/5f4dcc3b5aa765d61d8327deb882cf99/live", "http://cam/***/live"),
     ("http://cam/550e8400-e29b-41d4-a716-446655440000", "http://cam/***"),
     ("http://cam/YWRtaW46aHVudGVyMg==", "http://cam/***"),
+    ("rtmp://cam/app/bm6r8owxe4mx2ela", "rtmp://cam/app/***"),
+    ("https://cam/RrDwSpl2xUMZHTqk/live", "https://cam/***/live"),
 ]
 WITHOUT = [
     "rtsp://cam/Streaming/Channels/101", "rtsp://cam:554/cam/realmonitor", "rtsp://cam/h264Preview_01_main",
     "rtsp://[fe80::1]:554/live/ch00_0", "http://ha:8123/api/camera_proxy_stream/camera.front_door",
-    "rtsp://cam/MediaProfile1Stream", "http://cam/axis-media/media.amp;resolution=640x480", "http://10.0.0.9/@me/live",
+    "rtsp://cam/MediaProfile1Stream", "rtsp://cam/H265MainStream1080p", "http://cam/rec_20241130T101500Z.mp4",
+    "http://cam/axis-media/media.amp;resolution=640x480", "http://10.0.0.9/@me/live",
     "http://cam/cgi-bin/CGIProxy.fcgi", "http://cam/snapshotJPEG", "http://cam/", "http://cam", "clip.mp4",
     "/videos/password=1.mp4", "demo", "/dev/video0", "photos/**/*.jpg", "a:b.mp4",
 ]
@@ -160,6 +168,23 @@ def test_commands_do_not_repeat_a_secret(tmp_path: Path) -> None:
         assert MARK not in done.output, words
     checked = run(main, ["camera", address, "--check", "--json", str(tmp_path / "a.jsonl")])
     assert (checked.exit_code, checked.output.split(" by ")[0]) == (0, "rtsp://cam/live")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "b\udce9"])
+def test_a_name_that_no_resolver_takes_is_refused_before_it_is_asked(host: str) -> None:
+    for refuse in (
+        lambda: Address.parse(f"mqtt://{host}"), lambda: Webhook(f"http://{host}/"),
+        lambda: HttpClient(SourceSpec(kind="http", address=f"http://{host}/")),
+        lambda: Server([], bind=host, port=0, token=None),
+    ):
+        with pytest.raises(EdgefaceError):
+            refuse()
+
+
+@pytest.mark.parametrize("address", ["rtsp://cam/b\udce9", "http://cam/\0", "rtsp://cam/a\nb"])
+def test_signs_that_are_no_text_are_refused(address: str) -> None:
+    with pytest.raises(OptionError, match="%XX"):
+        make_spec(address)
 
 
 def test_a_file_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

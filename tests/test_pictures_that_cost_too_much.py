@@ -82,7 +82,7 @@ def test_a_size_reads_without_an_exponent() -> None:
     "header",
     [
         b"P5\n" + b"9" * 5000 + b" 3\n255\n", b"P6 3 " + b"1" * 11 + b" 255\n", b"P5 3 3 0\n", b"P5 3 3 70000\n",
-        b"P2 3 3",
+        b"P2 3 3", b"P6" + b" " * (1 << 17) + b"3 3 255\n", b"P5\n" + b"#\n" * (1 << 16) + b"3 3 255\n",
     ],
 )
 def test_a_pnm_header_without_sense_is_damaged(tmp_path: Path, header: bytes) -> None:

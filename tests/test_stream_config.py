@@ -135,3 +135,9 @@ def test_what_cannot_work_is_said_before_anything_starts(arguments: list[str], c
     assert done.exit_code == code
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_zero_character_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    for text in ('[output]\njson = "a\\u0000b"', '[notify]\nexec = ["touch", "a\\u0000b"]', '[page]\nbind = "\\u0000"'):
+        with pytest.raises(OptionError, match="zero character"):
+            read_config(written(tmp_path, text))

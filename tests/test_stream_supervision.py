@@ -15,7 +15,8 @@ import pytest
 
 import stream_fakes  # noqa: F401  # registers its sources
 from edgeface.errors import InputError, OptionError, SourceError
-from edgeface.stream.process import PYTHON_VARIABLE
+from edgeface.stream import supervision
+from edgeface.stream.process import PYTHON_VARIABLE, CaptureProcess
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sources import SourceSpec
 from edgeface.stream.supervision import Deadlines, Supervisor
@@ -128,6 +129,21 @@ def test_a_source_that_does_not_open_is_killed() -> None:
     reasons = {status.reason for status in supervisor.changes()}
     assert reasons == {"starting", "hanging-open: does not open within 0.5 s"}
     assert children() == []
+
+
+@pytest.mark.parametrize(("now_s", "starved_s", "hangs"), [
+    (109.0, 0.0, False), (111.0, 0.0, True), (111.0, 5.0, False), (111.0, 0.5, True), (161.0, 60.0, True),
+])
+def test_what_a_process_waits_for_a_processor_is_not_the_sources_time(
+    now_s: float, starved_s: float, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"now": 100.0, "starved": 7.0}
+    monkeypatch.setattr(supervision, "monotonic", lambda: seen["now"])
+    monkeypatch.setattr(CaptureProcess, "starved_s", property(lambda _: seen["starved"]))
+    process, clock = CaptureProcess.__new__(CaptureProcess), supervision._Clock(launched_s=100.0)
+    assert not clock.hangs(process, 100.0, 10.0)
+    seen.update(now=now_s, starved=7.0 + starved_s)
+    assert clock.hangs(process, 100.0, 10.0) == hangs
 
 
 def test_what_loads_slowly_does_not_take_the_time_for_opening(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeface.errors import OptionError, SourceError
+from edgeface.errors import DamagedFrameError, OptionError, SourceError
 from edgeface.stream.sources import SourceSpec, make_spec
 from edgeface.stream.sources.pictures import PictureDecoder
 from edgeface.stream.sources.v4l2 import as_frame, check_device, open_camera
@@ -199,7 +199,7 @@ def test_a_picture_larger_than_any_frame_is_not_decoded(astronaut: NDArray[np.ui
     jpeg = bytearray(raw_of("MJPG", astronaut).tobytes())
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = b"\x7f\xff\x7f\xff"
-    with pytest.raises(SourceError, match="its pictures cannot be used: 32767 x 32767"):
+    with pytest.raises(DamagedFrameError, match="cannot be used: 32767 x 32767"):
         PictureDecoder("camera").decode(bytes(jpeg))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.errors import DataError
+from edgeface.regular_files import open_regular
 
 ANNOTATIONS = "annotations.jsonl"
 SPLITS = ("train", "dev", "test")
@@ -156,7 +157,7 @@ def read_lines(directory: Path) -> Iterator[tuple[int, Picture | str]]:
     file = directory / ANNOTATIONS
     decoder = msgspec.json.Decoder(_PictureLine)
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield number, _line(directory, line, decoder)

@@ -19,6 +19,7 @@ from edgeface.errors import InputError, OutputError
 from edgeface.faces import Faces
 from edgeface.image_headers import MAX_MEGAPIXELS, read_header
 from edgeface.images import read_image
+from edgeface.regular_files import LARGEST_BYTES, read_regular
 
 LABEL_STUDIO = "label-studio.json"
 _DESCRIPTION = """# A detector made these labels. Once a person has corrected them: measure = true.
@@ -66,7 +67,7 @@ def label_pictures(
 
 def _picture(path: Path) -> Image:
     try:
-        header = read_header(path.read_bytes(), MAX_MEGAPIXELS)
+        header = read_header(read_regular(path, LARGEST_BYTES), MAX_MEGAPIXELS)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except InputError as error:

@@ -13,6 +13,7 @@ import msgspec
 
 from edgeface.data.annotations import ANNOTATIONS, Picture, read_annotations
 from edgeface.errors import DataError
+from edgeface.regular_files import LARGEST_SETTINGS_BYTES, open_regular, read_regular
 
 DESCRIPTION = "set.toml"
 HELD_OUT_SHARE = 0.1
@@ -48,7 +49,7 @@ def describe(directory: Path) -> SetDescription:
     """
     file = directory / DESCRIPTION
     try:
-        content = file.read_bytes()
+        content = read_regular(file, LARGEST_SETTINGS_BYTES)
     except FileNotFoundError:
         return _known().get(directory.name, SetDescription())
     except OSError as error:
@@ -156,7 +157,7 @@ def _splits(directory: Path) -> frozenset[str]:
     decoder = msgspec.json.Decoder(_Split)
     found = set()
     try:
-        with (directory / ANNOTATIONS).open("rb") as stream:
+        with open_regular(directory / ANNOTATIONS) as stream:
             for line in stream:
                 try:
                     found.add(decoder.decode(line).split)

@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from edgeface.errors import OptionError
+from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
 from edgeface.runtime.detector_options import Count, DetectorOptions
-from edgeface.toml_reasons import reason
+from edgeface.toml_reasons import reason, with_zero
 
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -107,10 +108,11 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 def read_config(path: Path) -> dict[str, Any]:
     """The settings of a file by name, only those that it says.
 
-    Raises OptionError when it cannot be read, is not TOML, or has a section, a key or a value that is not known.
+    Raises OptionError when it cannot be read, is not TOML, has a section, a key or a value that is not known, or a text
+    with a zero character.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, LARGEST_SETTINGS_BYTES)
     except OSError as error:
         raise OptionError(f"{path}: {error.strerror}: check --config") from None
     try:
@@ -122,4 +124,7 @@ def read_config(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for section in msgspec.to_builtins(config).values():
         settings |= section
+    zero = with_zero(settings)
+    if zero is not None:
+        raise OptionError(f"{path}: {zero!r} has a zero character, which no path and no name may have")
     return settings

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
@@ -102,6 +103,14 @@ class CaptureProcess:
     def last_heard_s(self) -> float:
         """CLOCK_MONOTONIC when its last frame came, whole or damaged; 0 before the first."""
         return 0.0 if self._counter is None else self._counter.last_heard_ns / 1e9
+
+    @property
+    def starved_s(self) -> float:
+        """How long its first thread has waited for a processor so far, in seconds; 0 where the kernel does not say."""
+        try:
+            return int(Path(f"/proc/{self._process.pid}/schedstat").read_bytes().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
 
     def ask(self) -> None:
         """Ask for the newest frame; the answer is a Taken. Nothing happens when the process is gone."""

@@ -25,6 +25,8 @@ _CLOSE_S = 3.0
 # A source of fewer frames a second than the deadlines are made for is given this many periods.
 _PERIODS = 3.0
 _MOST_CHANGES = 256
+# Of a deadline, where it is not the source that is slow but a busy machine.
+_MOST_PATIENCE = 6.0
 
 _log = logging.getLogger("edgeface.stream")
 
@@ -32,6 +34,9 @@ _log = logging.getLogger("edgeface.stream")
 @dataclass(frozen=True)
 class Deadlines:
     """How long a source may take, in seconds, before something is done about it. Raises OptionError.
+
+    Where its process waits for a processor, that time is not counted, up to six times each: a machine that is busy for
+    a while would kill it again and again, and be busy with its start.
 
     ``start_s``: for a process to start, which takes a busy board seconds; ``open_s``: to open the source. ``stall_s``
     without a frame: it counts as stalled; ``read_s``: its process is killed, even when the driver blocks for ever. Both
@@ -80,6 +85,18 @@ class _Clock:
     launched_s: float
     started_s: float = 0.0
     opened_s: float = 0.0
+    _silent_since_s: float = 0.0
+    _starved_before_s: float = 0.0
+
+    def hangs(self, process: CaptureProcess, since_s: float, limit_s: float) -> bool:
+        """Whether nothing came of it for ``limit_s``, without the time that it waited for a processor."""
+        if since_s != self._silent_since_s:
+            self._silent_since_s, self._starved_before_s = since_s, process.starved_s
+        silent_s = monotonic() - since_s
+        if silent_s <= limit_s:
+            return False
+        own_s = silent_s - (process.starved_s - self._starved_before_s)
+        return own_s > limit_s or silent_s > _MOST_PATIENCE * limit_s
 
 
 class Supervisor:
@@ -267,19 +284,20 @@ class Supervisor:
         """Set the state by how long nothing came; what is lost when that was too long."""
         now_s, limits, shown = monotonic(), self._deadlines, self.spec.shown
         if not clock.started_s:
-            if now_s - clock.launched_s > limits.start_s:
+            if clock.hangs(process, clock.launched_s, limits.start_s):
                 return _Lost(f"{shown}: its process does not start within {limits.start_s:g} s", hangs=True)
             return None
         if not clock.opened_s:
-            if now_s - clock.started_s > limits.open_s:
+            if clock.hangs(process, clock.started_s, limits.open_s):
                 return _Lost(f"{shown}: does not open within {limits.open_s:g} s", hangs=True)
             return None
         if self.spec.every_frame and not self._is_wanted:
             # It waits for us, not we for it.
             return None
         least_s = _PERIODS / self._fps if self._fps else 0.0
-        unheard_s = now_s - max(process.last_heard_s, clock.opened_s)
-        if unheard_s > max(limits.read_s, least_s):
+        heard_s = max(process.last_heard_s, clock.opened_s)
+        unheard_s = now_s - heard_s
+        if clock.hangs(process, heard_s, max(limits.read_s, least_s)):
             return _Lost(f"{shown}: no frame for {unheard_s:.1f} s", hangs=True)
         if now_s - max(process.last_frame_s, clock.opened_s) > max(limits.stall_s, least_s):
             damaged = unheard_s < limits.stall_s

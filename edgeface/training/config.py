@@ -11,7 +11,8 @@ import msgspec
 
 from edgeface.data.settings import Data
 from edgeface.errors import OptionError, TrainingError
-from edgeface.toml_reasons import reason
+from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
+from edgeface.toml_reasons import reason, with_zero
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -127,13 +128,16 @@ def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Config] = 
 def read_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) -> Settings:
     """A TOML file with overrides as the types of ``kind``; raises OptionError as ``load_config``."""
     try:
-        content = msgspec.toml.decode(path.read_bytes())
+        content = msgspec.toml.decode(read_regular(path, LARGEST_SETTINGS_BYTES))
     except OSError as error:
         raise OptionError(f"{path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise OptionError(f"{path}: not TOML: {error}") from None
     for override in overrides:
         _apply(content, override)
+    zero = with_zero(content)
+    if zero is not None:
+        raise OptionError(f"{path}: {zero!r} has a zero character, which no path and no name may have")
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:

@@ -25,6 +25,7 @@ from edgeface.data.sets import DESCRIPTION
 from edgeface.errors import DataError, InputError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS, read_header
 from edgeface.images import read_image
+from edgeface.regular_files import LARGEST_BYTES, read_regular
 
 _PROBLEMS_SHOWN = 20
 _JPEG_QUALITY = 95
@@ -122,7 +123,7 @@ def _import(
         problems.append(f"{where}: {path}")
         return None
     try:
-        content = path.read_bytes()
+        content = read_regular(path, LARGEST_BYTES)
         header = read_header(content, MAX_MEGAPIXELS)
     except (OSError, InputError) as error:
         problems.append(f"{where}: cannot be read: {error}")

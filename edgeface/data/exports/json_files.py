@@ -9,6 +9,7 @@ import msgspec
 
 from edgeface.data.exports.reading import Box, Export, Labelled, part_of, reader
 from edgeface.errors import DataError
+from edgeface.regular_files import LARGEST_BYTES, read_regular
 
 T = TypeVar("T")
 
@@ -149,7 +150,7 @@ def _rectangle(raw: Any) -> Box | str:
 
 def _decode(source: Path, kind: type[T], what: str) -> T:
     try:
-        return msgspec.json.decode(source.read_bytes(), type=kind)
+        return msgspec.json.decode(read_regular(source, LARGEST_BYTES), type=kind)
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror}: give {what}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from edgeface.errors import DataError, UnknownNameError
 from edgeface.registry import Registry
+from edgeface.regular_files import LARGEST_BYTES, read_regular
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 # How folders and files of other tools call the project's parts.
@@ -62,10 +63,15 @@ def part_of(*names: str) -> str | None:
     return next((_SPLITS[name.lower()] for name in names if name.lower() in _SPLITS), None)
 
 
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """A text file. Raises OSError, and UnicodeDecodeError for what is no UTF-8."""
+    return read_regular(path, LARGEST_BYTES).decode("utf-8", errors).replace("\r\n", "\n")
+
+
 def read_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file. Raises DataError where it is none, or defines entities, which no export does."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, LARGEST_BYTES)
         if b"<!ENTITY" in content or b"<!DOCTYPE" in content:
             raise DataError(f"{path}: defines entities, which annotation tools do not: export it again")
         return ElementTree.fromstring(content)

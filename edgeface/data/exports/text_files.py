@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeface.data.exports.reading import PICTURE_SUFFIXES, Box, Export, Labelled, part_of, reader
+from edgeface.data.exports.reading import PICTURE_SUFFIXES, Box, Export, Labelled, part_of, read_text, reader
 from edgeface.errors import DataError
 
 # The columns of WIDER FACE after x, y, w, h; "invalid" makes a face to ignore.
@@ -18,7 +18,7 @@ def read_wider(source: Path) -> Export:
     Boxes of no size, which the data set has, are left out. Raises DataError where the file is another one.
     """
     try:
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(source).splitlines()]
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror}: give wider_face_*_bbx_gt.txt") from None
     except UnicodeDecodeError:
@@ -76,7 +76,7 @@ def read_yolo(source: Path) -> Export:
         boxes: list[Box] = []
         if file is not None:
             labelled += 1
-            for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            for number, line in enumerate(read_text(file, errors="replace").splitlines(), 1):
                 box = _yolo_box(line, names)
                 if isinstance(box, str):
                     problems.append(f"{file.relative_to(source)}, line {number}: {box}")
@@ -92,7 +92,7 @@ def _class_names(source: Path) -> list[str]:
     for name in ("classes.txt", "obj.names"):
         file = source / name
         if file.is_file():
-            return file.read_text(encoding="utf-8").split("\n")
+            return read_text(file).split("\n")
     return []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from edgeface.data.exports.reading import Box, Export, Labelled, part_of, read_xml, reader
+from edgeface.data.exports.reading import Box, Export, Labelled, part_of, read_text, read_xml, reader
 from edgeface.errors import DataError
 
 _CVAT_VERSION = "1.1"
@@ -25,7 +25,7 @@ def read_voc(source: Path) -> Export:
     parts = {
         stem.split()[0]: split
         for listed in sorted((source / "ImageSets" / "Main").glob("*.txt")) if (split := part_of(listed.stem))
-        for stem in listed.read_text(encoding="utf-8").splitlines() if stem.strip()
+        for stem in read_text(listed).splitlines() if stem.strip()
     }
     pictures, problems = [], []
     for file in files:

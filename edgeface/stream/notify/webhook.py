@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from edgeface.addresses import redacted
+from edgeface.addresses import can_be_host, redacted
 from edgeface.errors import OptionError
 from edgeface.stream.notify.queued_outlet import DeliveryError
 
@@ -23,7 +23,7 @@ class Webhook:
         self.name = f"webhook {redacted(address)}"
         try:
             parts = urlsplit(address)
-            is_one = parts.scheme in ("http", "https") and bool(parts.hostname)
+            is_one = parts.scheme in ("http", "https") and can_be_host(parts.hostname)
             _ = parts.port
         except ValueError:
             is_one = False

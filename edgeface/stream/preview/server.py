@@ -122,8 +122,9 @@ def _listening(bind: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise OutputError(f"{bind}: cannot be served at: {error.strerror or error}: choose another --bind") from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no name"
+        raise OutputError(f"{bind}: cannot be served at: {reason}: choose another --bind") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # What is accepted has these too.

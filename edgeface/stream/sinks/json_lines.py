@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from edgeface.atomic import refused
+from edgeface.atomic import is_special, open_special, refused
 from edgeface.errors import OutputError
 from edgeface.stream.results import Result, frame_record, status_record
 from edgeface.stream.shots import Shot, Status
@@ -86,6 +86,9 @@ def _opened(target: str) -> int:
     try:
         if target == STDOUT:
             return os.dup(sys.stdout.fileno())
+        if is_special(Path(target)):
+            with open_special(Path(target)) as opened:
+                return os.dup(opened.fileno())
         return os.open(Path(target), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     except IsADirectoryError:
         raise OutputError(f"{target}: is a folder: give a file's name to --json") from None

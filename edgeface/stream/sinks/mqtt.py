@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from edgeface.addresses import redacted
+from edgeface.addresses import can_be_host, redacted
 from edgeface.errors import MissingExtraError, OptionError
 from edgeface.stream.notify.home_assistant import discovery
 from edgeface.stream.results import Result, frame_record, status_record
@@ -58,7 +58,7 @@ class Address:
         except ValueError:
             # Its text may hold a part of a password with a '/' in it.
             raise OptionError(f"--mqtt {redacted(target)}: not an address: write {shape}") from None
-        if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
+        if parts.scheme not in _PORTS or not can_be_host(parts.hostname) or parts.query or parts.fragment:
             raise OptionError(f"--mqtt {redacted(target)}: write {shape}, or mqtts://... for TLS")
         prefix = parts.path.strip("/") or DEFAULT_PREFIX
         if any(sign in prefix for sign in "+#\0"):

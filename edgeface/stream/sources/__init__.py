@@ -105,12 +105,15 @@ def parse_source(text: str) -> tuple[str, str]:
 
     ``demo``; a number or ``/dev/...`` for a V4L2 device; ``picamera2`` or ``picamera2:1``; an address rtsp:// or
     http://; a folder, a pattern, a file; or any registered ``kind:address``. Raises UnknownSourceError with the choices
-    for another kind, InputError for a file that is not there.
+    for another kind, InputError for a file that is not there, OptionError for an address with signs that are no text.
     """
     scheme, colon, rest = text.partition(":")
     if "://" in text:
         if scheme.lower() not in _SCHEMES:
             source.get(scheme)
+        if not text.isprintable():
+            # FFmpeg is given it as it is, and OpenCV ends by a signal where it is no Unicode.
+            raise OptionError(f"{redacted(text)}: has signs that no address has: write each as %XX")
         return _SCHEMES[scheme.lower()], text
     if text.isascii() and text.isdigit():
         return "v4l2", f"/dev/video{int(text)}"

@@ -15,9 +15,7 @@ from edgeface.stream.sources.network import open_body
 from edgeface.stream.sources.pictures import Damage, PictureDecoder
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from edgeface.frames import Frame
     from edgeface.stream.sources.http_client import Answer, HttpClient
 
 LIBRARIES = ("cv2", "edgeface.stream.sources.http_client", "edgeface.image_headers")
@@ -79,27 +77,29 @@ class HttpCamera:
                 self._more()
             taken_ns = time.monotonic_ns()
             pictures, self._pictures = self._pictures, []
-            image = self._newest(pictures)
-            if image is not None:
+            frame = self._newest(pictures)
+            if frame is not None:
                 self.damage.end()
-                return Grab(live_frame(image, "bgr", self._shown), taken_ns)
+                return Grab(frame, taken_ns)
 
-    def _newest(self, pictures: list[bytes]) -> NDArray[np.uint8] | None:
+    def _newest(self, pictures: list[bytes]) -> Frame | None:
         """The last of those that came at once that is whole; the others are left out."""
-        image: NDArray[np.uint8] | None = None
+        frame: Frame | None = None
         for data in reversed(pictures):
             try:
-                if image is None:
-                    image = self._decoder.decode(data)
+                if frame is None:
+                    frame = live_frame(self._decoder.decode(data), "bgr", self._shown)
                 else:
                     self._decoder.check(data)
             except DamagedFrameError as error:
                 self.damage.count(error)
-        return image
+        return frame
 
     def _more(self) -> None:
         """Read on, and ask again at the end of an answer that was one picture."""
         if self._gives_up_s is not None and time.monotonic() > self._gives_up_s:
+            if self.damage.last is not None:
+                raise SourceError(f"{self.damage.last}: none in {OPEN_S:g} s that can be used")
             raise SourceError(
                 f"{self._shown}: it answers, but no picture came in {OPEN_S:g} s: check the path in the address"
             )

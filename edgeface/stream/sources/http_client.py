@@ -12,7 +12,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
-from edgeface.addresses import redacted
+from edgeface.addresses import can_be_host, redacted
 from edgeface.errors import OptionError, SourceError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _without_login(spec: SourceSpec) -> tuple[str, tuple[str, str] | None]:
             host, _ = parts.hostname, parts.port
         except ValueError:
             continue
-        if host:
+        if can_be_host(host):
             name, _, password = login.partition(":")
             return parts._replace(fragment="").geturl(), (unquote(name), unquote(password)) if at else None
     raise OptionError(f"{spec.shown}: is no address: write http://HOST[:PORT]/PATH")

@@ -25,10 +25,12 @@ _log = logging.getLogger("edgeface.stream")
 
 
 class Damage:
-    """Frames of one source that were left out since they were damaged: counted, and said ever more seldom."""
+    """Frames of one source that were left out since they were damaged: counted, and said ever more seldom. ``last``:
+    why the newest of them was."""
 
     def __init__(self) -> None:
         self.total = 0
+        self.last: DamagedFrameError | None = None
         self._in_a_row = 0
         self._said_at = 1
         self._listener: Callable[[], None] = lambda: None
@@ -42,6 +44,7 @@ class Damage:
     def count(self, error: DamagedFrameError) -> None:
         """One more. Raises SourceError when too many came in a row."""
         self.total += 1
+        self.last = error
         self._in_a_row += 1
         self._listener()
         if self.total >= self._said_at:
@@ -66,8 +69,8 @@ class PictureDecoder:
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """A JPEG, PNG or whatever else ``edgeface.images`` reads, as uint8 (H, W, 3) BGR, turned as its EXIF data say.
 
-        Padding after its end is left out. Raises DamagedFrameError when it is empty, cut short or damaged, and
-        SourceError when it is larger than any frame may be.
+        Padding after its end is left out. Raises DamagedFrameError when it is empty, cut short or damaged, or says that
+        it is larger than any frame may be.
         """
         import cv2
         import numpy as np
@@ -90,9 +93,10 @@ class PictureDecoder:
         except InputError as error:
             raise self._refused(error) from None
 
-    def _refused(self, error: InputError | None) -> SourceError:
+    def _refused(self, error: InputError | None) -> DamagedFrameError:
         if isinstance(error, ImageTooLargeError):
-            return SourceError(f"{self.shown}: its pictures cannot be used: {error}")
+            # Four damaged bytes are enough for that.
+            return DamagedFrameError(f"{self.shown}: a picture cannot be used: {error}")
         return DamagedFrameError(f"{self.shown}: a picture came damaged, check the cable or the network")
 
     def _whole(self, data: bytes) -> bytes:
