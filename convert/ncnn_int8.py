@@ -18,7 +18,16 @@ import numpy as np
 
 from edgeface.errors import ConversionError
 from edgeface.int8.scales import Q_MAX, LayerScales
-from edgeface.runtime.engines.ncnn_files import CHAINED, INT8_KINDS, INT8_TERM, REQUANTISES, WEIGHTED, Layer, consumers
+from edgeface.runtime.engines.ncnn_files import (
+    CHAINED,
+    INT8_KINDS,
+    INT8_TERM,
+    REQUANTISES,
+    WEIGHTED,
+    Layer,
+    consumers,
+    weight_shape,
+)
 from edgeface.runtime.engines.ncnn_layers import Int8, ModelLayer
 
 from .matching import match_by_content
@@ -28,6 +37,8 @@ _BAKED_WITHIN = 1e-3
 _WIDTH = 100
 # The largest depthwise kernel that ncnn has code for in int8.
 _DEPTHWISE = 3
+# Channels of a picture. What is the first to compute on them is a tenth to a half slower in int8 on a Cortex-A72.
+_PICTURE = 4
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ def quantise(
         if layer.line.kind in INT8_KINDS and isinstance(layer.weight, np.ndarray)
     }
     matched = match_by_content(scales, floats)
-    slow = {layer.name: why for layer in model if layer.name in matched and (why := _slow(layer.line))}
+    slow = {layer.name: why for layer in model if layer.name in matched and (why := _slow(layer.line, form))}
     told = {matched[name].name: why for name, why in slow.items()}
     if form.drops_slow:
         matched = {name: found for name, found in matched.items() if name not in slow}
@@ -161,10 +172,14 @@ def quantise(
     return done, Int8Report(stem, tuple(reports), stay, form.requantise, told, form.drops_slow)
 
 
-def _slow(line: Layer) -> str | None:
-    """Why ncnn is slower with this layer in int8 than in float; None where it is not."""
-    if line.kind == "ConvolutionDepthWise" and max(line.integer(1), line.integer(11, line.integer(1))) > _DEPTHWISE:
+def _slow(line: Layer, form: Form) -> str | None:
+    """Why ncnn is slower with this layer in int8 than in float; None where it is not, or hardly and the layer has to
+    stay what it is."""
+    kernel = max(line.integer(1), line.integer(11, line.integer(1)))
+    if line.kind == "ConvolutionDepthWise" and kernel > _DEPTHWISE:
         return f"depthwise, {_kernel(line)}, some ten times as slow in ncnn's int8 as in float"
+    if form.requantise and line.kind == "Convolution" and kernel > 1 and weight_shape(line)[1] <= _PICTURE:
+        return f"{_kernel(line)} on a picture's channels, slower in ncnn's int8 than in float"
     return None
 
 

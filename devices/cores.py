@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -49,3 +51,8 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def cores(self) -> int:
         """How many."""
         return len(self.cpus)
+
+
+def cores_of(clusters: Sequence[Cluster]) -> Counter[str]:
+    """How many of each kind."""
+    return Counter(cluster.core for cluster in clusters for _ in cluster.cpus)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from edgeface.runtime.preference import THIS_MACHINE, Preference, preferences
 
 from . import boards
 from .boards import Board
-from .cores import Cluster
+from .cores import Cluster, cores_of
 from .machine import ROOT, machine
 
 _HOST = Path(THIS_MACHINE).stem
@@ -24,7 +23,7 @@ def recognised(clusters: Sequence[Cluster]) -> Board | None:
 
     A description that is wrong is passed by, with a line in the log.
     """
-    wanted = _cores(clusters)
+    wanted = cores_of(clusters)
     found = []
     for name in boards.names():
         try:
@@ -32,7 +31,7 @@ def recognised(clusters: Sequence[Cluster]) -> Board | None:
         except EdgefaceError as error:
             _log.warning("%s", error)
             continue
-        if not board.local and _cores(board.clusters) == wanted:
+        if not board.local and cores_of(board.clusters) == wanted:
             found.append(board)
     return min(found, key=lambda board: (not boards.is_own(board.name), board.name), default=None)
 
@@ -46,8 +45,3 @@ def preference(is_board: bool, root: Path = ROOT) -> Preference:
     if board is None:
         return Preference(_HOST if own else None, own)
     return Preference(_HOST if own else board.name, board.best | own)
-
-
-def _cores(clusters: Sequence[Cluster]) -> Counter[str]:
-    """How many of each kind."""
-    return Counter(cluster.core for cluster in clusters for _ in cluster.cpus)

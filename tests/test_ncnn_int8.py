@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from edgeface.convert import target
-from edgeface.convert.ncnn_int8 import EXACT, FAST, Form, Int8Report, quantise
+from edgeface.convert.ncnn_int8 import EXACT, FAST, IMPORTED, Form, Int8Report, quantise
 from edgeface.convert.ncnn_model import read
 from torch import nn
 
@@ -121,7 +122,7 @@ def noise(shape: tuple[int, ...], seed: int) -> Floats:
 
 def make(
     case: Case, directory: Path, keep_float: Sequence[str] = (), widen: Sequence[str] = (), precision: str = "int8",
-    fast: bool = True,
+    requantise: bool = True,
 ) -> Made:
     """Convert a case; the layers in ``widen`` get a larger input scale than others on the same tensor."""
     rng = np.random.default_rng(0)
@@ -130,19 +131,19 @@ def make(
     for name in widen:
         layers[name] = replace(layers[name], input_scale=1.5 * layers[name].input_scale)
     scales = tuple(own.scales(name) for name, own in layers.items() if own.input_scale)
-    notes = write(TorchNet(case.net, layers), case.input, case.outputs, directory, precision, scales, fast=fast)
+    form = Form(requantise=requantise, drops_slow=False)
+    with patch("edgeface.convert.ncnn.quantise", lambda *arguments, **_: quantise(*arguments, form=form)):
+        notes = write(TorchNet(case.net, layers), case.input, case.outputs, directory, precision, scales)
     return Made(case, layers, directory, "\n".join(notes))
 
 
 def write(
     net: nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...], directory: Path, precision: str = "int8",
-    scales: tuple[LayerScales, ...] = (), *, fast: bool = False,
+    scales: tuple[LayerScales, ...] = (),
 ) -> list[str]:
     fixed = (1, *shape)
     graph = Graph("net", net.eval(), "data", outputs, (fixed, fixed), {}, scales)
-    form = target.get("ncnn").fast if fast else target.get("ncnn")
-    assert form is not None
-    return form.write(graph, [directory / "net.param", directory / "net.bin"], precision) or []
+    return target.get("ncnn").write(graph, [directory / "net.param", directory / "net.bin"], precision) or []
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def test_int8_files_compute_what_integers_do(made: Callable[[str], Made], name: 
 
 @pytest.mark.parametrize("name", CASES)
 def test_without_requantisation_the_files_compute_the_same(name: str, tmp_path: Path) -> None:
-    case = make(CASES[name], tmp_path, fast=False)
+    case = make(CASES[name], tmp_path, requantise=False)
     kinds = [own for own in case.model() if isinstance(own.weight, Int8)]
     assert f"net: {len(kinds)} int8 layers; none requantises, so that all processors agree" in case.notes
     assert not any(own.line.requantises for own in kinds)
@@ -230,26 +231,29 @@ def test_consumers_with_different_scales_keep_their_producer_from_requantising(t
 
 
 @pytest.mark.parametrize(("form", "said", "in_int8"), [
-    (FAST, "left in float", [False, True]), (EXACT, "in int8 all the same, as the checkpoint has them", [True, True]),
+    (FAST, "left in float", [False, False, True]),
+    (IMPORTED, "left in float", [True, False, True]),
+    (EXACT, "in int8 all the same, as the checkpoint has them", [True, True, True]),
 ])
-def test_large_depthwise_kernels_are_named_and_the_fast_form_leaves_them_in_float(
+def test_what_ncnn_runs_badly_in_int8_is_named_and_left_in_float_where_it_may(
     form: Form, said: str, in_int8: list[bool]
 ) -> None:
     rng = np.random.default_rng(0)
     model, scales = [], []
-    for i, size in enumerate((5, 3)):
-        own = layer(rng, 4, 1, size, size)
-        line = FileLayer(
-            "ConvolutionDepthWise", f"convdw_{i}", [f"{i}"], [f"{i + 1}"],
-            {0: "4", 1: str(size), 5: "1", 6: str(4 * size * size), 7: "4"},
-        )
+    for i, (name, inputs, size) in enumerate((("stem", 3, 3), ("depth5", 1, 5), ("depth3", 1, 3))):
+        own = layer(rng, 4, inputs, size, size)
+        params = {0: "4", 1: str(size), 5: "1", 6: str(4 * inputs * size * size)}
+        kind = "Convolution" if inputs > 1 else "ConvolutionDepthWise"
+        line = FileLayer(kind, f"conv_{i}", [f"{i}"], [f"{i + 1}"], params if inputs > 1 else params | {7: "4"})
         model.append(ModelLayer(line, own.weight, own.bias))
-        scales.append(replace(own, input_scale=0.1).scales(f"depth{size}"))
+        scales.append(replace(own, input_scale=0.1).scales(name))
     written, report = quantise("net", model, scales, form=form)
     assert [isinstance(each.weight, Int8) for each in written] == in_int8
-    assert report.slow_lines() == [
-        f"net: depth5: depthwise, 5x5, some ten times as slow in ncnn's int8 as in float: {said}"
+    lines = [
+        "net: stem: 3x3 on a picture's channels, slower in ncnn's int8 than in float: left in float",
+        f"net: depth5: depthwise, 5x5, some ten times as slow in ncnn's int8 as in float: {said}",
     ]
+    assert report.slow_lines() == lines[0 if form is FAST else 1 :]
     assert report.slow_lines()[0] in report.to_text()
 
 

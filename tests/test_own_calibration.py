@@ -12,10 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 from edgeface.devices import boards
 from edgeface.devices.client import Client
+from edgeface.devices.estimate import estimates
 from edgeface.devices.estimate import own as own_calibration
 from edgeface.devices.estimate.calibrate import CountedNetworks
 from edgeface.devices.estimate.calibration import OwnCalibration, of_own
 from edgeface.devices.estimate.costing import Counts
+from edgeface.devices.estimate.count import Counted
+from edgeface.devices.estimate.jobs import Place
 from edgeface.devices.estimate.networks import network
 from edgeface.devices.estimate.own import NETWORKS, calibrate_own, keep_own, with_calibration
 from edgeface.devices.links import open_link
@@ -36,6 +39,7 @@ class Timer:
 
     where = "robot1 (board at pi@robot1)"
     off: float = 1.0        # what every second network takes more
+    spread = 0.5            # n threads are n ** spread times as fast as one
     lost_at: str | None = None
 
     def __init__(self, _link: object) -> None:
@@ -58,7 +62,7 @@ class Timer:
         if name == self.lost_at:
             raise DeviceLostError(f"{self.where}: the connection was lost: try again")
         assert self.pinned == [0, 1, 2, 3]
-        ms = FACTOR * CYCLES[name] / 1.5e6 / threads**0.5 * (self.off if list(CYCLES).index(name) % 2 else 1)
+        ms = FACTOR * CYCLES[name] / 1.5e6 / threads**self.spread * (self.off if list(CYCLES).index(name) % 2 else 1)
         return np.array([ms, ms, 50 * ms][:runs])      # one run that something held up
 
 
@@ -113,6 +117,7 @@ def test_a_board_is_timed_and_its_description_has_the_factors(robot: Path, tmp_p
 
 @pytest.mark.parametrize(("changes", "error", "said"), [
     ({"off": 3.0}, DeviceError, "nothing was written: see that nothing else runs there"),
+    ({"spread": -1.0}, DeviceError, "2 threads on cortex-a72 are slower than one; "),
     ({"lost_at": "mnasnet"}, DeviceLostError, "the connection was lost"),
     ({"machine": lambda _: boards.find_shipped("rpi5")}, DeviceError, "has cortex-a76, its description says"),
 ])
@@ -145,12 +150,42 @@ def test_networks_are_timed_by_a_worker_over_ssh(
     # This machine for an rpi4's: what its networks take is real, and means nothing.
     monkeypatch.setattr(Client, "machine", lambda _: boards.find_shipped("rpi4"))
     monkeypatch.setattr(own_calibration, "ACCEPTED", 1e9)
+    monkeypatch.setattr(own_calibration, "_threads", lambda _times: [])
     found = calibrate_own(open_link(boards.find("robot1")), names=["blazeface", "shufflenet_v2"], runs=2)
     (fit,) = found.cores
     assert [each.name for each in fit.networks] == ["blazeface", "shufflenet_v2"]
     assert all(each.published_ms > 0 for each in fit.networks)
     assert keep_own(boards.find("robot1"), found) == path
     assert boards.find("robot1").calibration == found.own
+
+
+@pytest.mark.parametrize(("is_timed", "said"), [
+    (True, "cortex-a72 at 1500 MHz, 1 thread: no time was measured"), (False, "x 1.466; off by 8.5%"),
+])
+def test_an_estimate_for_a_board_that_could_be_measured_rests_on_what_is_known_of_it(
+    robot: Path, monkeypatch: pytest.MonkeyPatch, is_timed: bool, said: str
+) -> None:
+    if is_timed:
+        assert command("--calibrate", "robot1").exit_code == 0
+    asked = []
+
+    def counted(root: object, *_: object) -> Any:
+        asked.append(root)
+        places = [Counted(Place(0, stage), Counts(cycles=1.5e6)) for stage in ("preprocessing", "network", "decoding")]
+        return estimates._Found(places, {}, {}, 1)
+
+    for name, stand_in in {
+        "ensure_root": lambda board, **_: board, "find_tools": own_calibration.find_tools, "_counted": counted,
+        "wheel_versions": lambda *_: {}, "qemu_version": lambda _: "7.2", "read_kept": lambda *_: None,
+        "keep": lambda *_: None,
+    }.items():
+        monkeypatch.setattr(estimates, name, stand_in)
+    result = command("mos_s-int8-ncnn", "--device", "robot1", "--estimate", "--layers", "0")
+    assert result.exit_code == 0, result.output
+    assert said in result.stdout
+    assert [board.address for board in asked] == [None]
+    if is_timed:
+        assert f"x {FACTOR:.3f}; off by 0.0% on average over 12 networks timed on it on 20" in result.stdout
 
 
 def test_a_description_keeps_all_else_that_it_says() -> None:

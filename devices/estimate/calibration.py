@@ -112,7 +112,7 @@ class OwnCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runs: int
     versions: dict[str, str]
     cores: list[CoreFit]
-    threads: list[ThreadsFit]
+    threads: list[ThreadsFit] = []
 
     def scalars(self) -> dict[str, object]:
         """What is no table."""

@@ -15,7 +15,9 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+from edgeface.devices import boards
 from edgeface.devices.boards import Board
+from edgeface.devices.cores import cores_of
 from edgeface.devices.emulation.programs import Progress, silent
 from edgeface.devices.emulation.root import EmulatedRoot, ensure_root
 from edgeface.devices.estimate import calibration
@@ -188,9 +190,7 @@ def estimate(
         if bundle.engine not in _ENGINES:
             choices = " and ".join(_ENGINES)
             raise OptionError(f"{bundle.name}: is for the engine {bundle.engine}: there are estimates of {choices}")
-    factors = calibration.load_calibration(board.name)
-    if board.calibration is not None:
-        factors = calibration.of_own(board.name, board.title, board.calibration)
+    factors = _factors_of(board)
     fit = factors.core(question.core)
     speedup = factors.speedup(question.core, question.threads)
     find_tools()
@@ -216,9 +216,19 @@ def estimate(
         PLACE, board.name, fit.core, fit.clock_mhz, question.threads, fit.factor, fit.mean_error,
         fit.kind_error(is_int8=True), fit.kind_error(is_int8=False), len(fit.networks), speedup,
         threads.mean_error if threads else 0.0, versions,
-        question.size_px, question.source, (width, height), found, threads and threads.interpolated_from,
-        factors.own and factors.own.measured,
+        question.size_px, question.source, (width, height), found, threads.interpolated_from if threads else None,
+        factors.own.measured if factors.own else None,
     )
+
+
+def _factors_of(board: Board) -> Calibration:
+    """The board's own calibration; else that which is shipped for it, or for the board with just its cores. Raises
+    DeviceError where there is none."""
+    if board.calibration is not None:
+        return calibration.of_own(board.name, board.title, board.calibration)
+    wanted = cores_of(board.clusters)
+    alike = [name for name in calibration.boards() if cores_of(boards.find_shipped(name).clusters) == wanted]
+    return calibration.load_calibration(board.name if board.name in calibration.boards() or not alike else alike[0])
 
 
 def _bundle_directory(name: str, engine: str | None) -> Path:

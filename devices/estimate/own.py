@@ -76,9 +76,12 @@ def calibrate_own(
 def keep_own(board: Board, calibration: Calibration) -> Path:
     """Write it into the user's description of ``board``, in the place of one that is there already; the file.
 
-    Raises DeviceError where its error is more than is accepted, or the description is wrong now, and OutputError.
+    Raises DeviceError where its error is more than is accepted or several threads are slower than one, and where the
+    description is wrong now, and OutputError.
     """
-    missed = calibration.missed()
+    missed = calibration.missed() + [
+        f"{fit.threads} threads on {fit.core} are slower than one" for fit in calibration.threads if fit.speedup < 1
+    ]
     if missed or calibration.own is None:
         raise DeviceError(
             f"{board.name}: {'; '.join(missed)}: nothing was written: see that nothing else runs there, and that the "

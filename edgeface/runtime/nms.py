@@ -103,7 +103,8 @@ def seen_again(boxes: Floats, points_of: Callable[[NDArray[np.int64]], Floats], 
     shared = _shared(columns[:, large, None], columns[:, None, :])          # (L, N)
     near = shared >= SHARED_AREA * np.minimum(area[large, None], area[None])
     near[np.arange(len(large)), large] = False
-    involved = near.any(0)
+    involved = np.zeros(len(boxes), bool)
+    involved[np.flatnonzero(near.any(0))] = True
     if not involved.any():
         return again
     involved[large[near.any(1)]] = True
