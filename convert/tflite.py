@@ -44,10 +44,10 @@ def tflite_bytes(model: ModelProto, *, precision: str, free: Collection[int] = (
     Raises ConversionError, which names the operator and its layer.
     """
     from . import tflite_float  # noqa: F401  (registers its operators)
-    from .tflite_graph import AXES, Source, Translation
+    from .tflite_graph import AXES, OnnxGraph, Translation
     from .tflite_ops import OPERATORS
 
-    source = Source(model)
+    source = OnnxGraph(model)
     if (precision == "int8") != any(node.op_type in _QUANTISERS for node in source.nodes):
         raise ConversionError(
             "the graph has no scales: run edgeface quantize first" if precision == "int8" else

@@ -41,7 +41,7 @@ class QuantisedWeight:
         return self.integers * self.scale.reshape(-1, *(1,) * (self.integers.ndim - 1))
 
 
-class Source:
+class OnnxGraph:
     """An ONNX graph and what its nodes are asked about."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -96,7 +96,7 @@ class Translation:
     """The state while nodes are translated one after the other; ``half`` stores weights as float16, and no operator
     may depend on the sizes of the dimensions of (1, H, W, C) in ``free``."""
 
-    def __init__(self, source: Source, *, half: bool, free: frozenset[int]) -> None:
+    def __init__(self, source: OnnxGraph, *, half: bool, free: frozenset[int]) -> None:
         self.source, self.free, self._half = source, free, half
         self.network = Network()
         self._values: dict[str, Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -42,6 +43,11 @@ LAYERS = (
 # Where everything is brought together: edgeface.load, the names of the API, and what runs "python -m edgeface".
 TOPS = {"edgeface", "edgeface.__main__"}
 
+# What comes so fast that nothing is won by putting it off, and what of Python itself does not.
+LIGHT = {"edgeface", "click", "msgspec"}
+HEAVY_OF_PYTHON = {"importlib.metadata"}
+ONE_MEANING = {"Board", "Machine", "Look", "Source", "Options", "Detector", "Bundle", "Stage", "Trainer"}
+
 Arrows = dict[str, set[str]]
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
@@ -70,18 +76,22 @@ def module_name(path: str) -> str:
     return ".".join(parts if parts[0] == "edgeface" else ["edgeface", *parts])
 
 
+def named(module: str, is_package: bool, node: ast.Import | ast.ImportFrom, modules: set[str]) -> set[str]:
+    """The modules that one line of ``module`` imports, those of edgeface in full."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    parts = module.split(".") if is_package else module.split(".")[:-1]
+    above = parts[: len(parts) - node.level + 1] if node.level else []
+    source = ".".join([*above, *([node.module] if node.module else [])])
+    return {f"{source}.{alias.name}" for alias in node.names} & modules or {source}
+
+
 def imports(module: str, is_package: bool, tree: ast.Module, modules: set[str]) -> set[str]:
     """The modules of edgeface that one imports: lazily, for types, from the same folder, or by its name as a text."""
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parts = module.split(".") if is_package else module.split(".")[:-1]
-            above = parts[: len(parts) - node.level + 1] if node.level else []
-            source = ".".join([*above, *([node.module] if node.module else [])])
-            inside = {f"{source}.{alias.name}" for alias in node.names}
-            found |= inside & modules or {source}
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= named(module, is_package, node, modules)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "bring")):
             found |= {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
     return found & modules - {module}
@@ -94,6 +104,50 @@ def all_imports() -> Arrows:
         name: imports(name, path.endswith("/__init__.py"), tree, set(trees)) for name, (path, tree) in trees.items()
     }
     return {name: to - TOPS for name, to in arrows.items() if name not in TOPS}
+
+
+def import_lines(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import below ``node`` but those for types alone, and whether it stands inside a function."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield node, inside
+    below = node.orelse if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else (
+        ast.iter_child_nodes(node)
+    )
+    inside = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    for child in below:
+        yield from import_lines(child, inside)
+
+
+class Loads:
+    """Which heavy packages come with a module, by what it and those below it import outside of functions."""
+
+    def __init__(self) -> None:
+        self.lines = {
+            module_name(path): (path, list(import_lines(tree)), path.endswith("/__init__.py"))
+            for path, tree in sources()
+        }
+        self._first = {
+            module: {name for line, inside in lines if not inside for name in self.named(module, line)}
+            for module, (_, lines, _) in self.lines.items()
+        }
+
+    def named(self, module: str, line: ast.Import | ast.ImportFrom) -> set[str]:
+        inside = {f"{getattr(line, 'module', None)}.{alias.name}" for alias in line.names}
+        return named(module, self.lines[module][2], line, set(self.lines)) | inside & HEAVY_OF_PYTHON
+
+    def heavy(self, module: str) -> set[str]:
+        found: set[str] = set()
+        left, seen = [module], {"edgeface"}
+        while left:
+            name = left.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in self.lines:
+                left += [*self._first[name], name.rpartition(".")[0]]
+            elif name.split(".")[0] not in LIGHT | sys.stdlib_module_names or name in HEAVY_OF_PYTHON:
+                found.add(name.split(".")[0])
+        return found
 
 
 def package_of(module: str) -> str:
@@ -129,6 +183,37 @@ def test_imports_point_one_way() -> None:
     for number, layer in enumerate(LAYERS):
         not_below = set().union(*LAYERS[number:])
         assert {name: packages[name] & not_below for name in sorted(layer)} == {name: set() for name in sorted(layer)}
+
+
+def test_imports_inside_functions_put_off_a_heavy_package() -> None:
+    """Each brings a package that its module has not loaded by then."""
+    loads = Loads()
+    idle = []
+    for module, (path, lines, _) in loads.lines.items():
+        for line, inside in lines:
+            if inside and not set().union(*map(loads.heavy, loads.named(module, line))) - loads.heavy(module):
+                idle.append(f"{path}:{line.lineno}: {ast.unparse(line)}")
+    assert idle == []
+
+
+def test_an_import_that_puts_nothing_off_would_be_seen() -> None:
+    tree = ast.parse("import json\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import numpy")
+    assert [(line.names[0].name, inside) for line, inside in import_lines(tree)] == [("json", False), ("numpy", True)]
+
+
+def test_load_means_to_open_a_detector() -> None:
+    """Here, by a name or a bundle, and over there, on a board."""
+    found = {path for path, tree in sources() for node in tree.body if getattr(node, "name", None) == "load"}
+    assert found == {"edgeface/runtime/loading.py", "devices/operations.py"}
+
+
+def test_names_that_had_two_meanings_have_one() -> None:
+    found: dict[str, list[str]] = {}
+    for path, tree in sources():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name in ONE_MEANING:
+                found.setdefault(node.name, []).append(path)
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from edgeface.training.patches.samples import (
     PART,
     POSITIVE,
     Batch,
-    Batches,
+    Mixture,
     SampleList,
     Samples,
     load_batch,
@@ -116,12 +116,12 @@ def test_a_window_outside_its_picture_is_padding() -> None:
 
 def test_a_batch_has_its_mixture_and_every_sample_once_an_epoch() -> None:
     samples = some_samples(40)
-    batches = Batches(samples, SHARES, 70, seed=3)
+    batches = Mixture(samples, SHARES, 70, seed=3)
     drawn = np.concatenate([batches.draw(i) for i in range(4)])
     counts = np.bincount(samples.kind[drawn], minlength=4)
     assert counts.tolist() == [120, 40, 40, 80]
     assert sorted(drawn[samples.kind[drawn] == POSITIVE].tolist()) == list(range(80, 120))
-    assert np.array_equal(batches.draw(2), Batches(samples, SHARES, 70, seed=3).draw(2))
+    assert np.array_equal(batches.draw(2), Mixture(samples, SHARES, 70, seed=3).draw(2))
 
 
 def test_mirroring_swaps_edges_and_points() -> None:
@@ -184,7 +184,7 @@ def test_samples_are_written_whole_and_damaged_ones_are_named(tmp_path: Path) ->
 
 def test_no_samples_are_refused() -> None:
     with pytest.raises(TrainingError, match="no samples"):
-        Batches(SampleList(12).samples(), SHARES, 8, 0)
+        Mixture(SampleList(12).samples(), SHARES, 8, 0)
 
 
 def weights(trainer: Trainer[Batch]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from edgeface.stream.controls import Controls
 from edgeface.stream.preview import access, connections, page
 from edgeface.stream.preview import board as board_module
 from edgeface.stream.preview.access import choose_token, is_loopback
-from edgeface.stream.preview.board import Board
+from edgeface.stream.preview.broadcaster import Broadcaster
 from edgeface.stream.preview.page import Page
 from edgeface.stream.preview.server import Server
 from preview_shots import SOURCE, result, shot, status
@@ -47,9 +47,9 @@ def refusals_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def serving(
     token: str | None = None, most_viewers: int = 4, allow_hosts: tuple[str, ...] = (), **options: Any
-) -> Iterator[tuple[Board, Server, Controls]]:
+) -> Iterator[tuple[Broadcaster, Server, Controls]]:
     controls = Controls(0.5, 320)
-    board = Board(SOURCE, controls, **options)
+    board = Broadcaster(SOURCE, controls, **options)
     routes = Page(board, controls, most_viewers=most_viewers).routes()
     server = Server(routes, bind="127.0.0.1", port=0, token=token, allow_hosts=allow_hosts, on_start=board.attach)
     try:
@@ -224,7 +224,7 @@ def test_times_of_results_are_not_kept_while_nobody_looks(
     picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(board_module, "RATE_WINDOW_S", 0.05)
-    board = Board(SOURCE, None)
+    board = Broadcaster(SOURCE, None)
     for number in range(5):
         board.put(shot(picture, number), result([]))
     time.sleep(0.06)

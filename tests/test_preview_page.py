@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from edgeface.board_health import Health, Zone
 from edgeface.stream.controls import Controls
 from edgeface.stream.events.store import Event, EventStore
-from edgeface.stream.preview import board as board_module
-from edgeface.stream.preview.board import Board
+from edgeface.stream.preview import broadcaster as broadcaster_module
+from edgeface.stream.preview.broadcaster import Broadcaster
 from edgeface.stream.preview.events import KeptEvents
 from edgeface.stream.preview.page import Page as PreviewPage
 from edgeface.stream.preview.server import Server
@@ -63,7 +63,7 @@ class Stage:
     ) -> None:
         self.controls = Controls(0.5, 320)
         self.thermometer = WarmThermometer()
-        self.board = Board(SOURCE, self.controls, thermometer=self.thermometer)
+        self.board = Broadcaster(SOURCE, self.controls, thermometer=self.thermometer)
         routes = PreviewPage(self.board, self.controls).routes()
         routes += KeptEvents(events, hide_faces=False).routes()
         self.server = Server(
@@ -225,7 +225,7 @@ def test_a_clock_that_is_set_does_not_spoil_the_times(
     page.goto(stage.url)
     shown_frame(page)
     now_s, now_ns = time.time, time.time_ns
-    monkeypatch.setattr(board_module, "time", lambda: now_s() + jump_s)
+    monkeypatch.setattr(broadcaster_module, "time", lambda: now_s() + jump_s)
     monkeypatch.setattr(time, "time_ns", lambda: now_ns() + int(jump_s * 1e9))
     first = shown_frame(page)
     wait_until(page, f"Number(document.body.dataset.frame) >= {first + 10}")

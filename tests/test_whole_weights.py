@@ -13,7 +13,7 @@ from edgeface import weights
 from edgeface.int8.fake import fake_quantise_weight, weight_scales
 from edgeface.int8.modules import convolutions
 from edgeface.int8.whole_weights import packed, restored, rounded, unpacked, whole
-from edgeface.models.checkpoint import PLAIN, WHOLE, finished, load, save
+from edgeface.models.checkpoint import PLAIN, WHOLE, finished, load_checkpoint, save_checkpoint
 
 
 def _weights() -> list[Tensor]:
@@ -48,12 +48,12 @@ def test_a_weight_that_would_compute_otherwise_stays_as_it_is() -> None:
 
 
 def test_a_quantised_checkpoint_is_a_quarter_and_builds_the_same_network(tmp_path: Path) -> None:
-    old = load(weights.directory() / "tcnn_int8.pt")
+    old = load_checkpoint(weights.directory() / "tcnn_int8.pt")
     before = old.build()
-    save(tmp_path / "new.pt", finished(old, old.build()))
+    save_checkpoint(tmp_path / "new.pt", finished(old, old.build()))
     assert (tmp_path / "new.pt").stat().st_size < 600_000
     assert torch.load(tmp_path / "new.pt", weights_only=True)["version"] == WHOLE
-    again = load(tmp_path / "new.pt")
+    again = load_checkpoint(tmp_path / "new.pt")
     after = again.build()
     for (name, one), (_, other) in zip(convolutions(before), convolutions(after), strict=True):
         assert torch.equal(weight_scales(one.weight), weight_scales(other.weight)), name
@@ -65,5 +65,5 @@ def test_a_quantised_checkpoint_is_a_quarter_and_builds_the_same_network(tmp_pat
     assert torch.equal(one.landmarks, other.landmarks)
     assert torch.equal(one.attributes, other.attributes)
 
-    save(tmp_path / "float.pt", replace(again, quantisation=None))
+    save_checkpoint(tmp_path / "float.pt", replace(again, quantisation=None))
     assert torch.load(tmp_path / "float.pt", weights_only=True)["version"] == PLAIN

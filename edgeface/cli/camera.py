@@ -27,6 +27,7 @@ from edgeface.errors import OptionError
 from edgeface.stream.camera import CameraOptions, check, run
 from edgeface.stream.config import read_config
 from edgeface.stream.notify.execute import split_command
+from edgeface.stream.sources import make_spec
 
 if TYPE_CHECKING:
     from edgeface.stream.loop import Totals
@@ -125,7 +126,6 @@ def _command(_context: click.Context, _option: click.Parameter, value: Any) -> t
 
 def _first_camera(context: click.Context, options: CameraOptions) -> str:
     from edgeface.stream.first_camera import first_camera
-    from edgeface.stream.sources import make_spec
 
     wanted = make_spec(
         "demo", width_px=options.width, height_px=options.height, fps=options.fps, pixel_format=options.pixel_format,

@@ -27,7 +27,7 @@ LARGEST_BYTES = 512 * 2**20
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Source(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True):
     """Where a published trunk comes from: what it is, what it was trained on, who published it, under which licence."""
 
     name: str
@@ -118,7 +118,7 @@ def for_bgr(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / (255 * PIXEL_SCALE * deviation)).flip(1), (weight * shift).sum((1, 2, 3))
 
 
-def _known() -> dict[str, Source]:
+def _known() -> dict[str, Origin]:
     """The published trunks, by the sha256 of their file."""
     content = (Path(__file__).parent / "starting_weights.toml").read_bytes()
-    return msgspec.toml.decode(content, type=dict[str, Source])
+    return msgspec.toml.decode(content, type=dict[str, Origin])

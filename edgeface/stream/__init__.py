@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from edgeface.stream.sources import make_spec
 from edgeface.weights import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ def stream(
     """
     from edgeface.runtime.loading import load
     from edgeface.stream.loop import tracking_options
-    from edgeface.stream.sources import make_spec
 
     spec = make_spec(
         str(source), width_px=width, height_px=height, fps=fps, pixel_format=pixel_format, loop=loop,

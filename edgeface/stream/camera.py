@@ -15,6 +15,7 @@ from edgeface.runtime.detector_options import DetectorOptions
 from edgeface.stream.controls import Controls
 from edgeface.stream.notify import Outlet
 from edgeface.stream.sinks import SinkContext, open_sink
+from edgeface.stream.sources import make_spec
 from edgeface.stream.thermometer import Thermometer
 
 if TYPE_CHECKING:
@@ -154,7 +155,6 @@ class _Ready:
 
 def _prepared(options: CameraOptions) -> _Ready:
     from edgeface.stream.loop import Loop, tracking_options
-    from edgeface.stream.sources import make_spec
     from edgeface.stream.supervision import Deadlines, Supervisor
     from edgeface.stream.tracking import Tracker
 

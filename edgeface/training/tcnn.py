@@ -41,7 +41,7 @@ from edgeface.training.patches.faces import (
 from edgeface.training.patches.labels import LABELS, QUALITY
 from edgeface.training.patches.own_sets import own_sets
 from edgeface.training.patches.run import PatchRun
-from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Batches, SampleList, Samples
+from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Mixture, SampleList, Samples
 from edgeface.training.patches.training import Step, patch_trainer, predict
 
 STEPS = ("faces", "quality")
@@ -204,7 +204,7 @@ class TCNNTraining(PatchRun):
     def _train_quality(self, samples: Samples, probe: FaceProbe, show: Say) -> bool:
         if not self.net.is_deployed:
             step = self.config.quality
-            level_quality(self.net, samples, Batches(samples, step.shares, _LEVELLED_ON, step.seed).draw(0))
+            level_quality(self.net, samples, Mixture(samples, step.shares, _LEVELLED_ON, step.seed).draw(0))
         trainer = patch_trainer(
             self.net, samples, self.config.quality, self.out / "quality", dev=probe.quality_figures,
             patterns=QUALITY_BRANCH,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from edgeface.bundle import Bundle, FaceStage, Joined, Score
-from edgeface.runtime.engines import RawMap, Session
-from edgeface.runtime.gather.regions import BoxGatherer, maps_of, some_boxes, strides_of
+from edgeface.runtime.engines import RawMap
+from edgeface.runtime.gather.regions import BoxesKind, BoxGatherer, maps_of, some_boxes, strides_of
 from edgeface.runtime.roi import roi_align
-from edgeface.runtime.stages.faces import FaceNet, score_lines
-from edgeface.runtime.stages.kind import Shape, Sides, Sight, StageKind, Trial
+from edgeface.runtime.stages.faces import score_lines
+from edgeface.runtime.stages.kind import Shape, Sides, Sight, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Scene
 
 
@@ -30,14 +29,8 @@ def joined_regions(
     return np.concatenate(parts, axis=1)
 
 
-class JoinedGatherer(BoxGatherer):
-    """Regions of all of a stage's maps; ``strides`` are those of the dense stage's features, by name."""
-
-    def __init__(
-        self, bundle_name: str, gather: Joined, strides: Mapping[str, int], nets: Sequence[Session]
-    ) -> None:
-        super().__init__(bundle_name, gather.margin, nets)
-        self._gather, self._strides = gather, strides
+class JoinedGatherer(BoxGatherer[Joined]):
+    """Regions of all of a stage's maps."""
 
     def regions(self, scene: Scene, found: Found, boxes: Floats) -> Floats:
         if not len(boxes):
@@ -49,14 +42,10 @@ class JoinedGatherer(BoxGatherer):
         )
 
 
-class JoinedKind(StageKind):
+class JoinedKind(BoxesKind):
     """Stages on joined regions of a dense stage's features."""
 
-    label = "regions"
-
-    def opened(self, bundle: Bundle, number: int, nets: Sequence[Session]) -> FaceNet:
-        stage: Any = bundle.stages[number]
-        return FaceNet(bundle, number, JoinedGatherer(bundle.name, stage.gather, strides_of(bundle.dense), nets))
+    gatherer = JoinedGatherer
 
     def trials(self, bundle: Bundle, stage: FaceStage, sides: Sides, sight: Sight) -> Iterator[Trial]:
         gather: Any = stage.gather
@@ -84,6 +73,3 @@ class JoinedKind(StageKind):
 
     def with_threshold(self, stage: FaceStage, threshold: float) -> FaceStage | None:
         return None if stage.one_of(Score) is None else stage.with_threshold(threshold)
-
-    def with_limit(self, stage: FaceStage, limit: int) -> FaceStage:
-        return replace(stage, limit=limit)

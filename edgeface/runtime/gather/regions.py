@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edgeface.bundle import Bundle, DenseStage, FaceStage, Regions
+from edgeface.bundle import Bundle, DenseStage, FaceStage, Joined, Regions
 from edgeface.runtime.clock import TimedRun
 from edgeface.runtime.engines import RawMap, Session
 from edgeface.runtime.gather.gathered import FaceRun, Gathered, distinct
@@ -19,6 +19,8 @@ from edgeface.runtime.roi import roi_align
 from edgeface.runtime.stages.faces import FaceNet
 from edgeface.runtime.stages.kind import Shape, Sides, Sight, StageKind, Trial
 from edgeface.runtime.stages.stage import Floats, Found, Indices, Maps, Scene
+
+GatherKind = TypeVar("GatherKind", Regions, Joined)
 
 # A box without an area has the level of one with this side.
 _LEAST_SIDE_PX = 1e-3
@@ -42,15 +44,19 @@ def levels_of(boxes: NDArray[np.floating], finest_px: float, levels: int) -> Ind
     return numbers
 
 
-class BoxGatherer(ABC):
-    """A ``Gatherer`` of the features of N boxes, ``margin`` times as wide as the faces'."""
+class BoxGatherer(ABC, Generic[GatherKind]):
+    """A ``Gatherer`` of the features of N boxes, ``gather.margin`` times as wide as the faces'; ``strides`` are those
+    of the dense stage's features, by name."""
 
-    def __init__(self, bundle_name: str, margin: float, nets: Sequence[Session]) -> None:
+    def __init__(
+        self, bundle_name: str, gather: GatherKind, strides: Mapping[str, int], nets: Sequence[Session]
+    ) -> None:
         self.nets = nets
-        self._bundle_name, self._margin = bundle_name, margin
+        self._gather: GatherKind = gather
+        self._bundle_name, self._strides = bundle_name, strides
 
     def __call__(self, scene: Scene, found: Found) -> Gathered:
-        boxes = widened(found.boxes, self._margin)
+        boxes = widened(found.boxes, self._gather.margin)
         runs = [self._run(scene, region) for region in self.regions(scene, found, boxes)]
         return Gathered(runs, np.arange(len(runs)), np.zeros(len(runs), np.int64), boxes=boxes)
 
@@ -67,15 +73,8 @@ class BoxGatherer(ABC):
         )
 
 
-class RegionGatherer(BoxGatherer):
-    """Regions of the level that each face's size asks for; ``strides`` are those of the dense stage's features, by
-    name."""
-
-    def __init__(
-        self, bundle_name: str, gather: Regions, strides: Mapping[str, int], nets: Sequence[Session]
-    ) -> None:
-        super().__init__(bundle_name, gather.margin, nets)
-        self._gather, self._strides = gather, strides
+class RegionGatherer(BoxGatherer[Regions]):
+    """Regions of the level that each face's size asks for."""
 
     def regions(self, scene: Scene, found: Found, boxes: Floats) -> Floats:
         maps, per_side = maps_of(found)
@@ -95,14 +94,24 @@ class RegionGatherer(BoxGatherer):
         return roi_align(features, boxes, gather.size, 1 / self._strides[gather.maps[level]], gather.sampling)
 
 
-class RegionsKind(StageKind):
-    """Stages on regions of a dense stage's features."""
+class BoxesKind(StageKind):
+    """Stages on the features of boxes, which ``gatherer`` gathers."""
 
     label = "regions"
+    gatherer: type[BoxGatherer[Any]]
 
     def opened(self, bundle: Bundle, number: int, nets: Sequence[Session]) -> FaceNet:
         stage: Any = bundle.stages[number]
-        return FaceNet(bundle, number, RegionGatherer(bundle.name, stage.gather, strides_of(bundle.dense), nets))
+        return FaceNet(bundle, number, self.gatherer(bundle.name, stage.gather, strides_of(bundle.dense), nets))
+
+    def with_limit(self, stage: FaceStage, limit: int) -> FaceStage:
+        return replace(stage, limit=limit)
+
+
+class RegionsKind(BoxesKind):
+    """Stages on regions of a dense stage's features."""
+
+    gatherer = RegionGatherer
 
     def trials(self, bundle: Bundle, stage: FaceStage, sides: Sides, sight: Sight) -> Iterator[Trial]:
         gather: Any = stage.gather
@@ -126,9 +135,6 @@ class RegionsKind(StageKind):
         )
         if stage.limit is not None:
             yield "", f"at most {stage.limit} faces"
-
-    def with_limit(self, stage: FaceStage, limit: int) -> FaceStage:
-        return replace(stage, limit=limit)
 
 
 def maps_of(found: Found) -> tuple[Maps, Floats]:

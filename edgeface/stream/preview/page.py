@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edgeface.errors import OptionError
 from edgeface.stream.controls import Controls
-from edgeface.stream.preview.board import Board
+from edgeface.stream.preview.broadcaster import Broadcaster
 
 STATIC = Path(__file__).parent / "static"
 _SCRIPTS = ("start.js", "page.js", "overlay.js", "events.js", "recordings.js", "page.css")
@@ -28,15 +28,16 @@ _TRY_LATER = 1013           # a WebSocket's close code
 
 
 class Page:
-    """The page that shows ``board``; ``controls``: None leaves the settings out; ``most_viewers`` may look at once."""
+    """The page that shows what ``broadcaster`` sends; ``controls``: None leaves the settings out; ``most_viewers`` may
+    look at once."""
 
-    def __init__(self, board: Board, controls: Controls | None, *, most_viewers: int = 16) -> None:
-        self._board = board
+    def __init__(self, broadcaster: Broadcaster, controls: Controls | None, *, most_viewers: int = 16) -> None:
+        self._broadcaster = broadcaster
         self._controls = controls
         self._most_viewers = most_viewers
 
     def routes(self) -> list[BaseRoute]:
-        """For a Server whose ``on_start`` is the board's ``attach``."""
+        """For a Server whose ``on_start`` is the broadcaster's ``attach``."""
         return [
             *(Route(path, _file(name)) for path, name in FILES.items()),
             Route("/faces.json", self._faces),
@@ -45,20 +46,20 @@ class Page:
 
     async def _faces(self, _request: Request) -> Response:
         # As in the JSON lines, which know null where a number is none.
-        return Response(msgspec.json.encode(self._board.record()), media_type="application/json")
+        return Response(msgspec.json.encode(self._broadcaster.record()), media_type="application/json")
 
     async def _live(self, viewer: WebSocket) -> None:
         with suppress(WebSocketDisconnect, RuntimeError, OSError):      # it went away, in the middle of a word or not
             # Even one too many: of a refusal before that the browser tells the page nothing.
             await viewer.accept()
-            if self._board.viewers >= self._most_viewers:
+            if self._broadcaster.viewers >= self._most_viewers:
                 await viewer.close(_TRY_LATER, f"{self._most_viewers} viewers are the most")
                 return
-            self._board.viewers += 1
+            self._broadcaster.viewers += 1
             try:
                 await self._look(viewer)
             finally:
-                self._board.viewers -= 1
+                self._broadcaster.viewers -= 1
 
     async def _look(self, viewer: WebSocket) -> None:
         """Send and listen until one of them ends; raises what that raised."""
@@ -78,7 +79,7 @@ class Page:
         shown = 0
         while True:
             await wanted.some()
-            picture = await self._board.newer(shown)
+            picture = await self._broadcaster.newer(shown)
             if picture is None:
                 await viewer.close()
                 return

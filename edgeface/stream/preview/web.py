@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from edgeface.errors import OptionError
 from edgeface.stream.metrics import Metrics
 from edgeface.stream.preview.access import choose_token
-from edgeface.stream.preview.board import Board
+from edgeface.stream.preview.broadcaster import Broadcaster
 from edgeface.stream.preview.events import KeptEvents
 from edgeface.stream.preview.page import Page
 from edgeface.stream.preview.playback import Playback
@@ -64,24 +64,24 @@ class Web:
         token = choose_token(options.bind, options.token)
         self.asks_token = token is not None
         self._metrics = Metrics(context.source, thermometer)
-        self._board: Board | None = None
+        self._broadcaster: Broadcaster | None = None
         routes: list[BaseRoute] = self._metrics.routes()
         if options.page:
-            self._board = Board(
+            self._broadcaster = Broadcaster(
                 context.source, context.controls, hide_faces=options.hide_faces, thermometer=thermometer
             )
-            routes += Page(self._board, context.controls, most_viewers=options.most_viewers).routes()
+            routes += Page(self._broadcaster, context.controls, most_viewers=options.most_viewers).routes()
             if context.recordings is not None:
                 routes += Playback(context.recordings).routes()
             routes += KeptEvents(options.events, hide_faces=options.hide_faces).routes()
         try:
             self._server = Server(
                 routes, bind=options.bind, port=options.port, token=token, allow_hosts=options.allow_hosts,
-                on_start=None if self._board is None else self._board.attach,
+                on_start=None if self._broadcaster is None else self._broadcaster.attach,
             )
         except BaseException:
-            if self._board is not None:
-                self._board.close()
+            if self._broadcaster is not None:
+                self._broadcaster.close()
             raise
         host = _reached_at(options.bind)
         host = f"[{host}]" if ":" in host else host
@@ -94,17 +94,17 @@ class Web:
 
     def put(self, shot: Shot, result: Result) -> None:
         self._metrics.put(shot, result)
-        if self._board is not None:
-            self._board.put(shot, result)
+        if self._broadcaster is not None:
+            self._broadcaster.put(shot, result)
 
     def status(self, status: Status) -> None:
         self._metrics.status(status)
-        if self._board is not None:
-            self._board.status(status)
+        if self._broadcaster is not None:
+            self._broadcaster.status(status)
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        if self._broadcaster is not None:
+            self._broadcaster.close()
         self._server.close()
 
 

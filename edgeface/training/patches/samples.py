@@ -99,7 +99,7 @@ class SampleList:
         return Samples(*(np.concatenate([getattr(part, name) for part in self._parts]) for name in _FIELDS))
 
 
-class Batches:
+class Mixture:
     """Batches of a fixed mixture of kinds, each drawn from the seed and the step alone, so that a run can go on.
 
     ``shares`` gives each kind's part of a batch by its name in KINDS. Within a kind every sample comes once before any

@@ -22,7 +22,7 @@ from edgeface.training.freezing import ALL
 from edgeface.training.loop import Schedule, Trainer
 from edgeface.training.objective import Losses, Objective
 from edgeface.training.patches.losses import Weights, patch_losses
-from edgeface.training.patches.samples import Batch, Batches, Samples, load_batch
+from edgeface.training.patches.samples import Batch, Mixture, Samples, load_batch
 from edgeface.training.probes import PlainProbe
 from edgeface.training.state import RunDirectory
 
@@ -74,7 +74,7 @@ class PatchBatches(BatchSource[Batch]):
 
     def __init__(self, samples: Samples, step: Step) -> None:
         self._samples, self._step = samples, step
-        self._mixture = Batches(samples, step.shares, step.batch, step.seed)
+        self._mixture = Mixture(samples, step.shares, step.batch, step.seed)
 
     def batches(self, start: int) -> Iterator[Batch]:
         number = start

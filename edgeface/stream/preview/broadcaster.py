@@ -30,15 +30,15 @@ class Picture:
     and the picture as a JPEG.
 
     In the header ``frame`` is the record of one frame as in docs/camera.md, ``axes`` the ends of each head's three axes
-    (see ``drawing.head_axes``) or null, and ``state`` the board's. When only that has changed, ``frame`` is null and
-    there is no JPEG.
+    (see ``drawing.head_axes``) or null, and ``state`` the broadcaster's. When only that has changed, ``frame`` is null
+    and there is no JPEG.
     """
 
     number: int
     message: bytes
 
 
-class Board:
+class Broadcaster:
     """Takes results from the loop's thread and hands pictures to coroutines of one event loop.
 
     ``jpeg_quality`` is OpenCV's, 0 to 100; ``hide_faces`` blurs every face before the picture is compressed;
@@ -94,7 +94,7 @@ class Board:
             self._lock.notify()
 
     async def newer(self, than: int) -> Picture | None:
-        """The newest picture once its number is over ``than``; None when the board closes."""
+        """The newest picture once its number is over ``than``; None when the broadcaster closes."""
         assert self._arrived is not None
         while not self._closing:
             with self._lock:
