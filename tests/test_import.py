@@ -131,6 +131,9 @@ def test_pairs_that_cannot_be_imported_say_why(tmp_path: Path) -> None:
     pair.write_text(text.replace(" 9=1", " 9=5", 1))
     with pytest.raises(ConversionError, match="Convolution: activation 5 is not imported"):
         import_detector(pair, "scrfd", out=tmp_path / "out")
+    pair.write_text(text.replace("Split                    splitncnn_0 ", "Slice                    splitncnn_0 "))
+    with pytest.raises(ConversionError, match="layer splitncnn_0, Slice, does not say its parts"):
+        import_detector(pair, "scrfd", out=tmp_path / "out")
     pair.write_text(text.replace("0=10 1=384", "0=10 1=383"))
     with pytest.raises(ConversionError, match="makes 10 x 383 of 3840 values, which does not fit"):
         import_detector(pair, "scrfd", out=tmp_path / "out")

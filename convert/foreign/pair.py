@@ -28,6 +28,8 @@ Size = tuple[int, int]
 
 OPSET = 13
 _MULTIPLE = 32
+# The key of a Slice's parts, an array, which ncnn reads without looking whether it is there.
+_PARTS = -23300
 _MOST_BYTES = 1 << 30
 
 
@@ -135,6 +137,11 @@ class Pair:
         try:
             run = self._session.run(np.zeros((3, size[1], size[0]), np.float32))
             for layer in self.layers[:count]:
+                if layer.kind == "Slice" and len(layer.params.get(_PARTS, "0").split(",")) != len(layer.produces) + 1:
+                    raise ConversionError(
+                        f"{self.path}: layer {layer.name}, Slice, does not say its parts: make the pair again, or give "
+                        "the ONNX file"
+                    )
                 if layer.kind == "Reshape":
                     self._require_fit(layer, math.prod(shapes[layer.consumes[0]]))
                 shapes |= {name: _as_onnx(run.output(name), ranks[name]).shape for name in layer.produces}
