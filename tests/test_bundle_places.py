@@ -63,9 +63,12 @@ def make_old(directory: Path) -> Bundle:
     bundle = make(directory)
     (directory / "tcnn.bin").write_bytes(b"tcnn")
     files = [*bundle.files, describe_file(directory / "tcnn.bin")]
-    edit(directory, lambda b: b.update(
-        schema=1, stages=[*OLD_STAGES, OLD_CROPS], files=[msgspec.to_builtins(file) for file in files]
-    ))
+
+    def as_it_was(manifest: dict[str, Any]) -> None:
+        manifest.update(schema=1, stages=[*OLD_STAGES, OLD_CROPS], files=[msgspec.to_builtins(file) for file in files])
+        del manifest["fast"]
+
+    edit(directory, as_it_was)
     crops = FaceStage(
         [["tcnn.bin"]], "data", Crops(128.0, 1 / 128, 48, 1.2),
         [
