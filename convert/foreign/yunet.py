@@ -20,6 +20,7 @@ from .kind import (
     Reading,
     by_level,
     cells,
+    columns,
     identity,
     kind,
 )
@@ -59,11 +60,13 @@ class YuNet(ForeignKind):
 
     def candidates(self, outputs: Mapping[str, Floats], size: tuple[int, int], anchors: Anchors) -> Candidates:
         boxes, scores, points = [], [], []
-        for stride in (8, 16, 32):
-            cls, obj, box, kps = (
-                outputs[f"{name}_{stride}"].reshape(-1, count)
-                for name, count in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
-            )
+        # By their columns, most rows first: a pair has other names. Which of the two scores is which says nothing.
+        given = [columns(outputs, count) for count in (1, 4, 10)]
+        if [len(each) for each in given] != [6, 3, 3]:
+            raise NotThisKindError("its outputs are not rows of 1, 4 and 10 columns at three levels")
+        for level, stride in enumerate((8, 16, 32)):
+            cls, obj = given[0][2 * level : 2 * level + 2]
+            box, kps = given[1][level], given[2][level]
             corner = cells(*size, stride, 1)
             middle, sides = (corner + box[:, :2]) * stride, np.exp(box[:, 2:]) * stride
             boxes.append(np.concatenate((middle - sides / 2, middle + sides / 2), axis=1))
