@@ -190,6 +190,19 @@ def mask_cells(masks: Record | None) -> list[str]:
     return [*accuracy, *(MISSING if one is None else number(one[1]) for one in recall)]
 
 
+def class_cells(portraits: Record | None) -> list[str]:
+    """Of faces that were found: shares told right, of all and of the group of which the fewest are, and years off."""
+    told = at(portraits, "classes")
+    cells = []
+    for name in ("gender", "ethnicity"):
+        groups = at(told, name, "by_group") or {}
+        least = min(((one["accuracy"], group) for group, one in groups.items() if one["accuracy"] is not None),
+                    default=(None, ""))
+        cells += [number(at(told, name, "overall", "accuracy")), f"{number(least[0])} {least[1]}".strip()]
+    age = at(told, "age", "overall")
+    return [*cells, number(at(age, "error_years"), 1), number(at(age, "accuracy"))]
+
+
 ANGLES = ["pitch", "yaw", "roll", "mean"]
 FOLLOWS = "Error in degrees, in brackets that of the best constant; then correlation and slope against the annotation."
 SCORE_HEAD = [f"{at_score} {one}" for at_score in ("own", ".95") for one in ("score", "precision", *SUBSETS)]
@@ -256,6 +269,15 @@ TABLES = (
         ANGLES,
         [("landmarks68", 320)],
         pose_cells("pose_from_landmarks"),
+    ),
+    Table(
+        "Apparent age, gender and ethnicity",
+        "The share of found faces whose gender (of two) and ethnicity (of FairFace's seven) is what people wrote down, "
+        "in all and in the group that fares worst; how many years the expected age is off where a number of years is "
+        "known, and the share whose bin it lies in. Pictures of 128 px; what that is worth: [tfn.md](tfn.md).",
+        ["gender", "worst group", "ethnicity", "worst group", "age, years off", "in its bin"],
+        [("attributes", 128)],
+        class_cells,
     ),
     Table(
         "Masks",
@@ -393,7 +415,7 @@ def main(
         raise click.UsageError("models are given to --measure")
     if is_measured and data is not None:
         for model in models or plan["models"]:
-            measure(model, plan["commands"], data, is_filling)
+            measure(model, [*plan["commands"], *plan.get("more", {}).get(model, [])], data, is_filling)
     page = "\n".join(page_lines(read_results())) + "\n"
     if is_checked:
         # A bundle that changed makes figures old, not wrong: the page says so when it is written again.

@@ -23,7 +23,7 @@ TIMEOUT_S = 240.0
 PICTURES = 50
 SHIPPED = [entry.name for entry in catalog.shipped() if entry.name.startswith("mos_s-")]
 # Whose nets per face run on whatever the nets before them found.
-CASCADES = ["mhcnn-int8-ncnn", "mtcnn-int8-ncnn", "maskface-int8-ncnn"]
+CASCADES = ["mhcnn-int8-ncnn", "mtcnn-int8-ncnn", "maskface-int8-ncnn", "tfn-int8-ncnn"]
 FP32 = "mos_s-fp32-ncnn"
 _WIDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "wider"
 

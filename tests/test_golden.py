@@ -21,6 +21,7 @@ GOLDEN: dict[str, tuple[tuple[float, ...], float, tuple[float, ...] | None]] = {
     "mos_s-int8-tflite": ((177.2, 53.2, 270.6, 178.1), 0.692, (-1.7, -2.1, 3.2)),
     "mtcnn-fp16-ncnn": ((180.0, 56.2, 271.8, 178.3), 1.0, (-22.9, 0.2, 0.9)),
     "mtcnn-int8-ncnn": ((179.8, 58.4, 270.1, 176.9), 1.0, (-21.4, -0.7, 2.1)),
+    "tfn-int8-ncnn": ((175.3, 45.5, 272.3, 177.9), 0.899, None),
 }
 REFINEMENTS = {"tcnn-fp16-ncnn", "tcnn-int8-ncnn", "tcnn-int8-tflite"}
 
@@ -39,11 +40,13 @@ def faces(astronaut: NDArray[np.uint8], model: str) -> edgeface.Faces:
 def test_all_of_them_come_along_and_int8_is_the_default() -> None:
     assert {entry.name for entry in shipped()} == set(GOLDEN) | REFINEMENTS
     assert [entry.name for entry in shipped() if entry.default] == [
-        "maskface-int8-ncnn", "mhcnn-int8-ncnn", "mos_s-int8-ncnn", "mtcnn-int8-ncnn", "tcnn-int8-ncnn"
+        "maskface-int8-ncnn", "mhcnn-int8-ncnn", "mos_s-int8-ncnn", "mtcnn-int8-ncnn", "tcnn-int8-ncnn",
+        "tfn-int8-ncnn",
     ]
     assert all(entry.read().verified for entry in shipped())
     assert set(shipped_checkpoints()) == {
-        "maskface", "maskface_int8", "mos_s", "mos_s_qat", "mtcnn", "mtcnn_int8", "tcnn", "tcnn_int8"
+        "maskface", "maskface_int8", "mos_s", "mos_s_qat", "mtcnn", "mtcnn_int8", "tcnn", "tcnn_int8",
+        "tfn", "tfn_int8",
     }
 
 
@@ -62,7 +65,7 @@ def test_its_landmarks_are_on_the_face(faces: edgeface.Faces) -> None:
 
 
 def test_it_looks_at_the_camera(faces: edgeface.Faces, model: str) -> None:
-    if model.startswith("maskface"):
+    if model.startswith(("maskface", "tfn")):
         assert faces.landmarks68 is not None
         (pose,) = edgeface.pose_from_points(faces.landmarks68)
         assert (np.abs(pose) < 15).all(), pose
@@ -70,6 +73,14 @@ def test_it_looks_at_the_camera(faces: edgeface.Faces, model: str) -> None:
     # Five points take a smile, which lifts the mouth's corners, for a head that looks down.
     assert faces.pose is not None
     assert (np.abs(faces.pose[0]) < [30, 10, 10]).all(), faces.pose
+
+
+def test_only_tfn_says_how_old_it_seems(faces: edgeface.Faces, model: str) -> None:
+    if not model.startswith("tfn"):
+        assert not faces.classes
+        return
+    assert set(faces.classes) == {"age", "gender", "ethnicity"}
+    assert 20 < faces.classes["age"].expectation()[0] < 60
 
 
 def test_it_wears_no_mask_and_is_a_good_picture(faces: edgeface.Faces, model: str) -> None:

@@ -80,6 +80,13 @@ def test_a_table_has_a_row_a_model_and_the_command_below_it(script: ModuleType) 
     assert "## Landmarks" not in lines
 
 
+def test_the_worst_group_stands_beside_all(script: ModuleType) -> None:
+    groups = {"gender female": {"accuracy": 0.75}, "age 0-19": {"accuracy": 0.5}, "age 20-39": {"accuracy": None}}
+    told = {"gender": {"overall": {"accuracy": 0.8}, "by_group": groups}}
+    assert script.class_cells({"classes": told}) == [".800", ".500 age 0-19", "-", "-", "-", "-"]
+    assert script.class_cells(None) == ["-"] * 6
+
+
 def test_check_writes_nothing_and_fails_where_the_page_is_another(script: ModuleType) -> None:
     plan(script)
     kept(script)
@@ -122,6 +129,11 @@ def test_measuring_runs_the_commands_of_the_plan_in_the_data_folder(
     filled = run(script, "--measure", "--missing", "--data", data)
     assert filled.stderr.splitlines() == ["edgeface evaluate mtcnn-int8-ncnn --data wider --size 320"]
     assert len(json.loads((script.RESULTS / "mtcnn-int8-ncnn.json").read_text())["runs"]) == 2
+    # What is measured of this model alone comes after what is of all.
+    with script.PLAN.open("a") as file:
+        file.write("[more]\nmtcnn-int8-ncnn = ['edgeface evaluate MODEL --data wider --size 64']\n")
+    filled = run(script, "--measure", "--missing", "--data", data)
+    assert filled.stderr.splitlines() == ["edgeface evaluate mtcnn-int8-ncnn --data wider --size 64"]
     plan(script, "edgeface evaluate MODEL --data none")
     before = (script.RESULTS / "mtcnn-int8-ncnn.json").read_bytes()
     failed = run(script, "--measure", "--data", data)

@@ -32,7 +32,7 @@ from edgeface.training.keypoint_samples import Drawing, jittered, varied_crop
 Floats = NDArray[np.float32]
 
 _POSITIVE_IOU, _NEGATIVE_IOU = 0.5, 0.4
-_DEV_CANVAS_PX = 192
+_DEV_CANVAS_PX, _DEV_STEP_PX = 192, 64
 
 
 class Proposals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,13 +154,16 @@ class RegionCutter:
         return joined(parts)
 
     def plain(self, source: LabelledFaces, count: int, progress: ProgressBar) -> RegionSamples:
-        """About ``count`` faces as they are, each with its own box, in pictures brought to 192 px."""
+        """About ``count`` faces as they are, each with its own box, in pictures of 192 px at most, none enlarged by
+        more than the step of 64 px between canvases."""
         rows = range(0, len(source), max(1, len(source) // max(1, count)))
         parts = []
         for row in progress(rows, f"dev regions for {self._group.name}", len(rows)):
             image = source.pixels[int(source.picture[row])]
             target = _target(source.box[row][None], source.points[row][None])
-            crop = augment.cut(image, target, (0.0, 0.0), _DEV_CANVAS_PX / max(image.shape[:2]), _DEV_CANVAS_PX)
+            side_px = max(image.shape[:2])
+            canvas_px = min(_DEV_CANVAS_PX, -(-side_px // _DEV_STEP_PX) * _DEV_STEP_PX)
+            crop = augment.cut(image, target, (0.0, 0.0), canvas_px / side_px, canvas_px)
             if len(crop.targets.boxes):
                 parts.append(self._of_face(crop, crop.targets.boxes, source, row))
         return joined(parts)

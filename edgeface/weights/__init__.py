@@ -24,6 +24,7 @@ DEFAULTS = {
     "tcnn": "tcnn-int8-ncnn",
     "mhcnn": "mhcnn-int8-ncnn",
     "maskface": "maskface-int8-ncnn",
+    "tfn": "tfn-int8-ncnn",
 }
 # What each model is to be taken for, in one line.
 PURPOSES = {
@@ -31,6 +32,7 @@ PURPOSES = {
     "mos_s": "crowds: one net in one pass, so that faces cost next to no time",
     "mtcnn": "comparison: the published cascade on an image pyramid",
     "maskface": "68 points of each face: eyes, brows, nose, mouth and jaw",
+    "tfn": "a beginning: 68 points, apparent age, gender and ethnicity, often wrong",
     "tcnn": "a second look at the faces of another detector (--refine tcnn)",
 }
 WHY_DEFAULT = "it finds the most faces and invents the fewest, for 3 ms a face on a Cortex-A72"

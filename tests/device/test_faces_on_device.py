@@ -26,7 +26,7 @@ _TOLERANCE = {"mos_s-fp16-ncnn": (1e-3, 0.99), "mos_s-int8-tflite": (0.02, 0.95)
 # the same time. The bundle in float, which differs by rounding alone and takes longest, sees every second picture, and
 # cascades the few.
 _FEW = 10
-_STEPS = {"mos_s-fp16-ncnn": 2, **dict.fromkeys(CASCADES, 10), "maskface-int8-ncnn": 25}
+_STEPS = {"mos_s-fp16-ncnn": 2, **dict.fromkeys(CASCADES, 10), "maskface-int8-ncnn": 25, "tfn-int8-ncnn": 25}
 
 
 @pytest.mark.parametrize("name", [*SHIPPED, *CASCADES])
