@@ -80,6 +80,14 @@ def test_modules_are_trained_by_their_own_names() -> None:
     assert {name for name, module in net.named_modules() if module.training} == {"quality", "quality.0"}
 
 
+def test_gradients_of_an_earlier_training_do_not_count_where_their_parameters_are_frozen() -> None:
+    """They would be clipped with the others, and a run that is resumed has none of them."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net(torch.ones(1, 2)).sum().backward()
+    Trained(net, ("1*",))
+    assert {name for name, parameter in net.named_parameters() if parameter.grad is not None} == {"1.weight", "1.bias"}
+
+
 def test_a_state_of_an_earlier_version_is_taken_up(tmp_path: Path) -> None:
     """Nets on regions had the network without its objective, and the least loss as their choice."""
     whole = trainer(tmp_path / "whole", 20, PlainProbe(lambda net: {"choose": -float(net(SAMPLES).abs().sum())}))

@@ -14,8 +14,9 @@ class Trained:
     """The parameters and modules of ``net`` whose names fit the ``patterns``, as of a shell (``quality_unit*``); of
     several that fit the last counts, and one that begins with ``!`` says what is not trained.
 
-    The others are frozen until ``release``: their parameters have no gradients, and in ``training_mode`` they stay in
-    evaluation mode, so that their batch norms keep their statistics.
+    The others are frozen until ``release``: their parameters have no gradients, and lose those that an earlier training
+    left, which would count where gradients are clipped. In ``training_mode`` they stay in evaluation mode, so that
+    their batch norms keep their statistics.
     """
 
     def __init__(self, net: nn.Module, patterns: Sequence[str] = ALL) -> None:
@@ -27,6 +28,7 @@ class Trained:
         ]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
+            parameter.grad = None
 
     def training_mode(self) -> None:
         """Put what is trained into training mode, the rest into evaluation mode."""
