@@ -16,7 +16,7 @@ from edgeface.devices.estimate import calibration as shipped
 from edgeface.devices.estimate import kept
 from edgeface.devices.estimate import published as tables
 from edgeface.devices.estimate.calibrate import CountedNetworks, calibrate, fit_core, fit_threads
-from edgeface.devices.estimate.calibration import Calibration, CoreFit
+from edgeface.devices.estimate.calibration import Calibration, CoreFit, ThreadsFit
 from edgeface.devices.estimate.costing import Counts
 from edgeface.devices.estimate.count import Executed
 from edgeface.devices.estimate.fit import left_out, mean_error, no_less_than_zero, one_factor
@@ -35,6 +35,13 @@ def single_column(table: Published, core: str) -> Column:
     column = table.single(core)
     assert column is not None
     return column
+
+
+def rounded(fits: list[ThreadsFit]) -> list[ThreadsFit]:
+    """Without the last bits, which may be others on another processor."""
+    return [
+        msgspec.structs.replace(fit, speedup=round(fit.speedup, 9), mean_error=round(fit.mean_error, 9)) for fit in fits
+    ]
 
 
 def _terms(*columns: list[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -163,7 +170,7 @@ def test_what_is_shipped_can_be_relied_on(board: str, accepted: dict[str, float]
     assert calibration.missed() == []
     fastest = boards.find(board).fastest
     assert calibration.core(fastest.core).clock_mhz == fastest.mhz
-    assert calibration.threads == fit_threads(boards.find(board))
+    assert rounded(calibration.threads) == rounded(fit_threads(boards.find(board)))
 
 
 @pytest.mark.parametrize("board", ["rpi4", "rk3588"])
@@ -172,7 +179,9 @@ def test_a_board_without_times_of_one_thread_has_the_fit_of_one_like_it(
 ) -> None:
     monkeypatch.setattr(calibrating, "ensure_root", lambda *_: pytest.fail("nothing is counted for it"))
     again = calibrate(boards.find(board))
-    assert again == shipped.load_calibration(board)
+    kept_one = shipped.load_calibration(board)
+    assert msgspec.structs.replace(again, threads=[]) == msgspec.structs.replace(kept_one, threads=[])
+    assert rounded(again.threads) == rounded(kept_one.threads)
     fit = again.cores[0]
     assert fit.fitted_on in published(board).like
     base = shipped.load_calibration(fit.fitted_on or "")
