@@ -16,6 +16,10 @@ GOLDEN: dict[str, tuple[tuple[float, ...], float, tuple[float, ...] | None]] = {
     "maskface-int8-ncnn": ((175.8, 52.4, 271.0, 179.3), 0.760, None),
     "mhcnn-int8-ncnn": ((180.9, 57.4, 268.2, 175.3), 0.782, (-19.0, -0.4, 2.7)),
     "mhcnn-int8-tflite": ((180.8, 57.2, 268.4, 175.4), 0.784, (-18.3, -0.2, 2.7)),
+    "mhcnn_m-int8-ncnn": ((181.6, 53.6, 268.4, 175.1), 0.907, (-25.2, 0.4, 3.4)),
+    "mhcnn_m-int8-tflite": ((181.3, 52.9, 268.7, 176.3), 0.905, (-24.8, -0.1, 4.3)),
+    "mos_m-int8-ncnn": ((179.4, 54.0, 267.9, 172.0), 0.868, (-1.8, -1.0, 2.4)),
+    "mos_m-int8-tflite": ((180.9, 53.6, 269.0, 172.2), 0.865, (-2.2, -0.6, 1.9)),
     "mos_s-fp16-ncnn": ((177.4, 53.5, 270.1, 177.6), 0.700, (-1.3, -1.4, 2.6)),
     "mos_s-int8-ncnn": ((177.1, 53.4, 270.5, 178.2), 0.690, (-1.4, -1.9, 3.0)),
     "mos_s-int8-tflite": ((177.2, 53.2, 270.6, 178.1), 0.692, (-1.7, -2.1, 3.2)),
@@ -40,13 +44,13 @@ def faces(astronaut: NDArray[np.uint8], model: str) -> edgeface.Faces:
 def test_all_of_them_come_along_and_int8_is_the_default() -> None:
     assert {entry.name for entry in shipped()} == set(GOLDEN) | REFINEMENTS
     assert [entry.name for entry in shipped() if entry.default] == [
-        "maskface-int8-ncnn", "mhcnn-int8-ncnn", "mos_s-int8-ncnn", "mtcnn-int8-ncnn", "tcnn-int8-ncnn",
-        "tfn-int8-ncnn",
+        "maskface-int8-ncnn", "mhcnn-int8-ncnn", "mhcnn_m-int8-ncnn", "mos_m-int8-ncnn", "mos_s-int8-ncnn",
+        "mtcnn-int8-ncnn", "tcnn-int8-ncnn", "tfn-int8-ncnn",
     ]
     assert all(entry.read().verified for entry in shipped())
     assert set(shipped_checkpoints()) == {
-        "maskface", "maskface_int8", "mos_s", "mos_s_qat", "mtcnn", "mtcnn_int8", "tcnn", "tcnn_int8",
-        "tfn", "tfn_int8",
+        "maskface", "maskface_int8", "mos_m", "mos_m_qat", "mos_s", "mos_s_qat", "mtcnn", "mtcnn_int8", "tcnn",
+        "tcnn_int8", "tfn", "tfn_int8",
     }
 
 
