@@ -26,9 +26,10 @@ from edgeface.errors import (
     UnknownSourceError,
 )
 from edgeface.stream.sources import Grab, Source, SourceSpec, make_spec, parse_source, source
-from edgeface.stream.sources.demo import DemoScene, demo_scene, open_demo
+from edgeface.stream.sources.demo import open_demo
 from edgeface.stream.sources.files import open_file, open_folder
 from edgeface.stream.sources.picamera2 import open_picamera2
+from edgeface.stream.sources.scene import DemoScene, demo_scene
 from edgeface.stream.supervision import Supervisor
 
 
