@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,10 @@ from .calibration import Passes, calibrate, observe
 from .inputs import calibration_inputs
 
 PICTURES = 64
+# With fewer pictures scales cut off what others have.
+_FEW = 20
+
+_log = logging.getLogger("edgeface.quantize")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def calibrated(
     """Fold, quantise and calibrate a float checkpoint by the method ``how`` on ``pictures`` training pictures.
 
     What its parts see of these, ``calibration_inputs`` says: whole pictures, or the windows that earlier nets pass.
+    The log warns of fewer than 20 pictures, once they have been calibrated on.
 
     Raises UnknownCalibrationError, OptionError for a name in ``keep_float``, CheckpointError for a checkpoint that is
     quantised already, ConversionError for a network that cannot be, and DataError for pictures that cannot be used.
@@ -60,7 +66,14 @@ def calibrated(
     net = quantised(checkpoint.build(), quantisation)
     kept = keep_in_float(net, keep_float)
     set_mode(net.eval(), "float")
-    seen = calibrated_on(net, calibration_inputs(net, data, pictures, progress), how, progress)
+    inputs = calibration_inputs(net, data, pictures, progress)
+    seen = calibrated_on(net, inputs, how, progress)
+    # Not before, so that an error is the one line that is said.
+    if len(inputs) < _FEW:
+        _log.warning(
+            "scales from %d picture%s may cut off what others have: give --data %d and more, and --pictures as many",
+            len(inputs), "" if len(inputs) == 1 else "s", _FEW,
+        )
     return Calibrated(net, replace(quantisation, keep_float=kept), seen)
 
 

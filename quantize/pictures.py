@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -21,12 +20,8 @@ from edgeface.models.mos import STRIDES
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.runtime.preprocess import letterbox
 
-# With fewer pictures scales cut off what others have.
-_FEW = 20
 # The longest side of scenes as they come, and of crops, whose one face then fills the anchors of the large levels.
 _SCENE_PX, _CROP_PX = 640, 256
-
-_log = logging.getLogger("edgeface.quantize")
 
 
 class Progress(Protocol):
@@ -67,7 +62,7 @@ def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, SetDescr
     """About ``count`` training pictures, each with what its set is, evenly spread over the sets of ``data`` that are
     for measuring.
 
-    Scenes come before crops. The log warns of fewer than 20. Raises DataError when none of the sets is there.
+    Scenes come before crops. Raises DataError when none of the sets is there.
     """
     chosen: list[tuple[Picture, SetDescription]] = []
     folder = open_data(data)
@@ -84,9 +79,4 @@ def calibration_pictures(data: Path, count: int) -> list[tuple[Picture, SetDescr
             "its set.toml"
         )
         raise DataError(f"{data}: no training pictures to calibrate on in {', '.join(folder.sets)}: {step}")
-    if len(chosen) < _FEW:
-        _log.warning(
-            "scales from %d picture%s may cut off what others have: give --data %d and more, and --pictures as many",
-            len(chosen), "" if len(chosen) == 1 else "s", _FEW,
-        )
     return chosen
