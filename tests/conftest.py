@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from device_option import (  # noqa: F401  (pytest finds its hooks here)
@@ -24,6 +25,10 @@ from loopback_ssh import LoopbackSsh, loopback_ssh
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHARED_CASES = SHARED_DATA.parent / "cases"
+
+# On a loaded machine drawing an example takes longer than Hypothesis allows, which says nothing of the code.
+settings.register_profile("loaded", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loaded")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

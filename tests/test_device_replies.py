@@ -125,7 +125,7 @@ def test_times_that_are_none_are_refused() -> None:
 
 LIAR = """
 import sys
-from edgeface.devices import operations, receiving, worker
+from edgeface.devices import network_times, operations, receiving, worker
 class Lies:
     def get(self, name):
         return lambda state, options, arrays: ({"number": "one", "faces": {}}, {})

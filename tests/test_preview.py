@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from edgeface.errors import OptionError, OutputError
 from edgeface.stream.controls import Controls
 from edgeface.stream.preview import access, connections, page
-from edgeface.stream.preview import board as board_module
+from edgeface.stream.preview import broadcaster as broadcaster_module
 from edgeface.stream.preview.access import choose_token, is_loopback
 from edgeface.stream.preview.broadcaster import Broadcaster
 from edgeface.stream.preview.page import Page
@@ -223,7 +223,7 @@ def test_a_connection_on_which_nothing_is_asked_for_is_let_go(monkeypatch: pytes
 def test_times_of_results_are_not_kept_while_nobody_looks(
     picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(board_module, "RATE_WINDOW_S", 0.05)
+    monkeypatch.setattr(broadcaster_module, "RATE_WINDOW_S", 0.05)
     board = Broadcaster(SOURCE, None)
     for number in range(5):
         board.put(shot(picture, number), result([]))
