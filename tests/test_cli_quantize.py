@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from edgeface.quantize.training import qat_trainer
+from edgeface.quantize.training import qat_config, qat_trainer
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 import edgeface
 from edgeface.bundle import sha256_of
 from edgeface.cli import main
+from edgeface.errors import OptionError
 from edgeface.int8.modules import points
 from edgeface.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgeface.models.mos import MOS
+from edgeface.training.config import default_config_path, load_config, plain
 from edgeface.training.loop import Trainer
 from edgeface.training.plots import read_log
 from tiny_data import write_tiny_data
@@ -171,17 +174,40 @@ def test_a_stopped_training_goes_on(
     assert starts == [0, 1]
 
 
+def test_training_goes_on_with_the_float_runs_objective_and_data(tiny_checkpoint: Path) -> None:
+    source = load_checkpoint(tiny_checkpoint)
+    shipped = load_config(default_config_path("mos_s"))
+    told = plain(replace(
+        shipped, model="another", data=replace(shipped.data, largest=1.1),
+        loss=replace(shipped.loss, box="smooth_l1"), run=replace(shipped.run, channels_last=True, budget_minutes=300),
+    ))
+    for made, largest, box, channels_last in (({}, 1.3, "diou", False), ({"config": told}, 1.1, "smooth_l1", True)):
+        config = qat_config(dataclasses.replace(source, made=made), tiny_checkpoint, ["run.steps=3"])
+        assert (config.model, config.options) == (source.model, source.options)
+        assert (config.data.largest, config.loss.box) == (largest, box)
+        assert config.loss.classification == "quality_focal"
+        assert config.canvases == shipped.canvases
+        assert (config.run.channels_last, config.run.budget_minutes, config.run.steps) == (channels_last, 0, 3)
+        assert config.optimiser.learning_rate < shipped.optimiser.learning_rate / 100
+
+
+def test_a_float_runs_configuration_that_no_longer_fits_is_named(tiny_checkpoint: Path) -> None:
+    told = plain(load_config(default_config_path("mos_s")))
+    del told["canvases"]
+    source = dataclasses.replace(load_checkpoint(tiny_checkpoint), made={"config": told})
+    with pytest.raises(OptionError, match=r"tiny\.pt: the configuration in it: .*canvases"):
+        qat_config(source, tiny_checkpoint, [])
+
+
 def test_training_moves_weights_and_scales(
     tiny_checkpoint: Path, data: Path, tmp_path: Path, ptq: Path
 ) -> None:
     from edgeface.quantize.calibrated import calibrated
 
-    from edgeface.training.config import default_config_path, load_config
-
     source = load_checkpoint(tiny_checkpoint)
     start = calibrated(source, data, "mse", pictures=2)
     before = {name: tensor.clone() for name, tensor in start.net.state_dict().items()}
-    config = load_config(default_config_path("mos_s_qat"), [*TINY, "run.steps=3", "optimiser.warmup_steps=1"])
+    config = qat_config(source, tiny_checkpoint, [*TINY, "run.steps=3", "optimiser.warmup_steps=1"])
     trainer = qat_trainer(
         source, "", start, config, data, tmp_path / "run", tmp_path / "cache", [], lambda items, _l, _t: items
     )

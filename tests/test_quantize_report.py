@@ -35,7 +35,7 @@ from tiny_data import write_tiny_data
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return load_config(default_config_path("mos_s_qat"))
+    return load_config(default_config_path("mos_s"))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from edgeface.cli.running import require_torch, run_training
 from edgeface.cli.writing import say_lines
 from edgeface.errors import CheckpointError, OptionError, OutputError, TrainingError
 from edgeface.runtime.catalog import find
-from edgeface.training.config import default_config_path, load_config
+from edgeface.training.config import load_config
 
 if TYPE_CHECKING:
     from edgeface.models.checkpoint import Checkpoint
@@ -59,7 +59,9 @@ if TYPE_CHECKING:
     help="Leave the fewest layers in float that keep the calibrated network's loss within this share above float's, as "
     "ncnn rounds; 0.1 is 10 %.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file of the training [the model's own].")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML file of the training [the float run's, at a low rate]."
+)
 @click.option(
     "--cache", type=click.Path(path_type=Path), help="Where decoded pictures are kept [~/.cache/edgeface/pixels]."
 )
@@ -89,7 +91,7 @@ def command(
     settings = None
     if _is_detector(checkpoint):
         if measures or not calibrate_only or config is not None or overrides:
-            settings = _settings(checkpoint, config, overrides)
+            settings = _settings(path, checkpoint, config, overrides)
     else:
         _require_calibration_alone(checkpoint, measures, calibrate_only, config, overrides)
     _require_writable(out)
@@ -159,13 +161,16 @@ def _require_calibration_alone(
         raise OptionError(f"--config and overrides change the training, which {checkpoint.model} has none of here")
 
 
-def _settings(checkpoint: Checkpoint, config: Path | None, overrides: tuple[str, ...]) -> Config:
+def _settings(path: Path, checkpoint: Checkpoint, config: Path | None, overrides: tuple[str, ...]) -> Config:
     """The training's configuration, of the checkpoint's own network whatever the file says."""
+    from edgeface.quantize.training import qat_config
+
     for override in overrides:
         if override.startswith(("model=", "options.", "options=")):
             raise OptionError(f"override {override!r}: the network is the checkpoint's: leave it out")
-    path = config or default_config_path(f"{checkpoint.model}_qat")
-    settings: Config = replace(load_config(path, overrides), model=checkpoint.model, options=checkpoint.options)
+    if config is None:
+        return qat_config(checkpoint, path, overrides)
+    settings: Config = replace(load_config(config, overrides), model=checkpoint.model, options=checkpoint.options)
     return settings
 
 

@@ -120,29 +120,47 @@ def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Config] = 
 
     Raises OptionError that names the file or the override and what is wrong with it.
     """
-    config = read_settings(path, overrides, kind)
-    _check(config, path)
+    return config_of(read_toml(path), overrides, path, kind)
+
+
+def config_of(
+    content: dict[str, Any], overrides: Sequence[str], where: Path | str, kind: type[ConfigKind]
+) -> ConfigKind:
+    """As ``load_config``, of plain types that were read already; ``where`` from, for what is raised."""
+    config = _settings(content, overrides, where, kind)
+    _check(config, where)
     return config
 
 
 def read_settings(path: Path, overrides: Sequence[str], kind: type[Settings]) -> Settings:
     """A TOML file with overrides as the types of ``kind``; raises OptionError as ``load_config``."""
+    return _settings(read_toml(path), overrides, path, kind)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain types; raises OptionError that names the file."""
     try:
-        content = msgspec.toml.decode(read_regular(path, LARGEST_SETTINGS_BYTES))
+        content: dict[str, Any] = msgspec.toml.decode(read_regular(path, LARGEST_SETTINGS_BYTES))
     except OSError as error:
         raise OptionError(f"{path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise OptionError(f"{path}: not TOML: {error}") from None
+    return content
+
+
+def _settings(
+    content: dict[str, Any], overrides: Sequence[str], where: Path | str, kind: type[Settings]
+) -> Settings:
     for override in overrides:
         _apply(content, override)
     zero = with_zero(content)
     if zero is not None:
-        raise OptionError(f"{path}: {zero!r} has a zero character, which no path and no name may have")
+        raise OptionError(f"{where}: {zero!r} has a zero character, which no path and no name may have")
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
-        raise OptionError(f"{where}: {reason(error, kind)}") from None
+        named = f"{where} with {' '.join(overrides)}" if overrides else str(where)
+        raise OptionError(f"{named}: {reason(error, kind)}") from None
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -162,15 +180,15 @@ def _apply(content: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _check(config: Config, path: Path) -> None:
+def _check(config: Config, where: Path | str) -> None:
     if not config.canvases or any(c.size_px % 64 or c.size_px <= 0 or c.batch < 1 for c in config.canvases):
-        raise OptionError(f"{path}: canvases need a batch of 1 or more and a size_px that is a multiple of 64")
+        raise OptionError(f"{where}: canvases need a batch of 1 or more and a size_px that is a multiple of 64")
     if sum(c.share for c in config.canvases) <= 0 or any(c.share < 0 for c in config.canvases):
-        raise OptionError(f"{path}: the canvases' shares must not be negative, and not all 0")
+        raise OptionError(f"{where}: the canvases' shares must not be negative, and not all 0")
     if sum(config.data.weights.values()) <= 0 or any(w < 0 for w in config.data.weights.values()):
-        raise OptionError(f"{path}: data.weights must not be negative, and not all 0")
+        raise OptionError(f"{where}: data.weights must not be negative, and not all 0")
     if config.run.epoch_steps < 1 or config.run.steps < 1:
-        raise OptionError(f"{path}: run.steps and run.epoch_steps must be 1 or more")
+        raise OptionError(f"{where}: run.steps and run.epoch_steps must be 1 or more")
 
 
 def default_config_path(model: str) -> Path:
