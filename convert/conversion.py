@@ -71,11 +71,9 @@ def convert(
     write = _fast_form(target_name, goal, precision).write if fast else goal.write
     reference = Side.open_checkpoint(path, goal.engine)
     asked, sizes = _sizes(reference, size_px)
-    original = replace(reference.bundle, defaults=replace(reference.bundle.defaults, size_px=sizes[0]))
+    original = _original(reference.bundle, goal.engine, precision, fast, sizes[0])
     chosen = choose(pictures)
-    original = replace(original, precision=precision, fast=fast)
-    name = f"{original.model}-{original.form}-{goal.engine}"
-    directory = Path(name) if out is None else out
+    directory = Path(original.name) if out is None else out
     if not force:
         _require_no_other(directory, goal.engine)
     notes: list[str] = []
@@ -83,13 +81,8 @@ def convert(
         nets = family.graphs(checkpoint.build())
         for net in nets:
             notes += write(net, [work / file for file in goal.files(net.stem)], precision) or []
-        files = [describe_file(work / file) for net in nets for file in goal.files(net.stem)]
-        scales = {file.name: dict(goal.scales(work / file.name)) for file in files}
         stages = family.stages(goal.files, checkpoint.options, thresholds_of(checkpoint.metrics))
-        bundle = replace(
-            original, name=name, engine=goal.engine, stages=stages, files=files, verified=False,
-            scales={file: by_name for file, by_name in scales.items() if by_name},
-        )
+        bundle = _with_files(replace(original, stages=stages), goal, [net.stem for net in nets], work)
         report = compare(reference, Side.open(bundle, work), chosen, sizes, watch)
         if not report.passed and not force:
             raise DepartedError(report, "no bundle was written; --force writes it as not verified")
@@ -98,6 +91,20 @@ def convert(
         bundle = replace(bundle, verified=report.passed, made=made)
         write_manifest(work, bundle)
     return Conversion(directory, bundle, report, notes)
+
+
+def _original(checkpoint: Bundle, engine: str, precision: str, fast: bool, size_px: int) -> Bundle:
+    """What the bundle says that is known before there are files, of what stands for its checkpoint."""
+    defaults = replace(checkpoint.defaults, size_px=size_px)
+    original = replace(checkpoint, engine=engine, precision=precision, fast=fast, defaults=defaults, verified=False)
+    return replace(original, name=f"{original.model}-{original.form}-{engine}")
+
+
+def _with_files(bundle: Bundle, goal: Target, stems: Sequence[str], work: Path) -> Bundle:
+    """The bundle of the nets' files that lie in ``work``, with their scales."""
+    files = [describe_file(work / file) for stem in stems for file in goal.files(stem)]
+    scales = {file.name: dict(goal.scales(work / file.name)) for file in files}
+    return replace(bundle, files=files, scales={file: by_name for file, by_name in scales.items() if by_name})
 
 
 def _sizes(reference: Side, size_px: int | Sequence[int] | None) -> tuple[Sequence[int], Sequence[int]]:

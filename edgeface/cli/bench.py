@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from edgeface.errors import DeviceError, OutputError
 if TYPE_CHECKING:
     from edgeface.devices.boards import Board
     from edgeface.devices.emulation.programs import Progress
-    from edgeface.devices.estimate.estimates import EstimateReport, Question
+    from edgeface.devices.estimate.estimates import EstimateReport
     from edgeface.devices.serving import Choice
     from edgeface.runtime.benchmark import Pictures, Report
 
@@ -135,17 +135,13 @@ def command(
         return
     bundles = _all_of(bundles, is_all, keep_best, engine, plot_path)
     limits = {"refine": refine, "min_face": min_face, "thresholds": thresholds, "candidates": candidates}
-    is_limited = any(value is not None for value in limits.values())
-    board = _board(device, plot_path, core, is_limited, is_estimated)
+    board = _board(device, plot_path, core, limits, is_estimated)
     pictures = choose_pictures(folder, min(rounds, MAX_PICTURES), frame_px)
     progress = _log if is_all else _progress
     if board.link == "emulated":
-        from edgeface.devices.estimate.estimates import Question
-
-        question = Question(
-            pictures.images[0], pictures.source, size_px, core or board.fastest.core, threads, not is_all
+        estimated = _estimate(
+            board, bundles, pictures, size_px, core, threads, engine, plot_path, progress, shows_layers=not is_all
         )
-        estimated = _estimate(board, bundles, question, engine, plot_path, progress)
         lines, json = estimate_lines(estimated, layers), estimated.to_json()
         choice = best_estimated(estimated) if is_all else None
     else:
@@ -212,7 +208,9 @@ def _require_possible(
         raise click.UsageError("Missing argument 'BUNDLE...'.")
 
 
-def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool, is_estimated: bool) -> Board:
+def _board(
+    name: str, plot_path: Path | None, core: str | None, limits: Mapping[str, object], is_estimated: bool
+) -> Board:
     """The board of that name; raises UsageError for options of an estimate that it gets none of, or of this host that
     it is not."""
     board = boards.find(name)
@@ -222,7 +220,7 @@ def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool
         board = msgspec.structs.replace(board, address=None)
     if plot_path is not None and board.link != "emulated":
         raise click.UsageError(f"--plot draws the layers of an estimate: {board.name} is measured")
-    if board.link != "local" and is_limited:
+    if board.link != "local" and any(value is not None for value in limits.values()):
         raise click.UsageError(
             "--refine, --min-face, --thresholds and --candidates are for this host: for a board make a bundle with "
             "'edgeface models combine'"
@@ -233,14 +231,16 @@ def _board(name: str, plot_path: Path | None, core: str | None, is_limited: bool
 
 
 def _estimate(
-    board: Board, bundles: Sequence[str], question: Question, engine: str | None, plot_path: Path | None,
-    progress: Progress,
+    board: Board, bundles: Sequence[str], pictures: Pictures, size_px: int | tuple[int, int], core: str | None,
+    threads: int, engine: str | None, plot_path: Path | None, progress: Progress, *, shows_layers: bool,
 ) -> EstimateReport:
-    from edgeface.devices.estimate.estimates import estimate
+    from edgeface.devices.estimate.estimates import Question, estimate
     from edgeface.devices.estimate.plots import layer_bars, require_plots
 
     if plot_path is not None:
         require_plots()
+    chosen = core or board.fastest.core
+    question = Question(pictures.images[0], pictures.source, size_px, chosen, threads, shows_layers)
     report = estimate(board, bundles, question, engine=engine, progress=progress)
     if plot_path is not None:
         write_bytes(plot_path, layer_bars(report))
