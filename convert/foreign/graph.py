@@ -1,4 +1,4 @@
-"""What is done to a foreign ONNX graph: read, cut behind its last convolutions, and given other inputs and outputs."""
+"""What is done to a foreign graph: read, cut behind its last convolutions, and given other inputs and outputs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class ForeignGraph:
             self.input, shape = _picture_input(path, original)
             self.is_free = not all(shape[2:])
             self.size = _FREE if self.is_free else (shape[3], shape[2])
-            self._session = _session(path)
+            try:
+                self._session = _session(str(path))
+            except Exception as error:  # its own classes differ between its versions
+                raise ConversionError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from None
         seen = [1, 3, self.size[1], self.size[0]]
         self.outputs = {name: each.shape for name, each in self.run(np.zeros(seen, np.float32)).items()}
         self._model = _simplified(path, original, {self.input: seen}, self.outputs)
@@ -97,7 +100,7 @@ class ForeignGraph:
         names = [output.name for output in self._session.get_outputs()]
         try:
             return dict(zip(names, self._session.run(names, {self.input: x}), strict=True))
-        except Exception as error:  # onnxruntime's own classes derive from Exception and differ between its versions
+        except Exception as error:  # as above
             raise ConversionError(f"{self.path}: onnxruntime cannot run it: {_first_line(error)}") from None
 
     def describe(self) -> str:
@@ -164,20 +167,13 @@ class ForeignGraph:
 
 def run_outputs(model: onnx.ModelProto, names: Sequence[str]) -> Callable[[Floats], dict[str, Floats]]:
     """What runs a graph of one picture, float32 (1, 3, H, W), and gives its tensors ``names``."""
-    import onnxruntime
-
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     entry = shown.graph.input[0].name
     del shown.graph.output[:]
     for name in names:
         shown.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    settings.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        shown.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
+    session = _session(shown.SerializeToString())
     return lambda x: dict(zip(names, session.run(list(names), {entry: x}), strict=True))
 
 
@@ -248,16 +244,14 @@ def _simplified(
     return simplified
 
 
-def _session(path: Path) -> Any:
+def _session(model: str | bytes) -> Any:
+    """onnxruntime on a file's path, or on its content, on one thread."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = 1
-    try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:      # as above
-        raise ConversionError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from None
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
 def _first_line(error: Exception) -> str:

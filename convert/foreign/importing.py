@@ -1,4 +1,4 @@
-"""From a foreign ONNX file to a bundle: the new graph, an engine's files, and the comparison that decides."""
+"""From a foreign ONNX file or ncnn pair to a bundle: new graph, an engine's files, the comparison that decides."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _require_possible(engine: str, precision: str, calibrate: Path | None) -> No
 
 
 def looks_like(path: Path) -> str:
-    """What to say of a file of which nobody said what it is; raises ConversionError for what is no detector's ONNX."""
+    """What to say of a file of which nobody said what it is; raises ConversionError for what is no detector's file."""
     graph = ForeignGraph(path)
     found = [name for name in kind.names() if _is(graph, kind.get(name))]
     if found:

@@ -25,9 +25,9 @@ from .int8_spared import spared
 
 Floats = NDArray[np.float32]
 # Gives every calibration picture as the graph takes it, float32 (1, 3, H, W), each time that it is called.
+Inputs = Callable[[], Iterable[Floats]]
 # On how many pictures a layer's harm is measured.
 _JUDGED = 4
-Inputs = Callable[[], Iterable[Floats]]
 
 
 @dataclass(frozen=True)

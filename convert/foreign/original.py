@@ -1,4 +1,5 @@
-"""A foreign file as its authors run it: onnxruntime on the file itself, their decoding, and suppression."""
+"""A foreign file as its authors run it: onnxruntime or, of a pair, ncnn on the file itself, their decoding, and
+suppression."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Original:
 
     def candidates(self, image: Picture) -> tuple[Candidates, tuple[float, float]]:
         """What it says of a picture, uint8 (H, W, 3) BGR or a Frame, in pixels of its input, and how many of these a
-        pixel of the picture is, in x and y. Raises ConversionError when onnxruntime fails."""
+        pixel of the picture is, in x and y. Raises ConversionError when what runs the file fails."""
         boxed = letterbox(image, self.size, 1)
         pixels = self.kind.pixels
         x = boxed.pixels[:, :, ::-1 if pixels.is_rgb else 1].astype(np.float32)

@@ -21,15 +21,13 @@ from edgeface.runtime.engines.ncnn import NcnnSession, open_ncnn_traced
 from edgeface.runtime.engines.ncnn_files import INT8_TERM, WEIGHTED, Layer, parse_param, read_parts
 from edgeface.runtime.engines.registry import Options
 
-from .pair_layers import LAYERS, PairGraph
+from .pair_layers import LAYERS, PairGraph, floats
 
 Floats = NDArray[np.float32]
 Size = tuple[int, int]
 
 OPSET = 13
 _MULTIPLE = 32
-# The key of a Slice's parts, an array, which ncnn reads without looking whether it is there.
-_PARTS = -23300
 _MOST_BYTES = 1 << 30
 
 
@@ -137,7 +135,8 @@ class Pair:
         try:
             run = self._session.run(np.zeros((3, size[1], size[0]), np.float32))
             for layer in self.layers[:count]:
-                if layer.kind == "Slice" and len(layer.params.get(_PARTS, "0").split(",")) != len(layer.produces) + 1:
+                # ncnn reads a Slice's parts without looking whether they are there.
+                if layer.kind == "Slice" and len(floats(layer, 0)) != len(layer.produces):
                     raise ConversionError(
                         f"{self.path}: layer {layer.name}, Slice, does not say its parts: make the pair again, or give "
                         "the ONNX file"

@@ -49,7 +49,7 @@ class PairGraph:
         return ConversionError(f"{self.path}: layer {layer.name}, {layer.kind}: {why}: give the ONNX file")
 
 
-def _floats(layer: Layer, key: int) -> list[float]:
+def floats(layer: Layer, key: int) -> list[float]:
     """An array parameter, which is written as its length and its values under -23300 less its key."""
     return [float(value) for value in layer.params.get(-23300 - key, "0").split(",")[1:]]
 
@@ -60,7 +60,7 @@ def _number(layer: Layer, key: int, otherwise: float) -> float:
 
 def _activated(g: PairGraph, layer: Layer, x: str) -> None:
     """Give ``x``, what the layer computes, with the activation that is fused into it."""
-    kind, values, out = layer.integer(9), _floats(layer, 10), [layer.produces[0]]
+    kind, values, out = layer.integer(9), floats(layer, 10), [layer.produces[0]]
     if kind == 0:
         g.node("Identity", [x], out)
     elif kind == 1:
@@ -150,7 +150,7 @@ def _binary(g: PairGraph, layer: Layer, _: Arrays) -> None:
 
 def _eltwise(g: PairGraph, layer: Layer, _: Arrays) -> None:
     kind = layer.integer(0)
-    if kind not in _ELTWISE or any(value != 1 for value in _floats(layer, 1)) or len(layer.consumes) != 2:
+    if kind not in _ELTWISE or any(value != 1 for value in floats(layer, 1)) or len(layer.consumes) != 2:
         raise g.refused(layer, "a weighted sum, or of other than two blobs")
     g.node("Add" if kind == 1 else _ELTWISE[kind], layer.consumes, layer.produces)
 
