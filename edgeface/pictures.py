@@ -108,16 +108,17 @@ def _of_array(array: NDArray[Any], order: ChannelOrder) -> Picture:
 
 
 def _hint(array: NDArray[Any]) -> str:
-    """What to do with an array that is no picture."""
+    """What to do with an array that is no picture; of numbers that are bytes already, or below 0, only its shape says.
+    """
     if array.ndim == 4:
         return ": give several pictures as a list, list(array)"
     if array.size == 0:
         return ": it is empty"
+    if array.dtype.kind not in "fiu" or array.dtype == np.uint8 or not array.min() >= 0:
+        return ""
     if array.dtype.kind == "f":
         return ": multiply by 255 and round first" if array.max() <= 1 else ": round it, array.round().astype('uint8')"
-    if array.dtype.kind in "iu":
-        return ": array.astype('uint8')" if array.max() <= 255 else ": bring it to 0 to 255, array >> 8 of 16 bits"
-    return ""
+    return ": array.astype('uint8')" if array.max() <= 255 else ": bring it to 0 to 255, array >> 8 of 16 bits"
 
 
 def _opaque(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -86,6 +86,11 @@ def test_transparency_is_grey_and_pil_images_are_turned(rgb: np.ndarray) -> None
     (np.full((4, 4, 3), 200.0), "round it"),
     (np.full((4, 4), 200), r"array.astype\('uint8'\)"),
     (np.full((4, 4), 60_000, np.uint16), "array >> 8"),
+    (np.full((4, 4), -1), r"int64 \(4, 4\)$"),
+    (np.full((4, 4, 3), -0.5), r"float64 \(4, 4, 3\)$"),
+    (np.full((4, 4), np.nan), r"float64 \(4, 4\)$"),
+    (np.zeros(9, np.uint8), r"uint8 \(9,\)$"),
+    (np.array([["a", "b"]]), r"U1 \(1, 2\)$"),
 ])
 def test_what_is_no_picture_is_named(detector: edgeface.Detector, given: object, words: str) -> None:
     with pytest.raises(InputError, match=words):

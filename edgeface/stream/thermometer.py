@@ -26,7 +26,7 @@ class Warmth:
 
 
 class Thermometer:
-    """PlainProbe at most once a second, whoever asks; any thread may."""
+    """Looks at most once a second, whoever asks; any thread may."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
