@@ -16,7 +16,7 @@ SOURCE = "test source"
 
 
 def status(state: str = "online", reason: str = "") -> Status:
-    return Status(state, reason, time.time(), 1, 0, 0)  # type: ignore[arg-type]
+    return Status(state, reason, time.time(), 1, 0, 0)  # type: ignore[arg-type]  # any text
 
 
 def shot(image: NDArray[np.uint8], number: int) -> Shot:

@@ -39,7 +39,7 @@ def test_round_trip(tmp_path: Path, checkpoint: Checkpoint) -> None:
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[object, tuple[str]]:
-            return Path.touch, (Path(tmp_path / "harmed"),)  # type: ignore[return-value]
+            return Path.touch, (Path(tmp_path / "harmed"),)  # type: ignore[return-value]  # a path, to be harmful
 
     path = tmp_path / "evil.pt"
     path.write_bytes(pickle.dumps(Harm()))

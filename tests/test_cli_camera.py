@@ -223,7 +223,7 @@ def test_the_package_stays_a_package() -> None:
 
 def test_a_number_is_a_camera_for_python_too(here: Path) -> None:
     frames = edgeface.stream(97, model="mos_s")
-    frames.close()  # type: ignore[attr-defined]
+    frames.close()  # type: ignore[attr-defined]  # as above
 
 
 def test_help_loads_neither_numpy_nor_opencv() -> None:

@@ -336,7 +336,7 @@ def test_prepare_removes_what_was_left_and_nothing_else(
         (venvs / name).mkdir(parents=True)
         os.utime(venvs / name, (time.time() - age_s,) * 2)
     (tmp_path / "edgeface" / "venv").symlink_to(venvs / "current")
-    [directory] = script("prepare")["result"].values()      # type: ignore[attr-defined]
+    [directory] = script("prepare")["result"].values()      # type: ignore[attr-defined]  # a dict, of this operation
     assert sorted(p.name for p in venvs.iterdir()) == sorted(["busy", "current", Path(directory).name])
     script("discard", directory)
     assert sorted(p.name for p in venvs.iterdir()) == ["busy", "current"]

@@ -148,7 +148,7 @@ def test_a_model_s_name_with_an_engine(
 
 def refused(error: type[Exception], text: str, *arguments: str | Path) -> None:
     result = run(*arguments)
-    assert result.exit_code == error.exit_code, result.stderr   # type: ignore[attr-defined]
+    assert result.exit_code == error.exit_code, result.stderr   # type: ignore[attr-defined]  # of EdgefaceError
     assert text in one_line_of_error(result)
 
 

@@ -149,7 +149,7 @@ def test_a_stopped_training_goes_on(
 
     def interrupted(self: Trainer, *arguments: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *arguments)  # type: ignore[arg-type]
+        return step(self, *arguments)  # type: ignore[arg-type]  # passed on as they came
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)

@@ -105,7 +105,7 @@ def test_raw_maps_are_float32_or_int8_with_a_scale() -> None:
         (np.zeros(shape, np.float64), None),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="not a raw map"):
-            RawMap(values, scale)  # type: ignore[arg-type]
+            RawMap(values, scale)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_a_box_without_offsets_is_its_anchor() -> None:

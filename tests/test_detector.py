@@ -273,7 +273,7 @@ def test_maps_of_another_size_than_the_strides_give_are_named(name: str, shape: 
 def test_values_that_cannot_work_are_refused(options: dict[str, float], reason: str) -> None:
     arguments = {"size_px": SIZE_PX, "score": 0.5, "nms_iou": 0.4, **options}
     with pytest.raises(OptionError, match=reason):
-        Detector(BUNDLE, [[FakeNet(maps())], [FakePose(), FakePose()]], **arguments)  # type: ignore[arg-type]
+        Detector(BUNDLE, [[FakeNet(maps())], [FakePose(), FakePose()]], **arguments)  # type: ignore[arg-type]  # fakes
 
 
 @pytest.mark.parametrize(

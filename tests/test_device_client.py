@@ -203,7 +203,7 @@ def test_errors_keep_their_class_and_the_worker_lives_on(good: Client, tmp_path:
     with pytest.raises(OptionError, match="no picture 'pixels'"):
         good.request("detect", {"number": good.load("mos_s").number, "format": "bgr"})
     with pytest.raises(InputError, match="a picture must be uint8"):
-        good.detect(good.load("mos_s"), np.zeros((4, 4, 3), np.float32))    # type: ignore[arg-type]
+        good.detect(good.load("mos_s"), np.zeros((4, 4, 3), np.float32))    # type: ignore[arg-type]  # wrong on purpose
     assert good.machine().clusters
 
 

@@ -49,7 +49,7 @@ def test_what_cannot_work_is_refused(directory: Path) -> None:
     with pytest.raises(EngineError, match=r"net\.onnx: has no output 'data', only minus, twice"):
         session.run(np.zeros((3, 2, 2), np.float32)).output("data")
     with pytest.raises(EngineError, match=r"net\.onnx: an input must be float32 \(C, H, W\)"):
-        session.run(np.zeros((3, 2, 2)))  # type: ignore[arg-type]
+        session.run(np.zeros((3, 2, 2)))  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(EngineError, match=r"net\.onnx: onnxruntime failed"):
         session.run(np.zeros((4, 2, 2), np.float32)).output("twice")
     with pytest.raises(EngineError, match=r"net\.onnx: its inputs are data, not pixels"):

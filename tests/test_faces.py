@@ -54,7 +54,7 @@ def test_these_tests_have_every_field_in_use() -> None:
 def test_select_takes_all_that_is_known_of_a_face(chosen: object) -> None:
     faces = everything()
     rows = np.arange(4)[chosen if len(np.atleast_1d(chosen)) else []] if not isinstance(chosen, list) else chosen
-    some = faces.select(chosen)  # type: ignore[arg-type]
+    some = faces.select(chosen)  # type: ignore[arg-type]  # of several kinds
     assert len(some) == len(rows)
     for name, array in faces.arrays().items():
         assert some.arrays()[name].tolist() == [array[i].tolist() for i in rows]

@@ -44,8 +44,8 @@ def test_other_numbers_are_refused(format: Format, dtype: Any) -> None:
 
 def test_what_is_no_array_or_format_is_named() -> None:
     with pytest.raises(InputError, match=r"a picture must be uint8 .*, not list"):
-        Frame([[1, 2]], "grey")  # type: ignore[arg-type]
+        Frame([[1, 2]], "grey")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(InputError, match=r"a picture must be uint8 .*, not str"):
-        as_frame("photo.jpg")  # type: ignore[arg-type]
+        as_frame("photo.jpg")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(InputError, match="no pixel format 'i420': choose bgr, rgb, grey, nv12, yuyv"):
-        Frame(np.zeros((9, 8), np.uint8), "i420")  # type: ignore[arg-type]
+        Frame(np.zeros((9, 8), np.uint8), "i420")  # type: ignore[arg-type]  # wrong on purpose

@@ -123,7 +123,7 @@ def test_an_anchor_outside_its_map_is_refused(place: tuple[int, ...]) -> None:
         maps = [RawMap(np.zeros((channels, 3, 4), np.float32)), None]
         arguments = (0.4,) if decoder is anchors.best_boxes else ()
         with pytest.raises(IndexError):
-            decoder(maps, kept, pyramid, *arguments)  # type: ignore[operator]
+            decoder(maps, kept, pyramid, *arguments)  # type: ignore[operator]  # two signatures
 
 
 _PLACE = st.tuples(*[st.integers(-2, 6) | st.integers(-(1 << 63), (1 << 63) - 1)] * 4)

@@ -220,10 +220,8 @@ def test_float_bundles_find_the_network_s_points(folder: Path, engine: str) -> N
         found: list[Faces] = [own(scene), other(scene)]
         pairs = match(found[0].boxes, found[1].boxes, 0.95)
         assert len(pairs) == len(found[0]) > 0
-        apart = [
-            np.abs(found[0].landmarks68[pair.one] - found[1].landmarks68[pair.other]).max(1)  # type: ignore[index]
-            for pair in pairs
-        ]
+        ones, others = (np.asarray(faces.landmarks68) for faces in found)
+        apart = [np.abs(ones[pair.one] - others[pair.other]).max(1) for pair in pairs]
         # An untrained heatmap has peaks of one height, which rounding decides between.
         assert np.quantile(np.concatenate(apart), 0.98) < 0.2
 

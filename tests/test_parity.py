@@ -64,7 +64,7 @@ def report(maps: list[MapParity], found: FacesParity, tolerance: Tolerance = TOL
 def many(reference: int, **counts: int) -> FacesParity:
     """Figures of as many faces, all found but what ``counts`` says."""
     return dataclasses.replace(
-        NO_FACES, reference=reference, candidate=reference, **counts    # type: ignore[arg-type]
+        NO_FACES, reference=reference, candidate=reference, **counts    # type: ignore[arg-type]  # counts alone
     )
 
 

@@ -176,7 +176,7 @@ def test_what_is_no_http_leaves_no_traceback(
 
 def test_an_error_of_our_own_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), serving() as (board, server, _):
-        board.record = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        board.record = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]  # fails on purpose
         code, headers, _ = get(server, "/faces.json")
         assert code == 500
         assert headers["x-content-type-options"] == "nosniff"

@@ -172,7 +172,8 @@ def maps(canvas: Canvas, seed: int, *, levels: int = 0) -> tuple[RawMap, RawMap]
     if not levels:
         return RawMap(score), RawMap(box)
     both = ((score, 0.125), (box, 1 / 64))
-    return tuple(RawMap(np.rint(m / s).clip(-levels, levels).astype(np.int8), s) for m, s in both)  # type: ignore
+    one, two = (RawMap(np.rint(m / s).clip(-levels, levels).astype(np.int8), s) for m, s in both)
+    return one, two
 
 
 def brute_force(

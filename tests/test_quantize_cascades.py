@@ -97,7 +97,7 @@ def test_what_cannot_be_quantised(data: Path, tmp_path: Path, astronaut: NDArray
     net = family.deployed(lively("mtcnn", "relu"), 1).eval()
     assert isinstance(net, MTCNN)
     with torch.no_grad():
-        net.pnet.heads["score"].conv.bias.fill_(-50.0)      # type: ignore[union-attr]
+        net.pnet.heads["score"].conv.bias.fill_(-50.0)      # type: ignore[union-attr]  # of a net that is not deployed
     with pytest.raises(DataError, match="no faces in its training pictures to calibrate onet on"):
         calibration_inputs(net, tmp_path / "empty", 1, lambda items, _label, _total: items)
     assert not out.exists()

@@ -170,7 +170,7 @@ def test_heatmaps_equal_opencv_s_resizing_and_a_softmax(
 ) -> None:
     rng = np.random.default_rng(3)
     values = rng.normal(0, 3, (points * shuffle**2, 9, 7)).astype(np.float32)
-    output = Heatmaps("maps", points, shuffle, upsample, reach)  # type: ignore[arg-type]
+    output = Heatmaps("maps", points, shuffle, upsample, reach)  # type: ignore[arg-type]  # of few literals
     expected = []
     for k in range(points):
         own = values[k * shuffle**2 : (k + 1) * shuffle**2].reshape(shuffle, shuffle, 9, 7)

@@ -180,7 +180,7 @@ def test_a_run_stopped_between_its_steps_goes_on(run: Path, data: Path, tmp_path
         first.stop()
         return done
 
-    first._train = stops  # type: ignore[method-assign]
+    first._train = stops  # type: ignore[method-assign]  # in the method's place
     first.run()
     assert not first.weights.exists()
     assert list(first.result()) == ["stopped: the same command goes on"]

@@ -69,7 +69,7 @@ def test_variants_share_nets_as_in_figure_5(variant: Any, groups: list[tuple[str
     net = tfn(**SMALL, variant=variant)
     assert [(group.name, group.strides, group.size) for group in net.design.groups] == groups
     # To mypy all that a ModuleDict holds is a Module.
-    assert sum("score" in each.heads for each in net.regions.values()) == 1     # type: ignore[operator]
+    assert sum("score" in each.heads for each in net.regions.values()) == 1  # type: ignore[operator]  # Modules
     stages = families.get("tfn").stages(lambda stem: [stem], {**SMALL, "variant": variant}, {})
     assert isinstance(stages[0], DenseStage)
     assert [each.name for each in stages[0].features] == [f"trunk{stride}" for stride in net.design.strides]
@@ -222,5 +222,5 @@ def test_float_bundles_find_the_network_s_faces(folder: Path) -> None:
         assert len(pairs) == len(found[0]) > 0
         ages = [faces.classes["age"].expectation() for faces in found]
         for one, two, _ in pairs:       # an age has an expectation, which other classes may not have
-            assert abs(float(ages[0][one] - ages[1][two])) < 0.05        # type: ignore[index]
+            assert abs(float(ages[0][one] - ages[1][two])) < 0.05        # type: ignore[index]  # an age has one
     assert edgeface.load(out, classes=False)(scenes(1)[0]).classes == {}

@@ -184,7 +184,7 @@ def test_time_that_goes_back_is_refused() -> None:
 )
 def test_options_that_contradict_each_other_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(OptionError, match="tracking: "):
-        TrackerOptions(**wrong)  # type: ignore[arg-type]
+        TrackerOptions(**wrong)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_landmarks_that_are_no_numbers_do_not_cost_a_face_its_number() -> None:

@@ -65,7 +65,7 @@ def make(
 def flipped(weight: NDArray[np.generic], channels: int = 0) -> NDArray[np.generic]:
     """The weight with the sign of half of its output channels turned; ``channels`` is their dimension."""
     turned = np.moveaxis(weight.copy(), channels, 0)
-    turned[::2] *= -1       # type: ignore[operator]
+    turned[::2] *= -1       # type: ignore[operator]  # of signed numbers
     return np.ascontiguousarray(np.moveaxis(turned, 0, channels))
 
 

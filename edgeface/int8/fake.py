@@ -51,7 +51,7 @@ def fake_quantise(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     ``zero_point`` is an int32 0 (), taken as an argument because a buffer moves between devices and a constant does
     not. The gradient to ``scale`` is divided by sqrt(127 * x.numel()), as in LSQ, section 2.2.
     """
-    out: Tensor = _FakeQuantise.apply(x, scale, zero_point)  # type: ignore[no-untyped-call]
+    out: Tensor = _FakeQuantise.apply(x, scale, zero_point)  # type: ignore[no-untyped-call]  # untyped in torch
     return out
 
 

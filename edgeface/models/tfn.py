@@ -276,8 +276,10 @@ def tfn(
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-    # To mypy all that a ModuleDict holds is a Module.
-    last = [module for each in net.regions.values() for module in each.last_layers()]   # type: ignore[operator]
+    last = [
+        module for each in net.regions.values()
+        for module in each.last_layers()    # type: ignore[operator]  # to mypy a ModuleDict holds no more than Modules
+    ]
     for conv in (head.score, head.box, *last):
         nn.init.normal_(conv.weight, std=0.01)
     # Almost every anchor is background; starting there keeps the first steps from being all about that.

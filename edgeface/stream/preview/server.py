@@ -115,7 +115,9 @@ class _Paced(uvicorn.Server):
 
     def _connection(self) -> asyncio.Protocol:
         made = self.config.http_protocol_class
-        return made(config=self.config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
+        return made(    # type: ignore[call-arg]  # typed as any protocol
+            config=self.config, server_state=self.server_state, app_state={},
+        )
 
 
 def _listening(bind: str, port: int) -> socket.socket:
