@@ -12,7 +12,7 @@ COPY edgeface edgeface
 COPY convert convert
 COPY devices devices
 COPY quantize quantize
-# "board" has each model once, in int8 for ncnn, on both platforms; "bench" all, as the extra tflite wants.
+# "board" has each model once, in int8 for ncnn; "bench" all, as the extra tflite wants: the clone does not stay.
 ARG WHEEL=board
 ENV EDGEFACE_WHEEL=${WHEEL}
 RUN python -m venv /opt/edgeface \

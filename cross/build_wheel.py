@@ -44,8 +44,8 @@ def build_wheel(out: Path, llvm: Llvm) -> Path:
         "SKBUILD_CMAKE_ARGS": f"-DCMAKE_TOOLCHAIN_FILE={TREE / 'cross' / 'toolchain.cmake'}",
         # Without it scikit-build-core makes a wheel without the library where that does not compile.
         "SKBUILD_WHEEL_CMAKE": "true",
-        # Bundles and no checkpoints, as pyproject.toml says.
-        "EDGEFACE_WHEEL": "board",
+        # Without checkpoints, whatever the shell asks for.
+        "EDGEFACE_WHEEL": "",
         "PYTHONPATH": str(built_with),
         "PATH": f"{built_with / 'bin'}:{os.environ.get('PATH', os.defpath)}",
     }

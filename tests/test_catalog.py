@@ -148,9 +148,62 @@ def test_an_unknown_name_is_answered_with_the_nearest(shelf: Path, model: str, s
 def test_a_board_that_has_no_checkpoints_says_where_they_are(shelf: Path, model: str, engine: str | None) -> None:
     for path in shelf.glob("*.pt"):
         path.unlink()
-    with pytest.raises(UnknownModelError, match=r"for a board comes without any: .* in edgeface/weights of a clone"):
+    with pytest.raises(UnknownModelError, match=r"this edgeface has none: .* in edgeface/weights of a clone"):
         catalog.find(model, engine)
     assert catalog.find("mos_s") == shelf / NAME
+
+
+@pytest.fixture
+def installed(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``shelf`` is in "my clone"; what pip installed from there has only a bundle. The folder that pip notes it in."""
+    site = tmp_path / "site-packages"
+    (site / "edgeface" / "weights").mkdir(parents=True)
+    shutil.move(shelf / NAME, site / "edgeface" / "weights" / NAME)
+    clone = tmp_path / "my clone"
+    (clone / "edgeface").mkdir(parents=True)
+    shelf.rename(clone / "edgeface" / "weights")
+    monkeypatch.setattr(weights, "directory", lambda: site / "edgeface" / "weights")
+    note = site / "edgeface-0.1.0.dist-info" / "direct_url.json"
+    note.parent.mkdir()
+    note.write_bytes(msgspec.json.encode({"dir_info": {}, "url": clone.as_uri()}))
+    return note
+
+
+def test_what_a_wheel_lacks_is_taken_from_the_clone_it_was_installed_from(
+    installed: Path, tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = tmp_path / "my clone" / "edgeface" / "weights"
+    for name in (NAME, "mos_s-int8-tflite"):
+        _copy(tiny_bundle, kept / name)
+    assert catalog.find("mos_s.pt") == kept / "mos_s.pt"
+    assert caplog.messages[-1].endswith(f"that comes with edgeface, {kept / 'mos_s.pt'}")
+    assert catalog.find("mos_s", "tflite") == kept / "mos_s-int8-tflite"
+    assert catalog.find(NAME) == weights.directory() / NAME
+    assert not catalog.is_for_board()
+    shutil.rmtree(tmp_path / "my clone")
+    with pytest.raises(UnknownModelError, match=r"has none, and the clone .*/my clone\) is gone: give"):
+        catalog.find("mos_s.pt")
+    with pytest.raises(OptionError, match=r"to save room, and the clone .*/my clone\) is gone: bring"):
+        catalog.find("mos_s", "tflite")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {"archive_info": {}, "url": "file:///edgeface-0.1.0-py3-none-any.whl"},
+        {"vcs_info": {"vcs": "git", "commit_id": "0"}, "url": "https://example.org/edgeface.git"},
+        None,
+    ],
+)
+def test_an_edgeface_that_came_without_a_clone_has_only_its_own(
+    installed: Path, origin: dict[str, object] | None
+) -> None:
+    if origin is None:
+        installed.unlink()
+    else:
+        installed.write_bytes(msgspec.json.encode(origin))
+    assert weights.directories() == [weights.directory()]
+    assert catalog.is_for_board()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +219,7 @@ def test_a_board_without_a_bundle_says_how_to_get_it_and_finds_it_then(
     board_shelf: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str,
     engine: str | None, precision: str | None, lacks: str,
 ) -> None:
-    step = rf"{lacks}: edgeface for a board comes without .* 'edgeface deploy {lacks} --device BOARD', or .*=bench$"
+    step = rf"{lacks}: this edgeface has no such bundle.*: .* 'edgeface deploy {lacks} --device BOARD', or .* clone"
     with pytest.raises(EdgefaceError, match=step):
         catalog.find(model, engine, precision)
     there = tmp_path / "data" / "edgeface" / "bundles" / lacks
@@ -199,11 +252,10 @@ def _copy(bundle: Path, out: Path) -> None:
     write_manifest(out, replace(read_bundle(out), name=out.name, model=model, precision=precision, engine=engine))
 
 
-def test_what_a_boards_wheel_leaves_out_is_what_the_catalog_takes_it_to_lack() -> None:
+def test_what_a_wheel_leaves_out_is_what_the_catalog_takes_it_to_lack() -> None:
     pyproject = msgspec.toml.decode((Path(__file__).parents[1] / "pyproject.toml").read_text())
-    on_arm, asked = [each["wheel"]["exclude"] for each in pyproject["tool"]["scikit-build"]["overrides"][:2]]
-    assert on_arm == asked
-    folders = [each.removesuffix("/**") for each in asked if each.endswith("/**")]
+    excluded = pyproject["tool"]["scikit-build"]["wheel"]["exclude"]
+    folders = [each.removesuffix("/**") for each in excluded if each.endswith("/**")]
     names = {entry.name for entry in catalog.shipped()}
     left_out = {name for name in names if any(fnmatch(f"edgeface/weights/{name}", folder) for folder in folders)}
     assert names - left_out == {name for name in names if name.endswith(weights.ON_BOARDS)}

@@ -1,5 +1,5 @@
-"""Finding models: by name the bundles and checkpoints in edgeface/weights and the bundles that were deployed to this
-machine, and those of a user by path."""
+"""Finding models: by name the bundles and checkpoints that come with edgeface and the bundles that were deployed to
+this machine, and those of a user by path."""
 
 from __future__ import annotations
 
@@ -40,9 +40,13 @@ class Named:
 
 
 def shipped() -> list[Named]:
-    """The bundles that come with the package, by name."""
+    """The bundles that come with edgeface, by name."""
     defaults = set(weights.DEFAULTS.values())
-    return [Named(path.name, path, path.name in defaults) for path in _bundle_directories(weights.directory())]
+    found: dict[str, Path] = {}
+    for folder in weights.directories():
+        for path in _bundle_directories(folder):
+            found.setdefault(path.name, path)
+    return [Named(name, path, name in defaults) for name, path in sorted(found.items())]
 
 
 def deployed() -> list[Named]:
@@ -53,13 +57,18 @@ def deployed() -> list[Named]:
 
 
 def is_for_board() -> bool:
-    """Whether this edgeface was installed without checkpoints, and without the bundles that a board's wheel lacks."""
+    """Whether this edgeface is without checkpoints, and without the bundles that a wheel lacks: those are no longer, or
+    never were, in a clone beside it."""
     return not shipped_checkpoints()
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """The checkpoints that come with the package, by their names without ".pt"."""
-    return {path.stem: path for path in sorted(weights.directory().glob("*.pt"))}
+    """The checkpoints that come with edgeface, by their names without ".pt"."""
+    found: dict[str, Path] = {}
+    for folder in weights.directories():
+        for path in folder.glob("*.pt"):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
 
 
 def find(
@@ -92,7 +101,8 @@ def find(
     if shipped_path is None:
         raise _unknown(name, engine, precision, is_known)
     if name == model and name.endswith(_CHECKPOINT):
-        _log.warning("%s: no such file here: taking the checkpoint of that name that comes with edgeface", name)
+        path = "" if shipped_path.parent == weights.directory() else f", {shipped_path}"
+        _log.warning("%s: no such file here: taking the checkpoint of that name that comes with edgeface%s", name, path)
     else:
         _log.info("%s: taking %s", model, shipped_path)
     return shipped_path
@@ -187,8 +197,8 @@ def _unknown(name: str, engine: str | None, precision: str | None, is_known: boo
         )
     if (name.endswith(_CHECKPOINT) or (is_known and engine == "torch")) and is_for_board():
         return UnknownModelError(
-            f"{name}: no such checkpoint here, and edgeface for a board comes without any: go on at another computer, "
-            "or give a checkpoint's path; edgeface's own lie in edgeface/weights of a clone"
+            f"{name}: no such checkpoint here, and this edgeface has none{_clone_is_gone()}: give a checkpoint's path "
+            "(edgeface's own lie in edgeface/weights of a clone), or keep the clone that you install from"
         )
     if is_known and is_for_board():
         form = f"{name}-{precision or 'int8'}-{engine or 'ncnn'}"
@@ -236,9 +246,16 @@ def _form(name: str) -> tuple[str, str, str] | None:
 
 def _way_to_a_board(name: str) -> str:
     return (
-        f"edgeface for a board comes without this bundle, to save room: bring it from another computer with 'edgeface "
-        f"deploy {name} --device BOARD', or install here from a clone with EDGEFACE_WHEEL=bench"
+        f"this edgeface has no such bundle, to save room{_clone_is_gone()}: bring it from another computer with "
+        f"'edgeface deploy {name} --device BOARD', or install here from a clone and keep that"
     )
+
+
+def _clone_is_gone() -> str:
+    clone = weights.clone_directory()
+    if clone is None or clone.is_dir():
+        return ""
+    return f", and the clone it was installed from ({clone.parents[1]}) is gone"
 
 
 def _exists(path: Path) -> bool:

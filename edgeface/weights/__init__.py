@@ -1,6 +1,7 @@
 """The models that come with the package: a directory a bundle, named model-precision-engine, and checkpoints.
 
-A board's wheel has of each model the bundle in int8 for ncnn, and no checkpoints (``pyproject.toml``).
+A wheel has of each model the bundle in int8 for ncnn, which detection needs, and no checkpoints (``pyproject.toml``).
+The rest is taken from the clone that pip installed from, while it is there.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 # What was measured of the bundles and estimated, made by docs/make_figures.py.
 FIGURES = "figures.json"
@@ -15,7 +17,7 @@ FIGURES = "figures.json"
 SHIPPED = "shipped:"
 # What is taken where no model is given, which a folder that happens to lie here does not change.
 DEFAULT_MODEL = f"{SHIPPED}mhcnn"
-# How the names of bundles end that a board's wheel has.
+# How the names of bundles end that every wheel has.
 ON_BOARDS = "-int8-ncnn"
 # What a model's name alone means.
 DEFAULTS = {
@@ -49,6 +51,25 @@ def figures() -> dict[str, Any]:
     return bundles
 
 
+def directories() -> list[Path]:
+    """Where they lie: in the package, and what it lacks in the clone that it was installed from."""
+    clone = clone_directory()
+    return [directory()] if clone is None or not clone.is_dir() else [directory(), clone]
+
+
 def directory() -> Path:
-    """Where they lie."""
+    """The package's own."""
     return Path(__file__).parent
+
+
+def clone_directory() -> Path | None:
+    """The same folder in the clone that ``pip install .`` made this package of, whether or not it is still there.
+
+    None where edgeface came from a wheel or an index, and in an editable installation, whose own folder is the clone's.
+    """
+    # pip notes it (PEP 610). importlib.metadata would take 20 ms to find the note.
+    for note in directory().parents[1].glob("edgeface-*.dist-info/direct_url.json"):
+        origin = json.loads(note.read_bytes())
+        if "dir_info" in origin:
+            return Path(unquote(urlsplit(origin["url"]).path)) / "edgeface" / "weights"
+    return None
