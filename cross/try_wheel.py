@@ -19,12 +19,12 @@ from edgeface.devices import boards
 from edgeface.devices.emulation import ensure_root
 
 from edgeface.bundle import read_bundle
-from edgeface.cli.tables import counted
 from edgeface.errors import DeviceError, MissingExtraError, ParityError
 from edgeface.faces import Faces
 from edgeface.matching import match
 from edgeface.runtime import catalog
 from edgeface.runtime.engines.tflite import interpreter_class
+from edgeface.wording import counted
 from reporting import Script, progress
 
 MODELS = ("mos_s-int8-ncnn", "mos_s-fp16-ncnn", "mos_s-int8-tflite")

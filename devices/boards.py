@@ -43,10 +43,9 @@ class Board(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``threads`` and ``affinity`` (Linux's numbers of processors) are what nets run best with, and ``engine`` is the one
     that serves it best; ``best`` says it by model, as bundles' names, the best one first, and is written by ``edgeface
     bench MODEL --all``. ``calibration``: what ``edgeface bench --calibrate`` found by timing networks on it.
-    ``address`` is what ssh takes (user@host, or a name from its configuration), ``port`` ssh's
-    where it is not its own choice, ``ssh_config`` a configuration to use instead of the user's, and ``python`` the
-    interpreter there: by default that of the environment which ``edgeface devices setup`` makes. ``local``: it is this
-    machine.
+    ``address`` is what ssh takes (user@host, or a name from its configuration), ``port`` ssh's where it is not its own
+    choice, ``ssh_config`` a configuration to use instead of the user's, and ``python`` the interpreter there: by
+    default that of the environment which ``edgeface devices setup`` makes. ``local``: it is this machine.
     """
 
     name: Text
@@ -99,7 +98,7 @@ def find(name: str) -> Board:
 
     Raises UnknownDeviceError with the choices, and DeviceError for a description that is wrong: file, key and what.
     """
-    own, shipped = devices_directory() / f"{name}.toml", shipped_directory() / f"{name}.toml"
+    own, shipped = own_description(name), shipped_directory() / f"{name}.toml"
     if name not in names():
         raise UnknownDeviceError(unknown_name("device", name, names()) + f" Your own: {devices_directory()}/NAME.toml.")
     if not own.is_file():
@@ -125,7 +124,20 @@ def find_shipped(name: str) -> Board:
 
 def is_own(name: str) -> bool:
     """Whether the user has a description of that name."""
-    return (devices_directory() / f"{name}.toml").is_file()
+    return own_description(name).is_file()
+
+
+def own_description(name: str) -> Path:
+    """Where the user's own description of a board lies, which need not be there."""
+    return devices_directory() / f"{name}.toml"
+
+
+def with_table(text: str, name: str, lines: Iterable[str]) -> str:
+    """A description's TOML with ``lines`` in the place of what it said in the table ``name`` and in those below it, and
+    all else as it was."""
+    table = rf"\n*^\[\[?{re.escape(name)}(?:\.[^\n\]]*)?\]\]?[^\n]*\n(?:(?!\[).*\n?)*"
+    rest = re.sub(table, "\n", text, flags=re.MULTILINE).rstrip("\n")
+    return "\n".join([*([rest, ""] if rest else []), *lines]) + "\n"
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -16,7 +16,8 @@ from edgeface.weights import SHIPPED
 
 from .agreement import Agreement, compare
 from .client import Client
-from .links.registry import Link, Progress, silent
+from .links.registry import Link
+from .progress import Progress, silent
 
 # A slow card, or a radio link.
 _BYTES_PER_S = 50_000

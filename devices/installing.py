@@ -17,8 +17,8 @@ from edgeface.errors import DeviceError, DeviceUnreachableError, EdgefaceError
 from .boards import Board
 from .client import Client
 from .emulation.project import choose
-from .links.registry import Progress, silent
 from .links.ssh import SETUP_PYTHON, SshLink
+from .progress import Progress, silent
 from .protocol import Hello
 from .ssh import SshHost
 

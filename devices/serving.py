@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ import msgspec
 
 from edgeface import weights
 from edgeface.atomic import refused, write_bytes
-from edgeface.bundle import Bundle, read_bundle
+from edgeface.bundle import FAST, Bundle, read_bundle
 from edgeface.errors import OptionError
 from edgeface.runtime import catalog
-from edgeface.user_folders import devices_directory
 
-from .boards import Board, find
+from .boards import Board, find, own_description, with_table
 
 # What a bundle may find less than the best one, in AP, and still be chosen for its time.
 AP_LESS = 0.01
@@ -25,7 +23,6 @@ AP_LESS = 0.01
 SAME_TIME = {"estimate": 0.10, "board": 0.03, "host": 0.03}
 _SUBSET = "medium"
 _HEAD = "# Written by 'edgeface bench MODEL --all': the bundle that serves best, then the best one of another engine."
-_BEST = re.compile(r"\n*^\[best\][^\n]*\n(?:(?!\[).*\n?)*", re.MULTILINE)
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -100,7 +97,9 @@ def choose(model: str, candidates: Sequence[Candidate], place: str) -> Choice:
 
 
 def _ap(candidate: Candidate, among: Sequence[Candidate]) -> float | None:
-    same = (each.ap for each in among if each.precision == candidate.precision and each.ap is not None)
+    # The fast form of int8 is the same network, and rounds a little otherwise.
+    plain = candidate.precision.removesuffix(FAST)
+    same = (each.ap for each in among if each.precision.removesuffix(FAST) == plain and each.ap is not None)
     return candidate.ap if candidate.ap is not None else next(same, None)
 
 
@@ -118,7 +117,7 @@ def keep_best(board: Board, choice: Choice) -> Path:
 
     Raises DeviceError for a description that is wrong, and OutputError.
     """
-    path = devices_directory() / f"{board.name}.toml"
+    path = own_description(board.name)
     try:
         before = path.read_text() if path.is_file() else ""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +131,7 @@ def keep_best(board: Board, choice: Choice) -> Path:
 
 def with_best(text: str, best: dict[str, list[str]]) -> str:
     """A description's TOML with ``best`` in the place of what it said of it, and all else as it was."""
-    rest = _BEST.sub("\n", text).rstrip("\n")
     # A list of plain names is written alike in JSON and in TOML.
     lines = [f"{model} = {json.dumps(names)}" for model, names in best.items()]
-    return "\n".join([*([rest, ""] if rest else []), "[best]", _HEAD, *lines]) + "\n"
+    return with_table(text, "best", ["[best]", _HEAD, *lines])
 

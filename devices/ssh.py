@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from edgeface.devices.boards import Board
-from edgeface.devices.emulation.programs import Progress, find_program, silent
+from edgeface.devices.emulation.programs import find_program
+from edgeface.devices.progress import Progress, silent
 from edgeface.devices.ssh_failures import Reached, command_failure
 
 from edgeface.errors import DeviceLostError

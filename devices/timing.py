@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeface.devices.client import Client
-from edgeface.devices.links.registry import Link, Progress, silent
+from edgeface.devices.links.registry import Link
+from edgeface.devices.progress import Progress, silent
 from edgeface.devices.replies import LoadedBundle, Timed
 
 from edgeface.bundle import read_bundle, whole
 from edgeface.errors import OptionError
 from edgeface.runtime import catalog
 from edgeface.runtime.benchmark import SEED, WARM_UP_ROUNDS, Condition, Measured, Pictures, Quantiles, Report
+from edgeface.wording import counted
 
 PLACE = "board"
 # Nothing is ever kept under it.
@@ -37,8 +39,8 @@ def time_on_board(
     """Time bundles, names or directories here as ``catalog.find`` takes them, on the board at the end of ``link``.
 
     They are copied there and gone when the run ends; every round runs each once, after a warm-up, and all count.
-    ``progress`` gets a line for each that is there, and one before the rounds. Raises
-    OptionError for a checkpoint, what ``catalog.find`` and ``read_bundle`` raise, and DeviceError and what is below it.
+    ``progress`` gets a line for each that is there, and one before the rounds. Raises OptionError for a checkpoint,
+    what ``catalog.find`` and ``read_bundle`` raise, and DeviceError and what is below it.
     """
     directories = [_bundle_directory(name, engine) for name in names]
     bundles = [read_bundle(directory) for directory in directories]
@@ -47,7 +49,7 @@ def time_on_board(
         for number, (bundle, directory) in enumerate(zip(bundles, directories, strict=True), 1):
             loaded.append(_take(client, link, directory, threads, size_px))
             progress(f"{bundle.name}: on {link.board.name}, {number} of {len(bundles)}")
-        progress(f"{len(bundles)} bundles, {WARM_UP_ROUNDS} + {rounds} rounds ...")
+        progress(f"{counted(len(bundles), 'bundle')}, {WARM_UP_ROUNDS} + {rounds} rounds ...")
         timeout_s = _START_TIMEOUT_S + _ROUND_TIMEOUT_S * len(names) * (rounds + WARM_UP_ROUNDS)
         timed = client.time(
             loaded, pictures.images, threads=threads, rounds=rounds, warm_up_rounds=WARM_UP_ROUNDS, timeout_s=timeout_s

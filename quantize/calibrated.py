@@ -17,6 +17,7 @@ from edgeface.int8.network import Quantisation, keep_in_float
 from edgeface.models.checkpoint import Checkpoint
 from edgeface.models.family import Inputs, families, family_of
 from edgeface.models.quantised import quantised
+from edgeface.wording import counted
 
 from .calibration import Passes, calibrate, observe
 from .inputs import calibration_inputs
@@ -71,8 +72,8 @@ def calibrated(
     # Not before, so that an error is the one line that is said.
     if len(inputs) < _FEW:
         _log.warning(
-            "scales from %d picture%s may cut off what others have: give --data %d and more, and --pictures as many",
-            len(inputs), "" if len(inputs) == 1 else "s", _FEW,
+            "scales from %s may cut off what others have: give --data %d and more, and --pictures as many",
+            counted(len(inputs), "picture"), _FEW,
         )
     return Calibrated(net, replace(quantisation, keep_float=kept), seen)
 

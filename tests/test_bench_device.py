@@ -181,10 +181,12 @@ def test_a_board_is_given_no_checkpoint(tiny_checkpoint: Path) -> None:
 
 
 def test_heat_clocks_and_what_slows_a_board_stand_beside_its_times(tiny_bundle: Path) -> None:
+    said: list[str] = []
     report = time_on_board(
         LocalLink(boards.find("host")), [str(tiny_bundle)], Pictures("a scene", [synthetic_scene()]),
-        threads=1, size_px=160, rounds=1,
+        threads=1, size_px=160, rounds=1, progress=said.append,
     )
+    assert said[1].startswith("1 bundle, ")
     hot = msgspec.structs.replace(report, conditions=[
         Condition(51.25, {"0,1": 1800}, []), Condition(80.0, {"0,1": 1200}, ["CPU 0, 1 may run at 1200 MHz at most"])
     ])

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from edgeface.devices.emulation.parts import Part
-from edgeface.devices.emulation.programs import locked, run, silent
+from edgeface.devices.emulation.programs import locked, run
+from edgeface.devices.progress import silent
 
 from edgeface.errors import DeviceError, InstallError, OutputError
 
@@ -99,7 +100,8 @@ def test_a_process_that_is_killed_in_a_step_leaves_a_part_that_the_next_one_make
     script = f"""
 import pathlib, time
 from edgeface.devices.emulation.parts import Part
-from edgeface.devices.emulation.programs import locked, silent
+from edgeface.devices.emulation.programs import locked
+from edgeface.devices.progress import silent
 def make(directory):
     (directory / "a").write_text("half")
     print("begun", flush=True)

@@ -12,8 +12,8 @@ import pytest
 from edgeface.devices import boards
 from edgeface.devices.emulation import debian, ensure_root, project, verify_root, wheels
 from edgeface.devices.emulation.identity import identity_files
-from edgeface.devices.emulation.programs import silent
 from edgeface.devices.emulation.root import EmulatedRoot, _Making, cache_directory
+from edgeface.devices.progress import silent
 
 from arm_code import without_programs
 from edgeface.errors import DeviceError, InstallError, OutputError

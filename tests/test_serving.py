@@ -71,6 +71,13 @@ def test_an_unknown_ap_is_that_of_the_same_precision_or_held_against_nobody() ->
     assert choose("m", [known, same, better, unknown], "host").best == ["m-fp32-onnx", "m-fp16-ncnn"]
 
 
+def test_an_unknown_ap_of_the_fast_form_is_that_of_int8() -> None:
+    known, better = candidate("m-int8-tflite", 30.0, 0.5), candidate("m-fp16-ncnn", 40.0, 0.6)
+    fast = Candidate("m-int8-fast-ncnn", "ncnn", "int8-fast", 10.0, None)
+    assert choose("m", [known, fast, better], "host").best[0] == "m-fp16-ncnn"
+    assert choose("m", [msgspec.structs.replace(known, ap=0.6), fast, better], "host").best[0] == fast.name
+
+
 def test_every_bundle_of_a_model_by_name_or_in_a_folder(tmp_path: Path, tiny_bundle: Path) -> None:
     assert "shipped:mos_s-fp16-ncnn" in bundles_of("mos_s")
     assert bundles_of("mos_s") == bundles_of("shipped:mos_s")

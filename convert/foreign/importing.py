@@ -21,6 +21,7 @@ from edgeface.faces import Faces
 from edgeface.runtime.detector import Detector
 from edgeface.runtime.loading import open_sessions
 from edgeface.runtime.preprocess import letterbox_planes
+from edgeface.wording import counted
 
 from ..comparison import AP_SCORE, Watch, version_of
 from ..face_parity import FaceSums
@@ -216,7 +217,7 @@ def _write_int8(
     done = calibrated(model, inputs, scores, maps_to_quantise(model) if engine == "tflite" else ())
     layers, floats, slow = (_tflite_int8 if engine == "tflite" else _ncnn_int8)(done, paths)
     few = [] if len(chosen) >= FEW_PICTURES else [
-        f"int8: scales from {len(chosen)} picture{'' if len(chosen) == 1 else 's'} may cut off what others have: give "
+        f"int8: scales from {counted(len(chosen), 'picture')} may cut off what others have: give "
         f"--calibrate {FEW_PICTURES} and more"
     ]
     return [

@@ -16,7 +16,8 @@ from urllib.parse import unquote
 
 import msgspec
 from edgeface.devices.emulation.parts import sha256
-from edgeface.devices.emulation.programs import Progress, find_program, locked, run, silent
+from edgeface.devices.emulation.programs import find_program, locked, run
+from edgeface.devices.progress import Progress, silent
 
 from edgeface.addresses import redacted
 from edgeface.atomic import write_bytes

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-from edgeface.devices.emulation.programs import Progress
+from edgeface.devices.progress import Progress
 
 from edgeface.atomic import refused, write_bytes
 

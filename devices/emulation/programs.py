@@ -7,23 +7,19 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgeface.atomic import refused
 from edgeface.errors import DeviceError, InstallError, OutputError
 
-Progress = Callable[[str], None]
+from ..progress import Progress, silent
 
 # Longer than any step takes that holds a lock, with a slow network.
 LOCK_TIMEOUT_S = 1800.0
 _POLL_S = 0.2
 _SPEAKING = ("E: ", "ERROR: ", "error: ", "CMake Error", "fatal: ")
-
-
-def silent(_line: str) -> None:
-    """Progress that nobody sees."""
 
 
 def find_program(names: Sequence[str], install: str) -> Path:

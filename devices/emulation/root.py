@@ -21,7 +21,8 @@ from edgeface.devices.boards import Board
 from edgeface.devices.emulation import debian, project, wheels
 from edgeface.devices.emulation.identity import identity_files, write_identity
 from edgeface.devices.emulation.parts import Part, sha256
-from edgeface.devices.emulation.programs import Progress, find_program, locked, run, silent
+from edgeface.devices.emulation.programs import find_program, locked, run
+from edgeface.devices.progress import Progress, silent
 
 from edgeface.errors import DeviceError, OutputError
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from edgeface.devices.boards import Board
-from edgeface.devices.emulation.programs import Progress, silent
 from edgeface.devices.emulation.root import EmulatedRoot, ensure_root
 from edgeface.devices.estimate import calibration, counting
 from edgeface.devices.estimate.calibration import Calibration, CoreFit, NetworkFit, ThreadsFit
@@ -25,6 +24,7 @@ from edgeface.devices.estimate.kept import keep, kept_path, qemu_version, read_k
 from edgeface.devices.estimate.networks import Network, network
 from edgeface.devices.estimate.networks.builder import BENCHMARK_PRECISION, INPUT, SEED
 from edgeface.devices.estimate.published import Column, Published, published
+from edgeface.devices.progress import Progress, silent
 
 from edgeface.atomic import refused
 from edgeface.errors import OptionError

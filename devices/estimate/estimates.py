@@ -18,7 +18,6 @@ import numpy as np
 from edgeface.devices import boards
 from edgeface.devices.boards import Board
 from edgeface.devices.cores import cores_of
-from edgeface.devices.emulation.programs import Progress, silent
 from edgeface.devices.emulation.root import EmulatedRoot, ensure_root
 from edgeface.devices.estimate import calibration
 from edgeface.devices.estimate.calibration import Calibration, KindError
@@ -28,6 +27,7 @@ from edgeface.devices.estimate.inputs import CROP_COUNTS
 from edgeface.devices.estimate.jobs import CropsJob, Job, LayersJob, OperatorsJob, StagesJob
 from edgeface.devices.estimate.kept import keep, kept_path, qemu_version, read_kept, sources_hash, wheel_versions
 from edgeface.devices.estimate.operators import NOTHING, write_operators
+from edgeface.devices.progress import Progress, silent
 from numpy.typing import NDArray
 
 from edgeface.atomic import refused

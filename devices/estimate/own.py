@@ -16,7 +16,6 @@ from edgeface.devices import boards
 from edgeface.devices.boards import Board
 from edgeface.devices.client import Client
 from edgeface.devices.cores import Cluster
-from edgeface.devices.emulation.programs import Progress, silent
 from edgeface.devices.emulation.root import ensure_root
 from edgeface.devices.estimate.calibrate import count_networks, fit_core, interpolated, threads_fit
 from edgeface.devices.estimate.calibration import Calibration, CoreFit, OwnCalibration, ThreadsFit, of_own
@@ -24,10 +23,10 @@ from edgeface.devices.estimate.costing import find_tools
 from edgeface.devices.estimate.kept import qemu_version, wheel_versions
 from edgeface.devices.estimate.published import Column
 from edgeface.devices.links.registry import Link
+from edgeface.devices.progress import Progress, silent
 
 from edgeface.atomic import write_bytes
 from edgeface.errors import DeviceError
-from edgeface.user_folders import devices_directory
 
 NETWORKS = (
     "squeezenet", "squeezenet_int8", "mobilenet", "mobilenet_int8", "mobilenet_v2", "mobilenet_v3", "mnasnet",
@@ -37,7 +36,6 @@ RUNS = 10
 # The mean error up to which estimates are relied on: wider than for published times, averaged at leisure.
 ACCEPTED = 0.20
 _HEAD = "# Written by 'edgeface bench --calibrate': networks timed on the board, ms as published_ms."
-_SECTION = re.compile(r"\n*^\[\[?calibration(?:\.[^\n\]]*)?\]\]?[^\n]*\n(?:(?!\[).*\n?)*", re.MULTILINE)
 
 # By core and threads, the median ms of each network.
 Times = dict[tuple[str, int], dict[str, float]]
@@ -87,7 +85,7 @@ def keep_own(board: Board, calibration: Calibration) -> Path:
             f"{board.name}: {'; '.join(missed)}: nothing was written: see that nothing else runs there, and that the "
             "description's cores and clocks are the board's"
         )
-    path = devices_directory() / f"{board.name}.toml"
+    path = boards.own_description(board.name)
     boards.find(board.name)     # what is wrong with it is said before anything is written
     write_bytes(path, with_calibration(path.read_text(), calibration.own).encode())
     boards.find(board.name)
@@ -96,8 +94,7 @@ def keep_own(board: Board, calibration: Calibration) -> Path:
 
 def with_calibration(text: str, own: OwnCalibration) -> str:
     """A description's TOML with ``own`` in the place of what it said of it, and all else as it was."""
-    rest = _SECTION.sub("\n", text).rstrip("\n")
-    return "\n".join([*([rest, ""] if rest else []), *_lines(own)]) + "\n"
+    return boards.with_table(text, "calibration", _lines(own))
 
 
 def _lines(own: OwnCalibration) -> Iterator[str]:

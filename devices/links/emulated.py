@@ -10,8 +10,9 @@ from edgeface.errors import DeviceUnreachableError, EdgefaceError
 
 from ..boards import Board
 from ..emulation.root import EmulatedRoot, ensure_root
+from ..progress import Progress
 from .local import copy_here, run_here
-from .registry import Command, Link, Progress, link
+from .registry import Command, Link, link
 
 
 @dataclass(frozen=True)

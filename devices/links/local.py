@@ -14,7 +14,8 @@ from edgeface.atomic import refused, replacing
 from edgeface.errors import DeviceError, DeviceLostError, DeviceUnreachableError, EdgefaceError
 
 from ..boards import Board
-from .registry import Command, Link, Progress, link
+from ..progress import Progress
+from .registry import Command, Link, link
 
 
 @dataclass(frozen=True)

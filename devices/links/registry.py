@@ -11,12 +11,7 @@ from edgeface.errors import EdgefaceError, UnknownLinkError
 from edgeface.registry import Registry
 
 from ..boards import Board
-
-Progress = Callable[[str], None]
-
-
-def silent(_line: str) -> None:
-    """Progress that nobody sees."""
+from ..progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from edgeface.atomic import replacing
 from edgeface.errors import DeviceError, DeviceUnreachableError, EdgefaceError
 
 from ..boards import Board
+from ..progress import Progress
 from ..ssh import SshHost, environment, from_home
 from ..ssh_failures import NOT_FOUND, way_failure
-from .registry import Command, Link, Progress, link
+from .registry import Command, Link, link
 
 # Where ``edgeface devices setup`` makes an environment.
 SETUP_PYTHON = "~/.local/share/edgeface/venv/bin/python"

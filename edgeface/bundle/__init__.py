@@ -25,6 +25,7 @@ from edgeface.bundle.outputs import (
     Score,
 )
 from edgeface.bundle.schema import (
+    FAST,
     SCHEMA,
     Bundle,
     Cells,
@@ -48,6 +49,7 @@ from edgeface.bundle.schema import (
 )
 
 __all__ = [
+    "FAST",
     "MANIFEST",
     "SCHEMA",
     "Binary",

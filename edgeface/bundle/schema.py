@@ -19,6 +19,8 @@ from edgeface.class_names import ClassNames
 from edgeface.errors import BundleError
 
 SCHEMA = 2
+# What the fast form of a precision has behind its name.
+FAST = "-fast"
 
 # As ``edgeface.bundle.numbers``.
 MAX_MANIFEST_BYTES = 1 << 20
@@ -265,7 +267,7 @@ class Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def form(self) -> str:
         """Its precision, and whether it is the fast form of it: "int8-fast"."""
-        return f"{self.precision}-fast" if self.fast else self.precision
+        return self.precision + FAST if self.fast else self.precision
 
     @property
     def dense(self) -> DenseStage:

@@ -18,17 +18,17 @@ from edgeface.cli.bench_measured import text_lines
 from edgeface.cli.bench_pictures import choose_pictures
 from edgeface.cli.cascade import cascade_options
 from edgeface.cli.progress import is_loud, is_shown
-from edgeface.cli.tables import counted
 from edgeface.cli.writing import note, say
 from edgeface.devices import boards
 from edgeface.devices.links import open_link
 from edgeface.devices.serving import bundles_of, keep_best
 from edgeface.errors import DeviceError, OutputError
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     from edgeface.devices.boards import Board
-    from edgeface.devices.emulation.programs import Progress
     from edgeface.devices.estimate.estimates import EstimateReport
+    from edgeface.devices.progress import Progress
     from edgeface.devices.serving import Choice
     from edgeface.runtime.benchmark import Pictures, Report
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgeface.cli.tables import counted, table
+from edgeface.cli.tables import table
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     from edgeface.devices.estimate.estimates import BundleEstimate, EstimateReport

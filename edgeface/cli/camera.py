@@ -20,7 +20,6 @@ from click.core import ParameterSource
 from edgeface.addresses import redacted
 from edgeface.cli.detector_options import detector_options
 from edgeface.cli.results import STDOUT
-from edgeface.cli.tables import counted
 from edgeface.cli.verbosity import told
 from edgeface.cli.writing import complain, say
 from edgeface.errors import OptionError
@@ -28,6 +27,7 @@ from edgeface.stream.camera import CameraOptions, check, run
 from edgeface.stream.config import read_config
 from edgeface.stream.notify.execute import split_command
 from edgeface.stream.sources import make_spec
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     from edgeface.stream.loop import Totals

@@ -13,12 +13,12 @@ from edgeface.addresses import redacted
 from edgeface.atomic import refused, replacing
 from edgeface.cli.detector_options import complete_model
 from edgeface.cli.progress import progress
-from edgeface.cli.tables import counted
 from edgeface.cli.writing import complain, say
 from edgeface.errors import EdgefaceError, InputError, OptionError
 from edgeface.file_kinds import file_kind
 from edgeface.media_files import expand, unique
 from edgeface.regular_files import real_path
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     from edgeface.evaluation.side_by_side import Compared

@@ -9,10 +9,10 @@ import click
 import edgeface
 from edgeface.cli.progress import progress
 from edgeface.cli.results import next_step
-from edgeface.cli.tables import counted
 from edgeface.cli.writing import complain, say
 from edgeface.errors import DataError
 from edgeface.weights import DEFAULT_MODEL, SHIPPED
+from edgeface.wording import counted
 
 _PROBLEMS = 20
 

@@ -11,10 +11,10 @@ from edgeface.cli.bench_pictures import choose_pictures
 from edgeface.cli.detector_options import complete_model
 from edgeface.cli.devices import complete_device
 from edgeface.cli.progress import step
-from edgeface.cli.tables import counted
 from edgeface.cli.writing import print_json, say
 from edgeface.devices import boards
 from edgeface.devices.links import open_link
+from edgeface.wording import counted
 
 
 @click.command(short_help="Copy a bundle to a board, and compare what it finds there.")

@@ -19,7 +19,6 @@ from edgeface.cli.decoder_notes import check_notes, decoder_notes
 from edgeface.cli.progress import progress
 from edgeface.cli.result_targets import ResultTargets, output_folder
 from edgeface.cli.results import STDOUT
-from edgeface.cli.tables import counted
 from edgeface.cli.writing import ResultsLostError, complain, say
 from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
 from edgeface.file_kinds import file_kind
@@ -27,6 +26,7 @@ from edgeface.image_headers import MAX_MEGAPIXELS
 from edgeface.media_files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, drawn_name, expand, unique
 from edgeface.regular_files import real_path
 from edgeface.runtime.detector_options import DetectorOptions
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np

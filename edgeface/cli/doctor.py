@@ -13,7 +13,6 @@ import click
 
 import edgeface
 from edgeface.cli.installed import engine_versions, version_of
-from edgeface.cli.tables import counted
 from edgeface.cli.writing import print_json, say
 from edgeface.errors import EdgefaceError, InstallError
 from edgeface.runtime import catalog
@@ -21,6 +20,7 @@ from edgeface.runtime.kernels import status
 from edgeface.runtime.threads import default_threads
 from edgeface.stream.sources.v4l2 import check_device
 from edgeface.weights import DEFAULT_MODEL
+from edgeface.wording import counted
 
 _PACKAGES = (
     "numpy", "opencv-python-headless", "opencv-python", "picamera2", "paho-mqtt", "scikit-image", "onnx", "pnnx",
@@ -58,7 +58,7 @@ def command(as_json: bool) -> None:
         for line in lines:
             say(f"{line.label:<10}{'WRONG: ' if line.is_wrong else ''}{line.text}")
     if wrong:
-        raise InstallError(f"{len(wrong)} thing{'' if len(wrong) == 1 else 's'} wrong: {'; '.join(wrong)}")
+        raise InstallError(f"{counted(len(wrong), 'thing')} wrong: {'; '.join(wrong)}")
 
 
 def _system() -> Iterator[_Line]:

@@ -15,10 +15,11 @@ import click
 import msgspec
 
 from edgeface.atomic import refused, replacing
-from edgeface.cli.tables import counted, table
+from edgeface.cli.tables import table
 from edgeface.cli.writing import print_json, say, say_lines
 from edgeface.errors import OptionError
 from edgeface.stream.events.store import EventStore
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

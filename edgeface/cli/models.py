@@ -15,11 +15,11 @@ from edgeface.bundle.combining import combine as combine_bundles
 from edgeface.cli.checkpoint_info import checkpoint_description, checkpoint_record
 from edgeface.cli.model_lines import predicts, size_bytes
 from edgeface.cli.models_list import list_lines, listed, measured_lines
-from edgeface.cli.tables import counted
 from edgeface.cli.verification import verification
 from edgeface.cli.writing import complain, print_json, say
 from edgeface.errors import BundleError, EdgefaceError, OptionError
 from edgeface.runtime import catalog
+from edgeface.wording import counted
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 

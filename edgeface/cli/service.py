@@ -16,11 +16,11 @@ from click.core import ParameterSource
 from edgeface.addresses import has_secret
 from edgeface.atomic import write_bytes
 from edgeface.cli.camera import command as camera
-from edgeface.cli.tables import counted
 from edgeface.cli.writing import print_json, say, say_lines
 from edgeface.errors import OptionError, OutputError
 from edgeface.stream.service import Service, require_rights
 from edgeface.stream.service_manager import SUDO, ServiceManager
+from edgeface.wording import counted
 
 DEFAULT_NAME = "edgeface-camera"
 # What systemctl status exits with where a service does not run.

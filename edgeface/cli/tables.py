@@ -14,8 +14,3 @@ def table(rows: Sequence[Sequence[str]], words: int) -> Iterator[str]:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
-
-
-def counted(number: int, thing: str) -> str:
-    """``3 threads``, ``1 thread``."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -12,6 +12,7 @@ from edgeface.errors import InputError
 from edgeface.file_kinds import file_kind
 from edgeface.media_files import PICTURE_SUFFIXES, expand
 from edgeface.stream.sources import Grab, Source, SourceSpec, check_options, source
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,9 +91,7 @@ def open_file(spec: SourceSpec) -> Source:
             if shown < playing.frames_claimed:
                 _log.warning("%s: ends after %d of %d frames: the file is damaged", path, shown, playing.frames_claimed)
             if playing.damaged:
-                _log.warning(
-                    "%s: %d damaged frame%s left out", path, playing.damaged, "" if playing.damaged == 1 else "s"
-                )
+                _log.warning("%s: %s left out", path, counted(playing.damaged, "damaged frame"))
             if not spec.loop:
                 return
             offset_s += shown / rate
