@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
+from edgeface.errors import OptionError
 from edgeface.registry import nearest
 
 
-def with_zero(settings: Any) -> str | None:
-    """The first text in a setting, or in a tree of them, that no path and no command can hold; None where all can."""
+def require_no_zero(settings: Any, where: Path | str) -> None:
+    """Raises OptionError where a text in the ``settings`` from ``where`` is one that no path and no command can hold.
+    """
+    zero = _with_zero(settings)
+    if zero is not None:
+        raise OptionError(f"{where}: {zero!r} has a zero character, which no path and no name may have")
+
+
+def _with_zero(settings: Any) -> str | None:
+    """The first text with a zero character in a setting, or in a tree of them; None where there is none."""
     if isinstance(settings, str):
         return settings if "\0" in settings else None
     inside = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
-    return next(filter(None, map(with_zero, inside)), None)
+    return next(filter(None, map(_with_zero, inside)), None)
 
 
 def reason(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:

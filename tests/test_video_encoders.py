@@ -216,7 +216,7 @@ def test_a_folder_keeps_its_days_and_megabytes_and_says_so_before(
     assert all(path.exists() for path in others)
     limits = "older than 7 days, and the oldest where all take more than 1 MB"
     assert caplog.messages[1:] == [
-        f"rec/: recordings are deleted that are {limits}", f"rec/: deleted 2 recordings, 1 MB: {limits}",
+        f"rec/: recordings are deleted that are {limits}", f"rec/: recordings deleted: 2, 1 MB: {limits}",
     ]
     with pytest.raises(OptionError, match="choose more than 0 days, 1 MB"):
         RecordingLimits(days=0)

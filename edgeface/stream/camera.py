@@ -36,10 +36,11 @@ class CameraOptions:
 
     ``sinks``: pairs of a sink's name and target. ``show``: serve the page; ``metrics``: serve the figures, which the
     page's server does as well. ``adapt_ms``: the latency to hold by a smaller input. ``best_shots``: a folder for the
-    best face of every track. ``video_days``, ``video_mb``: what a folder of recordings
-    keeps. ``events``: a folder for a row a track, within ``events_days`` and ``events_mb``, with best shots and
-    attributes where they are wanted. ``blur``: hide faces in every picture that leaves the process.
-    ``classes``: tell those that the model gives, such as age and gender.
+    best face of every track. ``video_days``, ``video_mb``: what a folder of recordings keeps. ``events``: a folder for
+    a row a track, within ``events_days`` and ``events_mb``, with best shots and attributes where they are wanted.
+    ``blur``: hide faces in every picture that leaves the process. ``classes``: tell those that the model gives, such as
+    age and gender.
+
     ``webhook``, ``exec``, ``zone``, ``on``, ``dwell_s`` and ``home_assistant``: who is told of faces that come and go
     (NotifyOptions).
     """
@@ -245,15 +246,12 @@ def _check_told(options: CameraOptions) -> None:
 
 
 def _event_options(options: CameraOptions) -> EventOptions:
-    from edgeface.stream.events.recorder import DEFAULT_DAYS, DEFAULT_MB, EventOptions
+    from edgeface.stream.events.recorder import EventOptions
 
     assert options.events is not None
     return EventOptions(
-        options.events,
-        DEFAULT_DAYS if options.events_days is None else options.events_days,
-        DEFAULT_MB if options.events_mb is None else options.events_mb,
-        options.events_shots,
-        options.events_attributes,
+        options.events, **_given(days=options.events_days, megabytes=options.events_mb),
+        shots=options.events_shots, attributes=options.events_attributes,
     )
 
 
@@ -322,13 +320,14 @@ def _recordings(options: CameraOptions) -> Recordings | None:
         return None
     from edgeface.stream.recordings import RecordingLimits, Recordings
 
-    limits = RecordingLimits()
-    limits = RecordingLimits(
-        limits.days if options.video_days is None else options.video_days,
-        limits.megabytes if options.video_mb is None else options.video_mb,
-    )
+    limits = RecordingLimits(**_given(days=options.video_days, megabytes=options.video_mb))
     # Those of other runs may show faces.
     return Recordings(target, own_only=options.blur, limits=limits)
+
+
+def _given(**values: float | None) -> dict[str, float]:
+    """Those that somebody chose."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_target(name: str, target: str) -> None:

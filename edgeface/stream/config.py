@@ -11,7 +11,7 @@ from msgspec import Meta
 from edgeface.errors import OptionError
 from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
 from edgeface.runtime.detector_options import Count, DetectorOptions
-from edgeface.toml_reasons import reason, with_zero
+from edgeface.toml_reasons import reason, require_no_zero
 
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -124,7 +124,5 @@ def read_config(path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for section in msgspec.to_builtins(config).values():
         settings |= section
-    zero = with_zero(settings)
-    if zero is not None:
-        raise OptionError(f"{path}: {zero!r} has a zero character, which no path and no name may have")
+    require_no_zero(settings, path)
     return settings

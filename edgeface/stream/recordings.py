@@ -19,6 +19,7 @@ from pathlib import Path
 
 from edgeface.atomic import followed, is_special, refused
 from edgeface.errors import EdgefaceError, OptionError, OutputError
+from edgeface.stream.keeping import require_kept
 from edgeface.video_encoders import MP4, WEBM, Encoding, video_encoding
 from edgeface.video_writing import VideoSink, writing_video
 
@@ -40,11 +41,7 @@ class RecordingLimits:
     megabytes: float = 10_000.0
 
     def __post_init__(self) -> None:
-        if not self.days > 0 or not self.megabytes >= 1:
-            raise OptionError(
-                f"recordings of {self.days:g} days in {self.megabytes:g} MB cannot be kept: choose more than 0 days, "
-                "1 MB"
-            )
+        require_kept("recordings", self.days, self.megabytes)
 
     @property
     def text(self) -> str:
@@ -127,7 +124,7 @@ class Recordings:
             deleted, freed_bytes = deleted + 1, freed_bytes + one.size_bytes
         if deleted:
             _log.info(
-                "%s/: deleted %d recordings, %.0f MB: %s", self.path, deleted, freed_bytes / 1e6, self.limits.text
+                "%s/: recordings deleted: %d, %.0f MB: %s", self.path, deleted, freed_bytes / 1e6, self.limits.text
             )
 
     @contextmanager

@@ -12,7 +12,7 @@ import msgspec
 from edgeface.data.settings import Data
 from edgeface.errors import OptionError, TrainingError
 from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
-from edgeface.toml_reasons import reason, with_zero
+from edgeface.toml_reasons import reason, require_no_zero
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -153,9 +153,7 @@ def _settings(
 ) -> Settings:
     for override in overrides:
         _apply(content, override)
-    zero = with_zero(content)
-    if zero is not None:
-        raise OptionError(f"{where}: {zero!r} has a zero character, which no path and no name may have")
+    require_no_zero(content, where)
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:

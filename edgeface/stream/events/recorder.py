@@ -14,15 +14,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeface.errors import OptionError, OutputError
+from edgeface.errors import OutputError
 from edgeface.stream.best_shot import BestShots
 from edgeface.stream.events.store import Event, EventStore
+from edgeface.stream.keeping import require_kept
 from edgeface.stream.results import Result
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sinks.queued import CallQueue
 from edgeface.stream.track_history import TrackHistories, TrackHistory
 
-DEFAULT_DAYS, DEFAULT_MB = 30.0, 1000.0
 # How often a track that goes on is brought up to date, so that a pulled plug loses no more.
 _UPDATE_NS = 10_000_000_000
 _CAPACITY = 1024
@@ -43,16 +43,13 @@ class EventOptions:
     Raises OptionError for limits that keep nothing."""
 
     folder: Path
-    days: float = DEFAULT_DAYS
-    megabytes: float = DEFAULT_MB
+    days: float = 30.0
+    megabytes: float = 1_000.0
     shots: bool = True
     attributes: bool = False
 
     def __post_init__(self) -> None:
-        if not self.days > 0 or not self.megabytes >= 1:
-            raise OptionError(
-                f"events of {self.days:g} days in {self.megabytes:g} MB cannot be kept: choose more than 0 days, 1 MB"
-            )
+        require_kept("events", self.days, self.megabytes)
 
 
 @dataclass(frozen=True)
