@@ -12,8 +12,8 @@ class Place(msgspec.Struct, frozen=True):
 
     Jobs on bundles have the stages "preprocessing", "network", the first stage's net, "pose", "regions" and "crops",
     the nets on faces, and "decoding", all that is neither; ``part`` is a kernel's or a layer's name within the stage,
-    ``kind`` and ``detail`` say more of a layer: "Convolution", "3x3 / 2, 3 to 24". A
-    stage that was entered several times has as many regions.
+    ``kind`` and ``detail`` say more of a layer: "Convolution", "3x3 / 2, 3 to 24". A stage that was entered several
+    times has as many regions.
     """
 
     job: int

@@ -53,9 +53,9 @@ def align(picture: Picture, landmarks: NDArray[np.floating], *, size_px: int = S
 
     ``landmarks`` (N, 5, 2) are those of ``Faces``: left eye, right eye, nose, left and right mouth corner as seen, x y
     in pixels of the picture, whose first pixel reaches from 0 to 1; of 68 points (N, 68, 2) these five are taken
-    (``edgeface.landmarks.five_of_68``). ``size_px`` scales the template. Raises InputError
-    for another picture and for landmarks that are not finite, all in one place or of a face of no sensible size, and
-    OptionError for a size that cannot work.
+    (``edgeface.landmarks.five_of_68``). ``size_px`` scales the template. Raises InputError for another picture and for
+    landmarks that are not finite, all in one place or of a face of no sensible size, and OptionError for a size that
+    cannot work.
     """
     frame, maps = _prepared(picture, landmarks, size_px)
     kernels = library()

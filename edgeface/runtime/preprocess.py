@@ -84,9 +84,8 @@ def letterbox(picture: Picture, size: int | tuple[int, int], multiple: int) -> L
     """Fit a picture, a Frame or uint8 (H, W, 3) BGR, into a frame, top-left, by the specification at the top.
 
     ``size`` is the longest side in pixels (the picture is reduced to it, or enlarged, at most twofold) or a fixed
-    (width, height);
-    ``multiple`` divides both sides of the result. The result's pixels are a new array. Raises InputError when the
-    picture is not uint8 (H, W, 3) nor a Frame, and OptionError when a size is below 1.
+    (width, height); ``multiple`` divides both sides of the result. The result's pixels are a new array. Raises
+    InputError when the picture is not uint8 (H, W, 3) nor a Frame, and OptionError when a size is below 1.
     """
     frame, plan = _planned(picture, size, multiple)
     pixels = _fitted(frame, plan, "pixels", None, Normal())
