@@ -9,10 +9,14 @@ seconds of a processor (or 300 in all, so that a busy machine is not blamed on t
 any other exception. Prints a count of each a kind, and exits with 1 when something was wrong; ``--keep DIR`` keeps what
 was. An item is repeated by its kind, number and seed. ``--record FILE`` takes one JSON line an item, and what is in it
 already is not attempted again.
+
+A bundle's trial is a process that is forked, with all of its modules there; of one in 20 it is a Python that starts for
+it, as users have it, and takes most of the item's time.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,6 +24,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +42,8 @@ import numpy as np
 from damage import BUNDLES, DAMAGES
 
 import edgeface.runtime.loading
+import edgeface.runtime.trial
+import edgeface.runtime.trial_child
 from edgeface.errors import EdgefaceError
 from edgeface.file_kinds import file_kind
 from edgeface.images import read_image
@@ -45,6 +52,8 @@ from edgeface.videos import Video
 LIMIT_S = 10.0
 WAIT_LIMIT_S = 300.0
 LIMIT_BYTES = 1 << 30
+# Of bundles, one in so many is tried in a Python of its own.
+STARTED = 20
 WRONG = ("signal", "hang", "memory", "traceback")
 _VERDICTS = ("works", "refused", *WRONG)
 _REFUSED, _TRACEBACK = 3, 4
@@ -75,6 +84,35 @@ def use_bundle(path: Path) -> None:
         detector(picture)
 
 
+def use_bundle_forked(path: Path) -> None:
+    """The same, but that the process of the trial is forked from this one."""
+    edgeface.runtime.trial.run_in_child = _forked_trial
+    use_bundle(path)
+
+
+def _forked_trial(directory: Path, described: bytes, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    """As ``trial.run_in_child``."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+        given.write(described)
+        given.seek(0)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.dup2(given.fileno(), 0)
+                os.dup2(said.fileno(), 1)
+                sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+                edgeface.runtime.trial_child.main(str(directory))
+                code = 0
+            finally:
+                os._exit(code)
+        status = _status(child, timeout_s)
+        if status is None:
+            raise subprocess.TimeoutExpired("trial", timeout_s)
+        said.seek(0)
+        return subprocess.CompletedProcess([], os.waitstatus_to_exitcode(status[0]), said.read())
+
+
 def use_picture(path: Path) -> None:
     """Read it."""
     read_image(path)
@@ -97,11 +135,12 @@ def use_stream(path: Path) -> None:
 
 
 USES: dict[str, Callable[[Path], None]] = {
-    **{f"bundle-{what}": use_bundle for what in BUNDLES},
+    **{f"bundle-{what}": use_bundle_forked for what in BUNDLES},
     "picture": use_picture,
     "checkpoint": use_checkpoint,
     "stream": use_stream,
 }
+_STARTED_USES = {f"bundle-{what}": use_bundle for what in BUNDLES}
 
 
 def attempt(kind: str, number: int, seed: int, keep: Path | None = None) -> Outcome:
@@ -109,7 +148,8 @@ def attempt(kind: str, number: int, seed: int, keep: Path | None = None) -> Outc
     folder = Path(tempfile.mkdtemp(prefix="edgeface-attack-"))
     try:
         path = DAMAGES[kind](random.Random(f"{seed} {kind} {number}"), folder)
-        outcome = _judged(USES[kind], path, folder / "said")
+        use = USES[kind] if number % STARTED else _STARTED_USES.get(kind, USES[kind])
+        outcome = _judged(use, path, folder / "said")
         if outcome.verdict in WRONG and keep is not None:
             kept = keep / f"{kind}-{number}"
             shutil.copytree(folder, kept, dirs_exist_ok=True)
@@ -123,18 +163,26 @@ def _numbered(kind: str, seed: int, keep: Path | None, number: int) -> Outcome:
 
 
 def _judged(use: Callable[[Path], None], path: Path, said: Path) -> Outcome:
-    began_s = time.monotonic()
     child = os.fork()
     if child == 0:
         _child(use, path, said)
-    while time.monotonic() < began_s + WAIT_LIMIT_S:
+    ended = _status(child, WAIT_LIMIT_S)
+    if ended is None:
+        return Outcome("hang", f"not done within {WAIT_LIMIT_S:g} s", WAIT_LIMIT_S, 0)
+    return _verdict(*ended, said)
+
+
+def _status(child: int, timeout_s: float) -> tuple[int, resource.struct_rusage] | None:
+    """How a child ended and what it used; None where it was not done in time, and is killed."""
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + timeout_s:
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
-            return _verdict(status, usage, said)
+            return status, usage
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
-    _, _, usage = os.wait4(child, 0)
-    return Outcome("hang", f"not done within {WAIT_LIMIT_S:g} s", WAIT_LIMIT_S, usage.ru_maxrss * 1024)
+    os.wait4(child, 0)
+    return None
 
 
 def _verdict(status: int, usage: resource.struct_rusage, said: Path) -> Outcome:
@@ -258,6 +306,10 @@ def main(
         import torch
 
         torch.set_num_threads(1)
+    if bundles:
+        # Once, and not in every item's process.
+        for module in ("ncnn", "ai_edge_litert.interpreter"):
+            importlib.import_module(module)
     cv2.setNumThreads(1)
     os.environ["OPENCV_LOG_LEVEL"], os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "SILENT", "-8"
     with tempfile.TemporaryDirectory() as cache:

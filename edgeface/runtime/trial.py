@@ -74,12 +74,8 @@ def _key(bundle: Bundle) -> str:
 def _try(directory: Path, bundle: Bundle) -> None:
     if not sys.executable or getattr(sys, "frozen", False):
         return      # an application that holds its own Python has none to start
-    code = _CHILD.format(path=sys.path, directory=str(directory))
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], input=msgspec.json.encode(bundle), stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, timeout=_TIMEOUT_S, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        done = run_in_child(directory, msgspec.json.encode(bundle), _TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise EngineError(f"{directory}: its nets were not done within {_TIMEOUT_S:g} s: {_ADVICE}") from None
     except OSError as error:
@@ -92,6 +88,18 @@ def _try(directory: Path, bundle: Bundle) -> None:
         name = signal.Signals(-done.returncode).name
         raise EngineError(f"{directory}: its nets end the process that runs them ({name}): {_ADVICE}")
     _raise_reported(directory, done.stdout, done.returncode)
+
+
+def run_in_child(directory: Path, described: bytes, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    """``trial_child`` in a Python that starts for it, and what it said on standard output.
+
+    Raises subprocess.TimeoutExpired and OSError.
+    """
+    return subprocess.run(
+        [sys.executable, "-c", _CHILD.format(path=sys.path, directory=str(directory))], input=described,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout_s, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def _raise_reported(directory: Path, output: bytes, exit_code: int) -> None:
