@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeface.atomic import refused
+from edgeface.children import woken_with_parent
 from edgeface.errors import OutputError
 from edgeface.opencv_files import folder_name
 
@@ -173,11 +174,13 @@ class _Ffmpeg:
                 stack.callback(os.close, target)
                 # A session of its own: the terminal's Ctrl-C is ours, and the frames up to there are to be kept.
                 self._process = subprocess.Popen(
-                    [*command, f"file:/proc/self/fd/{target}"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                    stderr=self._notes, bufsize=0, start_new_session=True, pass_fds=(target,),
+                    woken_with_parent([*command, f"file:/proc/self/fd/{target}"]), stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL, stderr=self._notes, bufsize=0, start_new_session=True,
+                    pass_fds=(target,),
                 )
-            except OSError as error:
-                raise OutputError(f"{plan.shown}: {program} does not start: {error.strerror or error}") from None
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise OutputError(f"{plan.shown}: {program} does not start: {reason}") from None
             os.close(target)
             stack.pop_all()
         assert self._process.stdin is not None

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import stream_fakes  # noqa: F401  # registers its sources
+from edgeface.children import PYTHON_VARIABLE
 from edgeface.errors import InputError, OptionError, SourceError
 from edgeface.stream import supervision
-from edgeface.stream.process import PYTHON_VARIABLE, CaptureProcess
+from edgeface.stream.process import CaptureProcess
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sources import SourceSpec
 from edgeface.stream.supervision import Deadlines, Supervisor
@@ -300,11 +301,16 @@ def test_a_source_is_not_orphaned_when_its_supervisor_is_killed() -> None:
     wait_for(lambda: not Path("/proc", str(capture)).exists())
 
 
-def test_an_interpreter_that_cannot_be_started_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PYTHON_VARIABLE, "/no/such/python")
+@pytest.mark.parametrize(
+    ("command", "why"), [("/no/such/python", "No such file"), ("python '", "No closing quotation")]
+)
+def test_an_interpreter_that_cannot_be_started_is_named(
+    monkeypatch: pytest.MonkeyPatch, command: str, why: str
+) -> None:
+    monkeypatch.setenv(PYTHON_VARIABLE, command)
     with (
         Supervisor(SourceSpec(kind="counting", address=""), Deadlines(give_up_s=0.5)) as supervisor,
-        pytest.raises(SourceError, match=f"cannot be started: No such file.*{PYTHON_VARIABLE}"),
+        pytest.raises(SourceError, match=f"cannot be started: {why}.*{PYTHON_VARIABLE}"),
     ):
         supervisor.newest(LONG_S)
 

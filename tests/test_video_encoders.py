@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -169,6 +170,54 @@ def test_a_recording_that_is_cut_off_plays_and_gets_a_name(here: Path, caplog: p
     assert cut_off.startswith("out-20")
     assert f"{cut_off}: is what an earlier run recorded until it was cut off" in caplog.text
     assert len(frames_of(Path(cut_off))) >= 20
+
+
+def test_an_encoder_that_is_stopped_ends_with_a_process_that_is_killed(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path_factory.mktemp("bin"), monkeypatch, "exec cat > /dev/null")
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from test_video_encoders import LOSSLESS, grey, open_sink, result, shot\n"
+        "sink = open_sink('video', 'out.mp4', LOSSLESS)\n"
+        "sink.put(shot(grey(0), 0), result([])); print(flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        encoder = _running(running.pid, "cat")
+        os.kill(encoder, signal.SIGSTOP)
+        running.kill()
+    try:
+        deadline = time.monotonic() + 10
+        while _name_of(encoder) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert _name_of(encoder) == ""
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(encoder, signal.SIGKILL)
+
+
+def _running(parent: int, name: str) -> int:
+    """The child of a process that has become the program of this name."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for line in Path(f"/proc/{parent}/task").glob("*/children"):
+            for child in map(int, line.read_text().split()):
+                if _name_of(child) == name:
+                    return child
+        time.sleep(0.02)
+    raise AssertionError(f"no {name}")
+
+
+def _name_of(process: int) -> str:
+    """The name of what it runs; empty where it is gone, or waits for nobody to ask how it ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return ""
+    return "" if "\nState:\tZ" in status else status.split()[1]
 
 
 def grey(number: int, size: tuple[int, int] = (160, 128)) -> NDArray[np.uint8]:

@@ -6,7 +6,6 @@ by ``process.py`` with a socket and the memory of the slots, and ends when the o
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import logging
 import os
@@ -20,6 +19,7 @@ from contextlib import suppress
 
 import msgspec
 
+from edgeface.children import end_with_parent
 from edgeface.errors import EdgefaceError, SourceError
 from edgeface.stream.sources import Grab, Opener, Source, source
 from edgeface.stream.sources.orientation import oriented
@@ -47,7 +47,6 @@ from edgeface.stream.wire import (
 # A source that does not come back from its last call is left to the system.
 CLOSE_S = 0.5
 _STDERR = 2
-_PR_SET_PDEATHSIG = 1
 _MOST_STDERR_BYTES = 1 << 20
 
 
@@ -206,16 +205,9 @@ def _forget_old_notes() -> None:
         os.lseek(_STDERR, 0, os.SEEK_SET)
 
 
-def _end_with_parent() -> None:
-    """Have the system kill this process with the thread that started it: one that is stopped, or hangs in a driver,
-    does not notice otherwise when its supervisor was killed."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def main(descriptors: Sequence[int]) -> None:
     """Run on the inherited descriptors: the socket, the counter's memory, the slots' memory."""
-    _end_with_parent()
+    end_with_parent()
     # Ctrl-C reaches every process of a terminal; this one ends when its supervisor says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection, counter, *slots = descriptors

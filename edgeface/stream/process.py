@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from edgeface.addresses import redacted_text
+from edgeface.children import PYTHON_VARIABLE, python_command
 from edgeface.errors import SourceError
 from edgeface.stream.shots import Shot, Status
 from edgeface.stream.sources import SourceSpec, source
@@ -32,8 +32,6 @@ from edgeface.stream.wire import (
     received,
 )
 
-# The command that runs Python where sys.executable is none, as in a program that embeds it or under an emulator.
-PYTHON_VARIABLE = "EDGEFACE_PYTHON"
 CLOSE_S = 0.7
 _KILL_S = 1.0
 # Where standard streams are closed, their numbers are free for anything; a child has other things there.
@@ -61,17 +59,17 @@ class CaptureProcess:
             self._counter = Counter(counter)
             self._slots = [Slot(descriptor) for descriptor in slots]
             given = (theirs.fileno(), counter, *slots)
-            command = shlex.split(os.environ.get(PYTHON_VARIABLE, "")) or [sys.executable]
             self._process = subprocess.Popen(
-                [*command, "-c", _START, ",".join(map(str, given)), *sys.path],
+                [*(python_command() or [sys.executable]), "-c", _START, ",".join(map(str, given)), *sys.path],
                 stdin=subprocess.DEVNULL, stdout=self._notes, stderr=self._notes, pass_fds=given,
                 # Out of reach of the terminal's Ctrl-C, which is for the supervisor alone.
                 start_new_session=True,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._release()
+            reason = getattr(error, "strerror", None) or error
             raise SourceError(
-                f"{spec.shown}: the capture process cannot be started: {error.strerror or error}: "
+                f"{spec.shown}: the capture process cannot be started: {reason}: "
                 f"set {PYTHON_VARIABLE} to the command that runs this Python"
             ) from None
         finally:
