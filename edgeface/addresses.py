@@ -10,15 +10,14 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TypeGuard
 from urllib.parse import unquote, unquote_plus
+
+from edgeface.random_keys import looks_drawn
 
 HIDDEN = "***"
 # Of a secret that is looked for in other parts of an address and in other texts.
 _SHORTEST = 4
-# Of a run of letters and digits: of what people name things by, few are as long and change between the two as often.
-_LONG = 16
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # One in a text, where a space or a quotation mark ends it.
@@ -33,16 +32,17 @@ _PLAIN_NAMES = re.compile(
 )
 _PLAIN_VALUE = re.compile(r"\d{1,2}(\.\w{1,5})?")
 _SECRET_NAME = re.compile(
-    r"pass(?:word|wd|wort|code|phrase)?|pwd?|psw|token|secret|api_?key|credentials?|auth|signature|session|pin|key|sid"
-    r"|sig", re.IGNORECASE,
+    r"pass(?:word|wd|wort|code|phrase)?|pwd?|psw|token|secret|(?:api|stream|access)[_-]?(?:key|token|code)|credentials?"
+    r"|auth|signature|session|pin|key|sid|sig|web[_-]?hooks?|bearer|jwt", re.IGNORECASE,
 )
 _USER_NAME = re.compile(r"(?:log[io]n)?_?(?:user?|usr|user_?name|u|login|account)", re.IGNORECASE)
 _SECRET_PREFIX = re.compile(
     r"((?:pass(?:word|wd|wort)|pwd|psw|token|secret|api_?key|credentials?)[_-])([^/&;,_]+)", re.IGNORECASE
 )
 _PAIR = re.compile(r"([^/&;,=]+?)=([^/&;,]*?)(?=[&;,]|_[A-Za-z]\w*?=|$)")
-_LOGIN = re.compile(r"([^/:]+):([^/]{4,})")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+# Not the kinds of files that streaming servers take there, and not a time.
+_LOGIN = re.compile(r"^(?!(?:mp[34]|flv|smil|ndvr|amf|raw):)([^/:]*[A-Za-z][^/:]*):(?!\d\d(?!\w))([^/]+)")
+_NAME_PASSWORD = re.compile(r"([^.]+\.)([^.]+)(\.mp2)")
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _secrets(rest: str) -> Iterator[str]:
         is_plain = is_number or _PLAIN_NAMES.fullmatch(key) or _USER_NAME.fullmatch(key)
         if equals and not is_plain and value != name:
             found.append(value)
-        elif not equals and (any(c.isdigit() for c in key) or _looks_random(key)):
+        elif not equals and (any(c.isdigit() for c in key) or looks_drawn(key)):
             found.append(key)
     for secret in filter(None, found):
         yield secret
@@ -224,7 +224,9 @@ def _shown_segment(segment: str, known: list[str]) -> str:
         segment = _PAIR.sub(_shown_pair, segment)
     segment = _SECRET_PREFIX.sub(rf"\g<1>{HIDDEN}", segment)
     segment = _LOGIN.sub(rf"\g<1>:{HIDDEN}", segment)
-    return HIDDEN if _looks_random(segment) else segment
+    if name_password := _NAME_PASSWORD.fullmatch(segment):
+        segment = name_password[1] + HIDDEN + name_password[3]
+    return HIDDEN if looks_drawn(segment) else segment
 
 
 def _shown_pair(pair: re.Match[str]) -> str:
@@ -233,25 +235,3 @@ def _shown_pair(pair: re.Match[str]) -> str:
         return f"{name}={HIDDEN if value else ''}"
     bare = name.lstrip("_?")
     return pair.group() if _PLAIN_NAMES.fullmatch(bare) or _PLAIN_VALUE.fullmatch(value) else f"{name}={HIDDEN}"
-
-
-def _looks_random(segment: str) -> bool:
-    """Whether a part of a path is a key that somebody drew and no word: capitals, small letters and digits in turn."""
-    if _UUID.search(segment):
-        return True
-    for run in re.split(r"[^0-9A-Za-z]+", segment):
-        letters = sum(c.isalpha() for c in run)
-        if len(run) >= _LONG and (not letters or len(re.findall("[0-9]+", run)) >= 3):
-            return True
-        if len(run) >= 12 and re.fullmatch("[0-9a-fA-F]+", run) and letters >= 2 and len(run) - letters >= 2:
-            return True
-    runs = [run for run in re.split(r"[._~=-]+", segment) if run.isalnum()]
-    length = sum(map(len, runs))
-    changes = sum(_changes(run) for run in runs)
-    return length >= 12 and changes / length >= (0.28 if length >= _LONG else 0.35)
-
-
-def _changes(run: str) -> int:
-    """How often the kind of character changes, but for a capital that begins a word."""
-    kinds = "".join("d" if c.isdigit() else "u" if c.isupper() else "l" for c in run)
-    return sum(a != b for a, b in pairwise(kinds)) - len(re.findall("(?:^|[ld])(?=ul)", kinds))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_letters, ascii_lowercase, digits, hexdigits
 from urllib.parse import quote
 
 import pytest
@@ -56,6 +58,44 @@ KEYS = [
     ("http://cam/YWRtaW46aHVudGVyMg==", "http://cam/***"),
     ("rtmp://cam/app/bm6r8owxe4mx2ela", "rtmp://cam/app/***"),
     ("https://cam/RrDwSpl2xUMZHTqk/live", "https://cam/***/live"),
+    ("rtmp://a.rtmp.youtube.com/live2/mkqz-wvtb-xrpd-jhgn-cfsl", "rtmp://a.rtmp.youtube.com/live2/***"),
+    ("rtmp://a.rtmp.youtube.com/live2/x3f9-k2ud-7h4m-p0qz-1r8s", "rtmp://a.rtmp.youtube.com/live2/***"),
+    ("rtmp://live.twitch.tv/app/live_123456789_AbCdEf0123GhIjKlMnOpQr", "rtmp://live.twitch.tv/app/***"),
+    ("rtmps://live-api-s.facebook.com:443/rtmp/FB-1234567890-0-AbwXyZ", "rtmps://live-api-s.facebook.com:443/rtmp/***"),
+    ("rtmp://live.restream.io/live/re_1234567_abcdef0123456789", "rtmp://live.restream.io/live/***"),
+    ("http://nvr:8080/hEFRwJCnRYsVbT9x/mjpeg/2Df5hBE/cam1", "http://nvr:8080/***/mjpeg/***/cam1"),
+    ("rtsps://stream-ue1.dropcam.com:443/sdm_live_stream/CiUA2vuxr_zoChpekrBmo?auth=x",
+     "rtsps://stream-ue1.dropcam.com:443/sdm_live_stream/***"),
+    ("https://hooks.slack.com/services/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",
+     "https://hooks.slack.com/services/***/***/***"),
+    ("https://discord.com/api/webhooks/123456789012345678/sadfkjh32kjsdhf-KJH", "https://discord.com/api/webhooks/***/***"),
+    ("https://api.telegram.org/bot123456:ABC-DEF1234ghIkl/sendMessage", "https://api.telegram.org/bot123456:***/sendMessage"),
+    ("http://ha:8123/api/webhook/my-door", "http://ha:8123/api/webhook/***"),
+    ("https://maker.ifttt.com/trigger/face/with/key/hunter2", "https://maker.ifttt.com/trigger/face/with/key/***"),
+    ("http://cam/eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N/live", "http://cam/***/live"),
+    ("http://cam/MFRGGZDFMZTWQ2LK", "http://cam/***"),
+    ("rtsp://cam/live/qzvkxwjtbnmr", "rtsp://cam/live/***"),
+    ("rtsp://cam/live/a1b2c3d4", "rtsp://cam/live/***"),
+    ("rtsp://cam/live/k3y9x2", "rtsp://cam/live/***"),
+    ("rtsp://cam/live-x7k2m9qp/main", "rtsp://cam/***/main"),
+    ("rtsp://cam/5.hunter2.mp2", "rtsp://cam/5.***.mp2"),
+    ("rtsp://cam/0/admin:pwd/main", "rtsp://cam/0/admin:***/main"),
+]
+# What cameras' manuals and streaming servers have there, with what people name a stream or a recording.
+PATHS = [
+    "Streaming/Channels/101", "ISAPI/Streaming/channels/102/picture", "h264/ch1/main/av_stream", "cam/realmonitor",
+    "live/ch00_0", "live/ch0", "onvif1", "onvif-media/media.amp", "axis-cgi/mjpg/video.cgi", "videoMain", "11", "12",
+    "live.sdp", "h264Preview_01_main", "h265Preview_01_sub", "unicast/c12/s1/live", "profile2/media.smp",
+    "MediaInput/h264/stream_1", "mpeg4/1/media.amp", "rtsp_tunnel", "video1+audio1", "ucast/11", "tcp/av0_0",
+    "ipcam_mjpeg.sdp", "nphMotionJpeg", "nphMpeg4/g726-640x480", "oneshotimage1", "Jpeg/CamImg.jpg",
+    "mjpg/1/video.mjpg", "tmpfs/auto.jpg", "cgi-bin/hi3510/snap.cgi", "defaultSecondary", "ch0_unicast_firststream",
+    "ch01.264", "rtph2641080p", "LowResolutionVideo", "trackID=1", "0/1:1/main", "StdCh1", "wfov", "stream.m3u8",
+    "access_code", "access_name_for_stream_1_to_5", "AVStream1_1", "gnz_media/main", "videoinput_1/h264_1/media.stm",
+    "udp/unicast/aiphone_H264", "api/camera_proxy/camera.garage_hd", "cgi-bin/nph-zms", "LiveApp", "WebRTCAppEE",
+    "vod/mp4:sample.mp4", "go2rtc", "esp32-cam", "wyze-cam-v3", "ov2640", "picam-hq-imx477", "UVC-G4-Pro",
+    "cam2b-4k-hd", "b1-f2-cam3", "schlafzimmerfenster", "treppenhaus", "cocina", "stairs-b2-east",
+    "cam_garage_720p_15fps", "ipcam/h264_1080p_30fps_main", "VID_20241130_101500.mp4", "2024-11-30T10:15:00.mp4",
+    "front-door-2024-11-30T10-15-00.mp4", "IMG_1234.jpg", "clip0001.mp4",
 ]
 WITHOUT = [
     "rtsp://cam/Streaming/Channels/101", "rtsp://cam:554/cam/realmonitor", "rtsp://cam/h264Preview_01_main",
@@ -74,7 +114,7 @@ def test_what_lets_others_in_is_hidden_and_nothing_else(address: str, shown: str
     assert has_secret(f"--source={address}") or "://" not in address
 
 
-@pytest.mark.parametrize("address", WITHOUT)
+@pytest.mark.parametrize("address", WITHOUT + [f"rtsp://cam/{path}" for path in PATHS])
 def test_an_address_without_secrets_stays_as_it_is(address: str) -> None:
     assert redacted(address) == address
     assert not has_secret(address)
@@ -86,6 +126,16 @@ def test_an_address_without_secrets_stays_as_it_is(address: str) -> None:
 ])
 def test_a_name_or_a_setting_is_no_secret(address: str) -> None:
     assert not has_secret(address)
+
+
+@pytest.mark.parametrize(("signs", "length", "least"), [
+    (ascii_lowercase, 16, 0.95), (ascii_lowercase + digits, 8, 0.8), (ascii_lowercase + digits, 16, 0.99),
+    (ascii_letters + digits, 12, 0.95), (ascii_letters + digits + "-_", 24, 0.99), (hexdigits[:16], 32, 1.0),
+])
+def test_drawn_keys_are_hidden(signs: str, length: int, least: float) -> None:
+    rng = random.Random(length)
+    drawn = ("".join(rng.choices(signs, k=length)) for _ in range(500))
+    assert sum(redacted(f"rtsp://cam/live/{key}") == "rtsp://cam/live/***" for key in drawn) >= 500 * least
 
 
 words = st.text("abcdefgh", min_size=1, max_size=8)
