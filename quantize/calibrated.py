@@ -20,6 +20,7 @@ from edgeface.models.quantised import quantised
 from edgeface.wording import counted
 
 from .calibration import Passes, calibrate, observe
+from .equalising import equalise
 from .inputs import calibration_inputs
 
 PICTURES = 64
@@ -51,7 +52,8 @@ def calibrated(
     pictures: int = PICTURES,
     progress: Passes = lambda items, _label, _total: items,
 ) -> Calibrated:
-    """Fold, quantise and calibrate a float checkpoint by the method ``how`` on ``pictures`` training pictures.
+    """Fold, quantise and calibrate a float checkpoint by the method ``how`` on ``pictures`` training pictures, its
+    channels equalised before.
 
     What its parts see of these, ``calibration_inputs`` says: whole pictures, or the windows that earlier nets pass.
     The log warns of fewer than 20 pictures, once they have been calibrated on.
@@ -68,6 +70,7 @@ def calibrated(
     kept = keep_in_float(net, keep_float)
     set_mode(net.eval(), "float")
     inputs = calibration_inputs(net, data, pictures, progress)
+    equalise(net, inputs, partial(family_of(net).run, net))
     seen = calibrated_on(net, inputs, how, progress)
     # Not before, so that an error is the one line that is said.
     if len(inputs) < _FEW:

@@ -6,6 +6,7 @@ int8 layer clips at its scale anyway, and engines make ReLU a part of every conv
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from torch import Tensor, nn
@@ -103,12 +104,23 @@ class FoldedInvertedResidual(nn.Module):
         self.depthwise_out, self.project_out = Point(), Point()
         self.sum_out = Point() if block.adds else None
 
+    @property
+    def adds(self) -> bool:
+        """Whether its input is a part of what it gives."""
+        return self.sum_out is not None
+
     def forward(self, signal: Signal) -> Signal:
         inner = signal
         if self.expand is not None and self.expand_out is not None:
             inner = self.expand_out(self.expand(signal))
         out: Signal = self.project_out(self.project(self.depthwise_out(self.depthwise(inner))))
         return out if self.sum_out is None else self.sum_out.sum(signal, out)
+
+    def pairs(self) -> Iterator[tuple[FoldedConv, FoldedConv]]:
+        """Layers of which the second alone reads what the first gives, in their order."""
+        if self.expand is not None:
+            yield self.expand, self.depthwise
+        yield self.depthwise, self.project
 
 
 class FoldedMobileNetV2(nn.Module):
@@ -131,6 +143,17 @@ class FoldedMobileNetV2(nn.Module):
             if number in self.ends:
                 maps.append(signal)
         return maps
+
+    def pairs(self) -> Iterator[tuple[FoldedConv, FoldedConv]]:
+        """As those of its blocks, and of the stem."""
+        first, *_ = self.blocks
+        assert isinstance(first, FoldedInvertedResidual)
+        # Nothing is expanded in the first block; where that adds what it reads, others than its layer read the stem's.
+        if not first.adds:
+            yield self.stem, first.depthwise
+        for block in self.blocks:
+            assert isinstance(block, FoldedInvertedResidual)
+            yield from block.pairs()
 
 
 @deploy.register
