@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeface.errors import TrainingError
+from edgeface.errors import OptionError, TrainingError
 from edgeface.training.batches import RandomRows
 from edgeface.training.config import Optimiser
 from edgeface.training.freezing import Trained
@@ -20,6 +20,7 @@ from edgeface.training.probes import PlainProbe
 from edgeface.training.state import RunDirectory
 
 SAMPLES = torch.linspace(-1, 1, 8)[:, None]
+OPTIMISER = Optimiser(learning_rate=0.05, warmup_steps=1)
 
 
 class Doubles(Objective[Tensor]):
@@ -30,11 +31,12 @@ class Doubles(Objective[Tensor]):
 
 
 def trainer(
-    folder: Path, steps: int = 60, figures: PlainProbe | None = None, patterns: tuple[str, ...] = ("*",)
+    folder: Path, steps: int = 60, figures: PlainProbe | None = None, patterns: tuple[str, ...] = ("*",),
+    optimiser: Optimiser = OPTIMISER,
 ) -> Trainer[Tensor]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-    schedule = Schedule(steps, 0.0, 5.0, 10, Optimiser(learning_rate=0.05, warmup_steps=1), "doubles.")
+    schedule = Schedule(steps, 0.0, 5.0, 10, optimiser, "doubles.")
     run = Trainer(
         Doubles(net), RandomRows(8, 0, 4, 1, lambda rows: SAMPLES[rows]), schedule, RunDirectory(folder),
         probe=figures, patterns=patterns,
@@ -115,3 +117,17 @@ def test_a_loss_that_is_no_number_says_what_to_lower(tmp_path: Path) -> None:
         next(run.net.parameters()).fill_(math.nan)
     with pytest.raises(TrainingError, match=r"the loss is nan at step 0: lower doubles\.optimiser\.learning_rate"):
         run.run()
+
+
+def test_a_run_goes_on_with_its_own_optimiser_alone(tmp_path: Path) -> None:
+    trainer(tmp_path, 2).run()
+    for changed in ({"optimiser": Optimiser("sgd")}, {"patterns": ("*", "!1", "!1.*")}):
+        with pytest.raises(TrainingError, match=r"another doubles\.optimiser\.name, or with other parts .* frozen"):
+            trainer(tmp_path, 4, **changed)
+    assert trainer(tmp_path, 4).progress.step == 2
+
+
+@pytest.mark.parametrize(("steps", "every", "reason"), [(0, 10, "doubles.steps"), (3, 0, "doubles.dev_every_steps")])
+def test_a_run_has_a_step(steps: int, every: int, reason: str) -> None:
+    with pytest.raises(OptionError, match=f"^{reason} must be 1 or more, not 0$"):
+        Schedule(steps, 0.0, 5.0, every, OPTIMISER, "doubles.")

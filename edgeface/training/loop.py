@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgeface.errors import TrainingError
+from edgeface.errors import OptionError, TrainingError
 from edgeface.training.batches import BatchSource
 from edgeface.training.checkpoints import Checkpoints
 from edgeface.training.config import Optimiser
@@ -45,7 +45,7 @@ class Settings(Length, Protocol):
 @dataclass(frozen=True)
 class Schedule:
     """How long a network is trained, and how often it is looked at and saved; ``section`` is where the configuration
-    says it, such as ``keypoints.``, for what an error says."""
+    says it, such as ``keypoints.``, for what an error says. Raises OptionError for less than a step."""
 
     steps: int
     budget_minutes: float
@@ -53,6 +53,11 @@ class Schedule:
     dev_every_steps: int
     optimiser: Optimiser
     section: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "dev_every_steps"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{self.section}{name} must be 1 or more, not {getattr(self, name)}")
 
     @classmethod
     def of(cls, settings: Settings, section: str) -> Schedule:
@@ -85,9 +90,8 @@ class Trainer(Generic[BatchKind]):
 
     ``probe`` looks at the averaged weights, and the best are kept; without one the last weights are. ``checkpoints``
     writes them to files as well. With ``looks_first`` the weights that a new run begins with may be the best. ``about``
-    goes into the log. ``identity`` names the network in the state, where its
-    layers' shapes do not. ``began_s``: ``time.monotonic()`` when the run began to read its data, which counts as its
-    time.
+    goes into the log. ``identity`` names the network in the state, where its layers' shapes do not. ``began_s``:
+    ``time.monotonic()`` when the run began to read its data, which counts as its time.
     """
 
     def __init__(
@@ -117,7 +121,7 @@ class Trainer(Generic[BatchKind]):
         """Take up the state of an earlier run in the directory; False when there is none.
 
         A run that had ended is done, but goes on where its steps or minutes are others now. Raises TrainingError when
-        it was made with another network.
+        it was made with another network or optimiser.
         """
         state = self.directory.load_state()
         if state is None:
@@ -134,13 +138,24 @@ class Trainer(Generic[BatchKind]):
                 f"{self.directory.path}: holds a run of another network: choose another --out"
             ) from None
         self.average.updates = state["average_updates"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        self._load_optimiser(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         self.figures, self.dev, self._best = state["figures"], state["dev"], state["best"]
         self.done = state["done"] and state.get("length", self._length()) == self._length()
         self.source.load_state(state)
         return True
+
+    def _load_optimiser(self, state: dict[str, Any]) -> None:
+        own = self.optimiser.state_dict()
+        kinds = [[("betas" in group, len(group["params"])) for group in each["param_groups"]] for each in (state, own)]
+        if kinds[0] != kinds[1]:
+            section = self.schedule.section
+            raise TrainingError(
+                f"{self.directory.path}: holds a run with another {section}optimiser.name, or with other parts of the "
+                "network frozen: set them as they were, or choose another --out"
+            )
+        self.optimiser.load_state_dict(state)
 
     def _length(self) -> list[float]:
         return [self.schedule.steps, self.schedule.budget_minutes]
