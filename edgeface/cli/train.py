@@ -42,9 +42,17 @@ def command(
     edgeface train mos_s --data mydata --out runs/mos_s run.budget_minutes=120
     torchrun --nproc-per-node 4 -m edgeface train mos_s --data data --out runs/mos_s
 
-    Starting the same command again goes on from the last saved state. Ctrl-C saves and stops. OUT gets the state to
-    resume from, MODEL.best.pt (for edgeface convert) and log.jsonl; of a dense detector MODEL.last.pt and curves.png as
-    well, of a cascade a folder for each of its nets.
+    Starting the same command again goes on from the last saved state. Ctrl-C saves and stops. OUT gets MODEL.best.pt
+    (for edgeface convert), the state to resume from, log.jsonl and curves.png, of a dense detector MODEL.last.pt as
+    well. A model that is trained in parts (maskface, tfn, mtcnn, tcnn) has state, log and curves in a folder a part,
+    such as OUT/keypoints/log.jsonl, and gets MODEL.best.pt when all have ended.
+
+    What parts keep in OUT is made of the parts before them. To train one longer, take a new OUT and start from the old
+    one's weights:
+
+    \b
+    edgeface train tfn --data data --out runs/longer --start-from runs/tfn/tfn.best.pt \\
+      'parts=["attributes"]' regions.steps=12000
     """
     require_torch("training")
     from edgeface.models import families
