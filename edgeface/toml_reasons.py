@@ -34,7 +34,8 @@ def reason(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
 
     ``error`` is what decoding to ``kind`` raised.
     """
-    what, _, path = str(error).partition(" - at `$")
+    # Of a table's keys msgspec says "at `key` in `$.table`".
+    what, _, path = str(error).replace(" - at `key` in `$", " - at `$").partition(" - at `$")
     place = path.rstrip("`").lstrip(".")
     path_of_keys = re.findall(r"\w+", re.sub(r"\[[^]]*\]", "", place))
     if what.startswith("Invalid enum value"):
@@ -87,5 +88,5 @@ def _inner(found: inspect.Type) -> inspect.Type:
 
 def _parts(found: inspect.Type) -> list[Any]:
     parts: list[Any] = list(getattr(found, "types", ()))
-    parts += [part for part in (getattr(found, "item_type", None), getattr(found, "value_type", None)) if part]
+    parts += [part for name in ("item_type", "key_type", "value_type") if (part := getattr(found, name, None))]
     return parts + list(getattr(found, "item_types", ()))

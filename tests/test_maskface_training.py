@@ -105,13 +105,15 @@ def test_the_head_alone_begins_with_a_trained_detector(data: Path, run: Path, tm
         (["loss.learn_weights=true"], "fixed weights"),
         (["keypoints.batches=3"], "has no key 'batches'. Did you mean 'batch'"),
         (["canvases=[{size_px=96, batch=2, share=1.0}]"], "multiple of 64"),
+        (["keypoints.steps=0"], "keypoints.steps: Expected `int` >= 1"),
+        (["keypoints.drawing.sets={nowhere=1.0}"], "has none of the sets nowhere: set keypoints.drawing.sets"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(data: Path, tmp_path: Path, overrides: list[str], reason: str) -> None:
     result = train(data, tmp_path / "run", *overrides)
     assert result.exit_code != 0
     assert reason in result.output
-    assert not (tmp_path / "run" / "maskface.best.pt").exists()
+    assert not (tmp_path / "run" / "detector" / "maskface.last.pt").exists()
 
 
 def test_faces_without_so_many_points_are_refused_with_what_to_set(data: Path, tmp_path: Path) -> None:

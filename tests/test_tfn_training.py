@@ -166,9 +166,10 @@ def test_one_net_is_trained_of_a_tfn_and_the_others_stay(data: Path, run: Path, 
     [
         (['parts=["attributes"]'], "--start-from is needed, a TFN or MaskFace that finds faces"),
         (["parts=[]"], "parts must be some of detector, joint, detection, landmarks and attributes"),
-        (["joint.faces_share=1.0"], "joint.faces_share is between 0 and 1"),
+        (["joint.faces_share=1.0"], "joint.faces_share: Expected `float` < 1"),
         (["joint.frozen=[\"layer9\"]"], "joint.frozen: the trunk mobilenetv2 has no layer9"),
-        (["joint.tasks={}"], "joint.tasks must give landmarks, attributes a share above 0"),
+        (["joint.tasks={}"], "joint.tasks must give landmarks or attributes a share above 0"),
+        (["joint.optimiser.learning_rate=1e30", 'parts=["joint"]'], "lower joint.optimiser.learning_rate and resume"),
         (["regions.batches=3"], "has no key 'batches'. Did you mean 'batch'"),
         (["options.channels=16"], "whose detector is not this network's"),
         (['regions.attributes.sets={faces=1.0}', 'parts=["attributes"]'], "none of the sets faces for attributes"),
@@ -182,6 +183,38 @@ def test_what_cannot_be_trained_is_refused(
     assert result.exit_code != 0
     assert reason in result.output
     assert not (tmp_path / "run" / "tfn.best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (["joint.tasks={landmarks=0.0, attributes=0}"], "joint.tasks must give landmarks or attributes a share"),
+        (["joint.tasks={mouths=1.0}"], "joint.tasks has no value 'mouths'. Its values are attributes, detection"),
+        (["joint.steps=0"], "joint.steps: Expected `int` >= 1"),
+        (['joint.frozen=["layer9"]'], "joint.frozen: the trunk mobilenetv2 has no layer9"),
+        (["options.variant=trmm", "joint.tasks={landmarks=1.0}"], "give each a share in joint.tasks"),
+        (["regions.attributes.sets={faces=1.0}"], "none of the sets faces for attributes"),
+        (["regions.proposals.sets={}"], "for detection: set regions.proposals.sets"),
+        (["regions.dev_every_steps=0"], "regions.dev_every_steps: Expected `int` >= 1"),
+    ],
+)
+def test_what_later_parts_cannot_do_is_said_before_the_first(
+    data: Path, tmp_path: Path, wrong: list[str], reason: str
+) -> None:
+    result = train(data, tmp_path / "run", *wrong)
+    assert result.exit_code != 0
+    assert reason in result.output
+    assert not (tmp_path / "run" / "detector").exists()
+
+
+def test_a_task_without_a_share_is_no_part_of_the_joint_stage(data: Path, start: Path, tmp_path: Path) -> None:
+    more = ("joint.tasks={landmarks=1.0, attributes=0}", "regions.attributes.sets={nowhere=1.0}")
+    result = train(data, tmp_path / "run", "--start-from", str(start), 'parts=["joint"]', *more)
+    assert result.exit_code == 0, result.output
+    log = [json.loads(line) for line in (tmp_path / "run" / "joint" / "log.jsonl").read_text().splitlines()]
+    assert "landmarks" in log[-1]["losses"]
+    assert "gender" not in log[-1]["losses"]
+    assert "gender_accuracy" not in load_checkpoint(tmp_path / "run" / "tfn.best.pt").metrics
 
 
 def test_faces_are_read_with_what_is_known_of_them(data: Path, tmp_path: Path) -> None:
@@ -206,6 +239,10 @@ def test_faces_are_read_with_what_is_known_of_them(data: Path, tmp_path: Path) -
     assert np.array_equal(again.box, found.box)
     with pytest.raises(DataError, match="finds none of its 2 train faces with an apparent age, gender or ethnicity"):
         apparent(folder, "attributes", "train", tmp_path, quiet, net, tmp_path / "others")
+    # That none was found is not kept.
+    with torch.no_grad():
+        head.score.bias.fill_(1.0)
+    assert len(apparent(folder, "attributes", "train", tmp_path, quiet, net, tmp_path / "others")) == 2
 
 
 def test_training_is_looked_at_by_the_dense_stage_alone() -> None:

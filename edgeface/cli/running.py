@@ -13,7 +13,7 @@ from edgeface.errors import MissingExtraError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeface.training.trainers import Training
+    from edgeface.training.parts import Training
 
 
 def require_torch(work: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import msgspec
+from msgspec import Meta
 
 from edgeface.data.settings import Data
 from edgeface.errors import OptionError, TrainingError
@@ -15,6 +16,7 @@ from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
 from edgeface.toml_reasons import reason, require_no_zero
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
+Count = Annotated[int, Meta(ge=1)]
 
 
 class Canvas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

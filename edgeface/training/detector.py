@@ -51,9 +51,9 @@ def detector_trainer(
 
     A new run starts from the weights of the checkpoint ``start_from``, or of what its family takes for its
     backbone, or from random ones. Reads every set with a weight above 0, decoding its pictures into ``cache`` once;
-    ``settled_weights`` says which those are. ``licence`` None is what the sets say.
-    Raises UnknownModelError for a model that is no dense detector, and DataError, OptionError, TrainingError,
-    CheckpointError and OutputError, each naming the file.
+    ``settled_weights`` says which those are. ``licence`` None is what the sets say. Raises UnknownModelError for a
+    model that is no dense detector, and DataError, OptionError, TrainingError, CheckpointError and OutputError, each
+    naming the file.
     """
     family = detector_family(config.model)
     torch.manual_seed(config.run.seed)
@@ -69,12 +69,13 @@ def detector_trainer(
 @dataclass(frozen=True)
 class Lesson:
     """What a detector is trained by: the crops, the losses, what looks at it between steps, and which of it is trained,
-    by ``patterns`` as ``Trained`` has them."""
+    by ``patterns`` as ``Trained`` has them; ``section`` as of ``Schedule``."""
 
     dataset: DetectionSet
     objective: DenseObjective
     probe: HardProbe
     patterns: tuple[str, ...] = ALL
+    section: str = ""
 
 
 def network_trainer(
@@ -126,7 +127,9 @@ def network_trainer(
     run = config.run
     trainer = Trainer(
         lesson.objective, CropBatches(config, lesson.dataset, place, lesson.probe),
-        Schedule(run.steps, run.budget_minutes, run.checkpoint_minutes, run.epoch_steps, config.optimiser),
+        Schedule(
+            run.steps, run.budget_minutes, run.checkpoint_minutes, run.epoch_steps, config.optimiser, lesson.section
+        ),
         RunDirectory(out), probe=lesson.probe, patterns=lesson.patterns, place=place, began_s=began_s,
         checkpoints=Checkpoints(out, config, made, licence, quantisation), about={"config": plain(config), **made},
         identity={"model": config.model, "options": config.options},

@@ -3,6 +3,7 @@ scenes and from the nets' losses on regions of single faces."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ from edgeface.training.region_losses import region_losses
 from edgeface.training.region_samples import LabelledFaces, RegionCutter
 from edgeface.training.roi import aligned_regions
 
+# The tasks whose nets are part of the stage.
+_TASKS: tuple[Task, ...] = ("landmarks", "attributes")
 # The label that a task cannot do without, by which its faces are told; of the attributes any.
 _NEEDED = {"landmarks": ("points",), "attributes": ("age", "gender", "ethnicity")}
 
@@ -95,14 +98,25 @@ def trained_patterns(net: TFN, joint: Joint) -> tuple[str, ...]:
     return (*ALL, *(f"!{name}" for name in frozen), *(f"!{name}.*" for name in frozen))
 
 
+def tasks_of(net: TFN, joint: Joint) -> list[Task]:
+    """The tasks of ``net`` that faces are drawn for; raises OptionError where there are none."""
+    possible = [task for task in _TASKS if task in net.design.tasks]
+    if not possible:
+        raise OptionError(f"the network has no net for {' or '.join(_TASKS)}: leave joint out of parts")
+    tasks = [task for task in possible if joint.tasks.get(task, 0.0) > 0]
+    if not tasks:
+        raise OptionError(f"joint.tasks must give {' or '.join(possible)} a share above 0")
+    return tasks
+
+
 def groups_of(net: TFN, tasks: Sequence[Task]) -> list[Group]:
     """The groups whose nets are for ``tasks``; raises OptionError for one that is for others too."""
     groups = [group for group in net.design.groups if set(group.tasks) & set(tasks)]
     for group in groups:
         if not set(group.tasks) <= set(tasks):
             raise OptionError(
-                f"the net for {', '.join(group.tasks)} cannot learn from {', '.join(tasks)} alone: leave joint out of "
-                "parts"
+                f"the net for {', '.join(group.tasks)} cannot learn from {', '.join(tasks)} alone: give each a share "
+                "in joint.tasks, or leave joint out of parts"
             )
     return groups
 
@@ -134,11 +148,13 @@ class JointProbe:
 
     def dev(self, net: nn.Module) -> dict[str, float]:
         """As ``Probe``; ``choose`` is the dense stage's."""
-        assert isinstance(net, TFN)
         figures = self._probe.dev(net)
+        # Regions are cut on the CPU, as the board cuts them; the averaged weights stay where they are trained.
+        own = copy.deepcopy(net).cpu()
+        assert isinstance(own, TFN)
         for each in self._faces:
-            samples = RegionCutter(net, each.group).plain(each.faces, each.count, self._progress)
-            figures |= looked_at(net.regions[each.group.name], samples)[1]
+            samples = RegionCutter(own, each.group).plain(each.faces, each.count, self._progress)
+            figures |= looked_at(own.regions[each.group.name], samples)[1]
         return figures
 
     def hard(self, net: nn.Module, hard: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:

@@ -3,24 +3,26 @@ canvases of tiles with one face each for the nets on regions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edgeface.data.augment import PAD_VALUE, Crop
 from edgeface.data.detection import Batch, DetectionSet, Draw, collate
 from edgeface.data.targets import Targets
-from edgeface.errors import OptionError
 from edgeface.models.tfn import Group, Task
-from edgeface.training.config import Optimiser
+from edgeface.training.config import Count, Optimiser
 from edgeface.training.keypoint_samples import Drawing, jittered, varied_crop
 from edgeface.training.region_samples import LabelledFaces, Labels, known_of_face, labels_joined
 
+Share = Annotated[float, Meta(gt=0, le=1)]
 # What of a picture's known values says where its faces are; the others are labels.
 PICTURE, REGION = "picture", "region"
 
@@ -35,15 +37,15 @@ class Joint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     optimiser: Optimiser
-    tasks: dict[Task, float]
-    faces_share: float = 0.4
-    tile_px: tuple[int, ...] = (85, 128, 256)
-    face: tuple[float, float] = (0.5, 0.85)
-    weight: float = 0.5
+    tasks: dict[Task, Annotated[float, Meta(ge=0)]]
+    faces_share: Annotated[float, Meta(gt=0, lt=1)] = 0.4
+    tile_px: Annotated[tuple[Count, ...], Meta(min_length=1)] = (85, 128, 256)
+    face: tuple[Share, Share] = (0.5, 0.85)
+    weight: Annotated[float, Meta(ge=0)] = 0.5
     frozen: tuple[str, ...] = ()
-    steps: int = 20000
+    steps: Count = 20000
     budget_minutes: float = 0.0         # > 0: the stage ends after so many minutes, whatever the steps
-    epoch_steps: int = 800
+    epoch_steps: Count = 800
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,13 @@ class TiledCrop(Crop):
 
 
 class JointSet(DetectionSet):
-    """The crops of ``scenes``, and in place of some of them canvases of faces.
-
-    Raises OptionError where ``joint`` asks for what cannot be drawn.
-    """
+    """The crops of ``scenes``, and in place of some of them canvases of ``faces``, by task; each of these tasks has a
+    share in ``joint.tasks``."""
 
     def __init__(self, scenes: DetectionSet, faces: Mapping[Task, TaskFaces], joint: Joint) -> None:
         super().__init__(scenes.sources, scenes.config, scenes.feedback, scenes.hard_share, scenes.seed)
         self._faces, self._joint = faces, joint
-        shares = np.array([joint.tasks.get(task, 0.0) for task in faces])
-        if not len(shares) or (shares < 0).any() or not shares.sum() > 0:
-            raise OptionError(f"joint.tasks must give {', '.join(faces) or 'the tasks'} a share above 0")
-        if not 0 < joint.faces_share < 1 or not joint.tile_px or min(joint.tile_px) < 1:
-            raise OptionError("joint.faces_share is between 0 and 1, and joint.tile_px has sides of 1 px and more")
+        shares = np.array([joint.tasks[task] for task in faces])
         self._shares = shares / shares.sum()
         often = 1 / np.array(joint.tile_px)
         self._often = often / often.sum()
@@ -123,16 +119,9 @@ class JointSet(DetectionSet):
         faces = list(self._faces.values())[int(rng.choice(len(self._shares), p=self._shares))]
         low, high = self._joint.face
         drawing = replace(faces.drawing, face_px=(low * tile_px, high * tile_px))
-        source = faces.sources[_drawn(rng, faces.sources, drawing)]
+        source = faces.sources[drawing.drawn(rng, faces.sources)]
         row = int(rng.integers(len(source)))
         image = source.pixels[int(source.picture[row])]
         crop = varied_crop(rng, image, source.box[row], source.points[row], drawing, tile_px)
         boxes = jittered(rng, crop.targets.boxes[0], 1, drawing.shift, drawing.scale)
         return crop, *known_of_face(crop, boxes, source, row, faces.group.margin)
-
-
-def _drawn(rng: np.random.Generator, names: Mapping[str, object] | Sequence[str], drawing: Drawing) -> str:
-    """One of the sets, by their weights."""
-    kept = [name for name in names if drawing.sets.get(name, 0) > 0]
-    shares = np.array([drawing.sets[name] for name in kept])
-    return kept[int(rng.choice(len(kept), p=shares / shares.sum()))]

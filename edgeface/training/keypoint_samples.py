@@ -4,7 +4,7 @@ memory-mapped files (maskface.txt, section 3.3, "Training on the AFLW and 300W d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from edgeface.models.maskface_export import gather_of
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.runtime.gather.regions import widened
 from edgeface.training.array_folders import open_arrays, write_arrays
+from edgeface.training.config import Count
 from edgeface.training.regions import region_features
 
 Floats = NDArray[np.float32]
@@ -50,9 +51,9 @@ class Drawing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     sets: dict[str, float]
-    samples: int = 24000
-    regions_a_picture: int = 3
-    dev_faces: int = 200
+    samples: Count = 24000
+    regions_a_picture: Count = 3
+    dev_faces: Count = 200
     face_px: tuple[float, float] = (24.0, 220.0)
     enlarged: float = 3.0               # a picture at most
     turn_deg: float = 30.0
@@ -61,6 +62,16 @@ class Drawing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     colour: float = 0.35
     degrade: float = 0.25
     seed: int = 1
+
+    def chosen(self, among: Iterable[str]) -> list[str]:
+        """Those of the sets ``among`` that have a weight."""
+        return [name for name in among if self.sets.get(name, 0) > 0]
+
+    def drawn(self, rng: np.random.Generator, among: Iterable[str]) -> str:
+        """One of the sets ``among``, by their weights."""
+        names = self.chosen(among)
+        shares = np.array([self.sets[name] for name in names])
+        return names[int(rng.choice(len(names), p=shares / shares.sum()))]
 
 
 @dataclass(frozen=True)
@@ -137,13 +148,11 @@ class Cutter:
     def varied(self, sources: Mapping[str, PointedFaces], progress: ProgressBar) -> KeypointSamples:
         """``Drawing.samples`` regions of faces drawn by ``Drawing.sets``; the same seed gives the same."""
         drawing = self._drawing
-        names = [name for name in sources if drawing.sets.get(name, 0) > 0]
-        shares = np.array([drawing.sets[name] for name in names])
         pictures = max(1, -(-drawing.samples // drawing.regions_a_picture))
         parts = []
         for number in progress(range(pictures), "regions", pictures):
             rng = np.random.default_rng((drawing.seed, number))
-            source = sources[names[int(rng.choice(len(names), p=shares / shares.sum()))]]
+            source = sources[drawing.drawn(rng, sources)]
             picture, box, points = source.rows[int(rng.integers(len(source.rows)))]
             crop = varied_crop(rng, source.pixels[picture], box, points, drawing)
             boxes = jittered(

@@ -15,7 +15,7 @@ from edgeface.models.maskface_export import heatmaps_of
 from edgeface.runtime.decode.heatmaps import heatmap_points
 from edgeface.runtime.engines import RawMap
 from edgeface.training.batches import RandomRows
-from edgeface.training.config import Optimiser
+from edgeface.training.config import Count, Optimiser
 from edgeface.training.keypoint_samples import Drawing, KeypointSamples, batch_of
 from edgeface.training.loop import Schedule, Trainer
 from edgeface.training.objective import Losses, Objective, summed
@@ -31,10 +31,10 @@ class Keypoints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     drawing: Drawing
     optimiser: Optimiser
-    steps: int = 6000
-    batch: int = 64
+    steps: Count = 6000
+    batch: Count = 64
     budget_minutes: float = 0.0         # > 0: the schedule ends when so many minutes were spent, whatever the steps
-    dev_every_steps: int = 500
+    dev_every_steps: Count = 500
     checkpoint_minutes: float = 2.0
     seed: int = 1
 

@@ -23,10 +23,31 @@ DETECTOR: Literal["detector"] = "detector"
 Say = Callable[[str], None]
 
 
-class Stoppable(Protocol):
-    """A training that can be told to save and end."""
+class Training(Protocol):
+    """A run that can be stopped and gone on with. ``leads``: whether this process writes and speaks."""
 
-    def stop(self) -> None: ...
+    leads: bool
+
+    def going_on(self) -> str | None:
+        """Where an earlier run in the folder stopped, in words; None for a new run."""
+        ...
+
+    def stop(self) -> None:
+        """Save after the step at hand, and end."""
+        ...
+
+    def run(self, show: Say) -> None:
+        """Train; ``show`` takes a line of progress. Raises TrainingError, DataError and OutputError."""
+        ...
+
+    def result(self) -> Iterator[str]:
+        """What came out, a line each: the figures, and where the weights are."""
+        ...
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint that ``edgeface convert`` takes; it is there when a run has ended."""
+        ...
 
 
 class PartsRun(ABC):
@@ -37,7 +58,7 @@ class PartsRun(ABC):
         self.leads = True
         self.stop_requested = False
         self.figures: dict[str, Any] = {}
-        self._current: Stoppable | None = None
+        self._current: Trainer[Any] | Training | None = None
 
     @property
     def weights(self) -> Path:
@@ -82,21 +103,6 @@ class PartsRun(ABC):
         """The figures, a line each."""
 
 
-class DetectorRun(Protocol):
-    """The run of a dense detector, as ``edgeface.training.trainers`` has it."""
-
-    leads: bool
-
-    def going_on(self) -> str | None: ...
-
-    def stop(self) -> None: ...
-
-    def run(self, show: Say) -> None: ...
-
-    @property
-    def weights(self) -> Path: ...
-
-
 class StagedRun(PartsRun):
     """A detector on whole pictures, whose run is the part "detector", and then, with that frozen, nets on regions.
 
@@ -106,7 +112,7 @@ class StagedRun(PartsRun):
 
     def __init__(
         self, config: Config, parts: Sequence[str], data: Path, out: Path, cache: Path | None, made: Mapping[str, Any],
-        progress: ProgressBar, detector: Callable[[Path], DetectorRun], start: Path | None,
+        progress: ProgressBar, detector: Callable[[Path], Training], start: Path | None,
     ) -> None:
         super().__init__(config.model, [part for part in parts if part != DETECTOR], out)
         self.config, self._data = config, data

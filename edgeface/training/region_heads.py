@@ -15,7 +15,7 @@ from edgeface.models.tfn import POINTS
 from edgeface.runtime.decode.heatmaps import heatmap_points
 from edgeface.runtime.engines import RawMap
 from edgeface.training.batches import RandomRows
-from edgeface.training.config import Optimiser
+from edgeface.training.config import Count, Optimiser
 from edgeface.training.keypoint_samples import Drawing
 from edgeface.training.loop import Schedule, Trainer
 from edgeface.training.objective import Losses, Objective, summed
@@ -35,10 +35,10 @@ class RegionTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attributes: Drawing
     proposals: Proposals
     optimiser: Optimiser
-    steps: int = 6000
-    batch: int = 128
+    steps: Count = 6000
+    batch: Count = 128
     budget_minutes: float = 0.0         # > 0: each net's schedule ends when so many minutes were spent
-    dev_every_steps: int = 250
+    dev_every_steps: Count = 250
     checkpoint_minutes: float = 2.0
     seed: int = 1
 
@@ -55,8 +55,8 @@ def region_trainer(
     net: nn.Module, samples: RegionSamples, dev: RegionSamples | None, config: RegionTraining, directory: RunDirectory
 ) -> Trainer[RegionBatch]:
     """The trainer of ``net``, one on regions, resumed where the directory holds an earlier run. ``dev``, where there is
-    one, chooses the best weights, by the sum of their losses; those that it begins with may be from the
-    joint stage, and are looked at too."""
+    one, chooses the best weights, by the sum of their losses; those that it begins with may be from the joint stage,
+    and are looked at too."""
 
     def figures(averaged: nn.Module) -> dict[str, float]:
         assert dev is not None

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,11 +29,18 @@ from edgeface.runtime.gather.regions import widened
 from edgeface.runtime.nms import iou
 from edgeface.torch_engine import network_detector
 from edgeface.training.array_folders import open_arrays, write_arrays
+from edgeface.training.config import Count
 from edgeface.training.keypoint_samples import Drawing, jittered, varied_crop
 
 Floats = NDArray[np.float32]
 
 _POSITIVE_IOU, _NEGATIVE_IOU = 0.5, 0.4
+# A proposal that lies so much on a face that does not count is none of the background.
+_IGNORED_IOU = 0.1
+# Of proposals: their net has to tell from one another what lies about a face.
+_NMS_IOU = 0.6
+# A crop has a side that every trunk takes.
+_LEAST_CROP_PX = 64
 _DEV_CANVAS_PX, _DEV_STEP_PX = 192, 64
 
 
@@ -40,10 +49,10 @@ class Proposals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``regions_a_picture`` boxes of at least the probability ``score``, and as many moved about faces at most."""
 
     sets: dict[str, float]
-    pictures: int = 900
-    dev_pictures: int = 80
-    crop_px: int = 320
-    regions_a_picture: int = 24
+    pictures: Count = 900
+    dev_pictures: Count = 80
+    crop_px: Annotated[int, Meta(ge=_LEAST_CROP_PX)] = 320
+    regions_a_picture: Count = 24
     score: float = 0.05
     shift: float = 0.1
     scale: float = 0.15
@@ -139,13 +148,11 @@ class RegionCutter:
 
     def varied(self, sources: Mapping[str, LabelledFaces], drawing: Drawing, progress: ProgressBar) -> RegionSamples:
         """``drawing.samples`` regions of faces drawn by ``drawing.sets``; the same seed gives the same."""
-        names = [name for name in sources if drawing.sets.get(name, 0) > 0]
-        shares = np.array([drawing.sets[name] for name in names])
         pictures = max(1, -(-drawing.samples // drawing.regions_a_picture))
         parts = []
         for number in progress(range(pictures), f"regions for {self._group.name}", pictures):
             rng = np.random.default_rng((drawing.seed, number))
-            source = sources[names[int(rng.choice(len(names), p=shares / shares.sum()))]]
+            source = sources[drawing.drawn(rng, sources)]
             row = int(rng.integers(len(source)))
             image = source.pixels[int(source.picture[row])]
             crop = varied_crop(rng, image, source.box[row], source.points[row], drawing)
@@ -173,7 +180,7 @@ class RegionCutter:
     ) -> RegionSamples:
         """Regions of what the net's own dense stage proposes in crops of pictures, and of boxes moved about their
         faces, each a face or none by its overlap (tfn.txt, section IV.B.2)."""
-        detector = network_detector(self._net, size_px=how.crop_px, score=how.score, nms_iou=0.6, threads=1)
+        detector = network_detector(self._net, size_px=how.crop_px, score=how.score, nms_iou=_NMS_IOU, threads=1)
         parts = []
         for crop, rng in pictures:
             targets = crop.targets
@@ -243,7 +250,7 @@ def _judged(boxes: Floats, targets: Targets, margin: float) -> tuple[Floats, Lab
     best, nearest = overlap.max(axis=1), overlap.argmax(axis=1)
     ignored = targets.ignore[nearest] if len(targets) else np.zeros(len(boxes), bool)
     positive = (best > _POSITIVE_IOU) & ~ignored
-    negative = (best < _NEGATIVE_IOU) & ~((best > 0.1) & ignored) & targets.complete
+    negative = (best < _NEGATIVE_IOU) & ~((best > _IGNORED_IOU) & ignored) & targets.complete
     chosen = np.flatnonzero(positive | negative)
     labels = Labels.unknown(len(chosen))
     labels.score[:] = positive[chosen]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +29,10 @@ from edgeface.training.region_samples import LabelledFaces, Labels, RegionCutter
 
 Floats = NDArray[np.float32]
 
-_SUBJECT_SCORE = 0.2        # of the face at a picture's centre, which nobody annotated
+_SUBJECT_SCORE, _SUBJECT_NMS_IOU = 0.2, 0.4     # of the face at a picture's centre, which nobody annotated
 _SMALLEST_PX, _LARGEST_PX = 128, 256
 _FOUND = ("picture", "box")
+_NOTHING = np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
 _STEP_PX = 32
 _PICTURES_FOR_SCALES = 24
 _LOG = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ class Sources:
     ) -> None:
         self._folder, self._config, self._cache, self._progress = folder, config, cache, progress
         self._found = found
+
+    def require(self, task: Task) -> None:
+        """Raises DataError where the folder has none of the sets that a task is to be trained on."""
+        self._names(self._config.proposals.sets if task == "detection" else self.drawing(task).sets, task)
 
     def train(self, task: Task, net: TFN, cutter: RegionCutter) -> RegionSamples:
         """The regions that a task is trained on. Raises DataError where no set has faces for it."""
@@ -165,9 +169,11 @@ def apparent(
     kept = [picture for picture in pictures if len(picture.faces) == 1 and is_labelled(picture.faces[0])]
     pixels = open_pixels(kept, cache, progress)
     place = kept_in / f"{name}-{split}"
-    if not place.is_dir():
-        write_arrays(place, _looked_for(kept, pixels, name, progress, net))
-    numbers, boxes = map(np.asarray, open_arrays(place, _FOUND))
+    numbers, boxes = map(np.asarray, open_arrays(place, _FOUND)) if place.is_dir() else _NOTHING
+    if not len(numbers):        # of nothing nothing is kept: a detector that is trained further may find them
+        numbers, boxes = _looked_for(kept, pixels, name, progress, net)
+        if len(numbers):
+            write_arrays(place, dict(zip(_FOUND, (numbers, boxes), strict=True)))
     if not len(numbers):
         raise DataError(
             f"{folder.directory(name)}: the detector finds none of its {len(kept)} {split} faces with an apparent age, "
@@ -191,21 +197,23 @@ def apparent(
 
 def _looked_for(
     pictures: Sequence[Picture], pixels: Pixels, name: str, progress: ProgressBar, net: TFN
-) -> dict[str, NDArray[Any]]:
-    """The "picture" (N,) and the "box" (N, 4) of each face that the dense stage finds of pictures of one face."""
+) -> tuple[NDArray[np.int64], Floats]:
+    """Of each face that the dense stage finds of pictures of one face, the picture's number (N,) and its box (N, 4)."""
     detectors: dict[int, Detector] = {}
     numbers, boxes = [], [np.zeros((0, 4), np.float32)]
     for i in progress(range(len(pictures)), f"faces of {name}", len(pictures)):
         side_px = min(_LARGEST_PX, max(pixels[i].shape[:2]) // _STEP_PX * _STEP_PX)
         size_px = max(_SMALLEST_PX, side_px)
         if size_px not in detectors:
-            detectors[size_px] = network_detector(net, size_px=size_px, score=_SUBJECT_SCORE, nms_iou=0.4, threads=1)
+            detectors[size_px] = network_detector(
+                net, size_px=size_px, score=_SUBJECT_SCORE, nms_iou=_SUBJECT_NMS_IOU, threads=1
+            )
         found = detectors[size_px](pixels[i])
         index = locate_labelled(pictures[i], pictures[i].faces[0], found)
         if index is not None:
             numbers.append(i)
             boxes.append(found.boxes[index][None])
-    return dict(zip(_FOUND, (np.array(numbers, np.int64), np.concatenate(boxes)), strict=True))
+    return np.array(numbers, np.int64), np.concatenate(boxes)
 
 
 def is_labelled(face: Face) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from edgeface.training.detector import DEFAULT_LICENCE, Lesson, detector_trainer
 from edgeface.training.loop import Trainer
 from edgeface.training.maskface import MaskFaceConfig, MaskFaceTraining
 from edgeface.training.mtcnn import MTCNNConfig, MTCNNTraining
+from edgeface.training.parts import Training
 from edgeface.training.plots import plot_curves
 from edgeface.training.tcnn import TCNNConfig, TCNNTraining
 from edgeface.training.tfn import TFNConfig, TFNTraining
@@ -53,33 +54,6 @@ class Request:
         return self.config or default_config_path(self.model)
 
 
-class Training(Protocol):
-    """A run that can be stopped and gone on with. ``leads``: whether this process writes and speaks."""
-
-    leads: bool
-
-    def going_on(self) -> str | None:
-        """Where an earlier run in the folder stopped, in words; None for a new run."""
-        ...
-
-    def stop(self) -> None:
-        """Save after the step at hand, and end."""
-        ...
-
-    def run(self, show: Callable[[str], None]) -> None:
-        """Train; ``show`` takes a line of progress. Raises TrainingError, DataError and OutputError."""
-        ...
-
-    def result(self) -> Iterator[str]:
-        """What came out, a line each: the figures, and where the weights are."""
-        ...
-
-    @property
-    def weights(self) -> Path:
-        """The checkpoint that ``edgeface convert`` takes; it is there when a run has ended."""
-        ...
-
-
 # By the name that a family gives its trainer.
 trainer: Registry[Callable[[Request], Training]] = Registry("trainer", UnknownModelError)
 
@@ -96,7 +70,7 @@ class DetectorTraining:
         return f"step {step}" if step else None
 
     def stop(self) -> None:
-        self._trainer.stop_requested = True
+        self._trainer.stop()
 
     def run(self, show: Callable[[str], None]) -> None:
         self._trainer.run(lambda report: show(str(report)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from edgeface.models.patch_nets import PatchOutput
 from edgeface.training.objective import Losses, summed
 from edgeface.training.patches.samples import NEGATIVE, POSITIVE, Batch
+
+Task = Literal["face", "box", "landmarks", "attributes", "quality"]
 
 
 @dataclass(frozen=True)

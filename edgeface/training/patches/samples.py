@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from edgeface.training.array_folders import open_arrays, write_arrays
 
 # What a patch is of (mtcnn.txt, section III.A).
 NEGATIVE, PART, POSITIVE, LANDMARK = range(4)
-KINDS = ("negatives", "parts", "positives", "landmarks")
+Kind = Literal["negatives", "parts", "positives", "landmarks"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _FIELDS = ("pixels", "kind", "box", "landmarks", "labels")
 
@@ -107,7 +109,7 @@ class Mixture:
     others.
     """
 
-    def __init__(self, samples: Samples, shares: Mapping[str, float], batch: int, seed: int) -> None:
+    def __init__(self, samples: Samples, shares: Mapping[Kind, float], batch: int, seed: int) -> None:
         self.samples, self._batch, self._seed = samples, batch, seed
         pools = {name: np.nonzero(samples.kind == i)[0] for i, name in enumerate(KINDS)}
         self._pools = [(pools[name], share) for name, share in shares.items() if share > 0 and len(pools[name])]

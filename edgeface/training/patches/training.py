@@ -17,12 +17,12 @@ from edgeface.models.patch_nets import PatchOutput, normalised
 from edgeface.models.patch_units import ConvUnit
 from edgeface.models.pixels import PIXEL_MEAN, PIXEL_SCALE
 from edgeface.training.batches import BatchSource
-from edgeface.training.config import Optimiser
+from edgeface.training.config import Count, Optimiser
 from edgeface.training.freezing import ALL
 from edgeface.training.loop import Schedule, Trainer
 from edgeface.training.objective import Losses, Objective
-from edgeface.training.patches.losses import Weights, patch_losses
-from edgeface.training.patches.samples import Batch, Mixture, Samples, load_batch
+from edgeface.training.patches.losses import Task, Weights, patch_losses
+from edgeface.training.patches.samples import Batch, Kind, Mixture, Samples, load_batch
 from edgeface.training.probes import PlainProbe
 from edgeface.training.state import RunDirectory
 
@@ -33,17 +33,17 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one net is trained on one set of samples; ``shares`` are the kinds' parts of a batch (mtcnn.txt, section
     III.A: 3:1:1:2), ``hard_share`` and ``beta`` as ``patch_losses`` takes them."""
 
-    steps: int
-    batch: int
-    shares: dict[str, float]
-    weights: dict[str, float]
+    steps: Count
+    batch: Count
+    shares: dict[Kind, float]
+    weights: dict[Task, float]
     optimiser: Optimiser
     hard_share: float = 0.7
     beta: float = 0.0
     colour: float = 0.5
     budget_minutes: float = 0.0         # > 0: the schedule ends when so many minutes were spent, whatever the steps
     checkpoint_minutes: float = 2.0
-    dev_every_steps: int = 1000
+    dev_every_steps: Count = 1000
     seed: int = 1
 
 
