@@ -168,6 +168,22 @@ def test_limits_end_the_run(camera: Camera) -> None:
     assert "capture to result: median" in result.stdout.splitlines()[-1]
 
 
+@pytest.mark.parametrize("latencies_ms", [[31.0], [20.0, 40.0], [*map(float, range(101))]])
+def test_the_end_of_a_run_imports_no_masked_arrays(latencies_ms: list[float]) -> None:
+    code = f"""
+        import sys
+        from edgeface.cli.camera import _summary
+        from edgeface.stream.loop import Totals
+        print(_summary(Totals(frames={len(latencies_ms)}, latencies_ms={latencies_ms})))
+        print("numpy.ma" in sys.modules)
+    """
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    said, imported = out.stdout.splitlines()
+    median_ms, p95_ms = np.percentile(latencies_ms, (50, 95))
+    assert said.endswith(f"capture to result: median {median_ms:.1f} ms, 95 % within {p95_ms:.1f} ms")
+    assert imported == "False"
+
+
 def test_python_gets_frames_and_faces_and_closing_closes_all(here: Path, tiny_bundle: Path) -> None:
     threads = threading.active_count()
     frames = edgeface.stream("demo", model=tiny_bundle, threads=1, score=0.0, width=160, height=120)
