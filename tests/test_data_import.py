@@ -128,6 +128,25 @@ def test_widers_levels_and_parts_of_folders_are_kept(pictures: Path, tmp_path: P
     assert {p.path.stem: p.split for p in read_annotations(tmp_path / "two", None)} == {"train": "train", "val": "dev"}
 
 
+def test_labels_of_yolo_without_pictures_find_them_elsewhere(pictures: Path, tmp_path: Path) -> None:
+    """As ``edgeface detect --yolo`` writes them."""
+    labels = tmp_path / "yolo" / "labels"
+    labels.mkdir(parents=True)
+    (labels / "a.txt").write_text("0 0.2 0.4 0.2 0.6\n")
+    (labels / "b.txt").write_text("")
+    (tmp_path / "yolo" / "classes.txt").write_text("face\n")
+    result = edgeface("import", "yolo", tmp_path / "yolo", "--images", pictures, "--out", tmp_path / "mine")
+    assert result.exit_code == 0, result.output
+    assert {p.path.stem: len(p.faces) for p in read_annotations(tmp_path / "mine", None)} == {"a": 1, "b": 0}
+    alone = edgeface("import", "yolo", tmp_path / "yolo", "--out", tmp_path / "alone")
+    assert "there is no such picture" in alone.output
+    assert "--images says where the pictures are" in alone.output
+    (pictures / "below").mkdir()
+    (pictures / "below" / "a.jpg").write_bytes((pictures / "a.png").read_bytes())
+    two = edgeface("import", "yolo", tmp_path / "yolo", "--images", pictures, "--out", tmp_path / "two")
+    assert "a: 2 pictures have this name" in two.output
+
+
 def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(pictures: Path, tmp_path: Path) -> None:
     file = pictures / "bad.json"
     content = coco()

@@ -82,12 +82,13 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def pictures_below(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """Every picture file below ``folders`` by its name."""
+    """Every picture file below ``folders`` by its name, and by that without its suffix."""
     found: dict[str, list[Path]] = {}
     for folder in dict.fromkeys(folders):
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
             if path.suffix.lower() in PICTURE_SUFFIXES and path not in found.setdefault(path.name, []):
                 found[path.name].append(path)
+                found.setdefault(path.stem, []).append(path)
     return found
 
 
@@ -95,7 +96,7 @@ def locate(name: str, by_name: dict[str, list[Path]]) -> Path | str:
     """The file that an export calls ``name``, or why there is none, in words.
 
     The longest common end of the two paths decides. Label Studio puts eight hexadecimal digits before the name of an
-    uploaded file, which may be missing on disk.
+    uploaded file, which may be missing on disk; YOLO's text files leave out a picture's suffix.
     """
     parts = PurePosixPath(name.replace("\\", "/").rpartition("?d=")[2]).parts
     if not parts:
@@ -103,7 +104,8 @@ def locate(name: str, by_name: dict[str, list[Path]]) -> Path | str:
     candidates = by_name.get(parts[-1]) or by_name.get(re.sub(r"^[0-9a-f]{8}-", "", parts[-1])) or []
     if not candidates:
         return "there is no such picture"
-    ends = [(_common_end(parts, path.parts), path) for path in candidates]
+    has_suffix = PurePosixPath(parts[-1]).suffix.lower() in PICTURE_SUFFIXES
+    ends = [(_common_end(parts, (path if has_suffix else path.with_suffix("")).parts), path) for path in candidates]
     most = max(length for length, _ in ends)
     best = [path for length, path in ends if length == most]
     return best[0] if len(best) == 1 else f"{len(best)} pictures have this name: {best[0]}, {best[1]}"

@@ -9,6 +9,8 @@ from edgeface.errors import DataError
 
 # The columns of WIDER FACE after x, y, w, h; "invalid" makes a face to ignore.
 _WIDER_LEVELS = ("blur", "expression", "illumination", "ignore", "occlusion", "atypical_pose")
+# Of YOLO: a class's name a line.
+_CLASS_FILES = ("classes.txt", "obj.names")
 
 
 @reader("wider")
@@ -62,34 +64,44 @@ def read_yolo(source: Path) -> Export:
     """A folder of YOLO: a text file beside each picture, or in ``labels`` as the pictures are in ``images``.
 
     A line is a class and x, y of the centre, width and height as shares of the picture. A picture without a text file
-    has no faces. Classes are numbers, or the names of ``classes.txt`` or ``obj.names``. Folders train, val and test
-    give the parts. Raises DataError where there are no pictures or no text files.
+    has no faces; where the folder has no pictures, as 'detect --yolo' writes it, each text file is one that lies
+    elsewhere. Classes are numbers, or the names of ``classes.txt`` or ``obj.names``. Folders train, val and test give
+    the parts. Raises DataError where there are no text files.
     """
-    pictures = sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES) if source.is_dir() else []
-    if not pictures:
-        raise DataError(f"{source}: no pictures in it: give the folder of a YOLO export")
+    below = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else []
     names = _class_names(source)
-    found, problems, labelled = [], [], 0
-    for path in pictures:
-        relative = path.relative_to(source)
+    found: list[Labelled] = []
+    problems: list[str] = []
+    pictures = [path.relative_to(source) for path in below if path.suffix.lower() in PICTURE_SUFFIXES]
+    for relative in pictures:
         file = _label_file(source, relative)
-        boxes: list[Box] = []
-        if file is not None:
-            labelled += 1
-            for number, line in enumerate(read_text(file, errors="replace").splitlines(), 1):
-                box = _yolo_box(line, names)
-                if isinstance(box, str):
-                    problems.append(f"{file.relative_to(source)}, line {number}: {box}")
-                elif box is not None:
-                    boxes.append(box)
+        boxes = [] if file is None else _yolo_boxes(file, source, names, problems)
         found.append(Labelled(str(relative), str(relative), boxes, split=part_of(*relative.parts[:-1])))
-    if not labelled:
+    if pictures and all(_label_file(source, relative) is None for relative in pictures):
         raise DataError(f"{source}: no text file beside its pictures, nor in labels: give the folder of a YOLO export")
+    for file in [] if pictures else [path for path in below if path.suffix == ".txt" and path.name not in _CLASS_FILES]:
+        relative = file.relative_to(source)
+        name = str(relative.with_suffix("")).removeprefix("labels/")
+        boxes = _yolo_boxes(file, source, names, problems)
+        found.append(Labelled(name, str(relative), boxes, split=part_of(*relative.parts[:-1])))
+    if not found:
+        raise DataError(f"{source}: no pictures in it, nor text files: give the folder of a YOLO export")
     return Export(found, problems, [source])
 
 
+def _yolo_boxes(file: Path, source: Path, names: list[str], problems: list[str]) -> list[Box]:
+    boxes: list[Box] = []
+    for number, line in enumerate(read_text(file, errors="replace").splitlines(), 1):
+        box = _yolo_box(line, names)
+        if isinstance(box, str):
+            problems.append(f"{file.relative_to(source)}, line {number}: {box}")
+        elif box is not None:
+            boxes.append(box)
+    return boxes
+
+
 def _class_names(source: Path) -> list[str]:
-    for name in ("classes.txt", "obj.names"):
+    for name in _CLASS_FILES:
         file = source / name
         if file.is_file():
             return read_text(file).split("\n")
