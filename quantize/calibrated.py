@@ -32,11 +32,13 @@ _log = logging.getLogger("edgeface.quantize")
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A quantised network in the mode "all", how it was made, and what its points held in float."""
+    """A quantised network in the mode "all", how it was made, what its points held in float, and on how many
+    pictures."""
 
     net: nn.Module
     quantisation: Quantisation
     seen: dict[str, Seen]
+    pictures: int
 
     def keeping(self, patterns: Sequence[str]) -> Calibrated:
         """The same network with these layers, and no others, in float; raises OptionError for one that is not there."""
@@ -78,7 +80,8 @@ def calibrated(
             "scales from %s may cut off what others have: give --data %d and more, and --pictures as many",
             counted(len(inputs), "picture"), _FEW,
         )
-    return Calibrated(net, replace(quantisation, keep_float=kept), seen)
+    # Where there are fewer than were asked for, all were taken.
+    return Calibrated(net, replace(quantisation, keep_float=kept), seen, min(pictures, len(inputs)))
 
 
 def calibrated_on(

@@ -72,6 +72,13 @@ def test_list(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "*" not in result.stdout
 
 
+def test_list_names_classes_without_their_values() -> None:
+    shown = models("list").stdout
+    [tfn] = [line for line in shown.partition("\n\n")[0].splitlines() if line.startswith("tfn ")]
+    assert "68 landmarks, age, gender, ethnicity  " in tfn
+    assert "female" not in shown
+
+
 def test_list_marks_figures_of_a_bundle_that_was_replaced(shelf: Path) -> None:
     keep_figures(shelf, is_old=True)
     shown = models("list").stdout

@@ -59,6 +59,18 @@ def ptq(tiny_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
+def test_fewer_pictures_than_were_asked_for_are_counted_as_they_are(
+    tiny_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wider").symlink_to(data / "wider")
+    out = tmp_path / "few.pt"
+    result = quantize(tiny_checkpoint, tmp_path / "data", out, "--calibrate-only", "--pictures", "64")
+    assert result.exit_code == 0, result.output
+    assert "calibrated by mse on 4 pictures: " in result.output
+    assert load_checkpoint(out).made["calibration_pictures"] == 4
+
+
 def test_a_calibrated_checkpoint_says_how_it_was_made(ptq: Path, tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(ptq)
     assert checkpoint.quantisation is not None

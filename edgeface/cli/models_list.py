@@ -120,7 +120,8 @@ def _model_lines(bundles: Sequence[Row]) -> Iterator[str]:
         chosen.setdefault(row["model"], row)
     cells = [("MODEL", "FINDS", "AP", "MASKED", "A72 ms", "SIZE")]
     for model, row in chosen.items():
-        finds = ", ".join(found.partition(" from ")[0] for found in row["finds"])
+        # 'models info' says an attribute's threshold and a class's names.
+        finds = ", ".join(found.partition(" from ")[0].partition(": ")[0] for found in row["finds"])
         cells.append((
             model, finds, _ap(row), _masked(row), _time(row), f"{row['size_bytes'] / 1e6:.2f} MB",
         ))

@@ -23,6 +23,7 @@ from edgeface.cli.writing import say_lines
 from edgeface.errors import CheckpointError, OptionError, OutputError, TrainingError
 from edgeface.runtime.catalog import find
 from edgeface.training.config import load_config
+from edgeface.wording import counted
 
 if TYPE_CHECKING:
     from edgeface.models.checkpoint import Checkpoint
@@ -102,11 +103,11 @@ def command(
     start = calibrated(checkpoint, data, method, keep_float, pictures, progress)
     if settings is not None and measures:
         start = _measured(start, settings, data, auto_keep, report_directory)
-    say_lines(_summary(start, pictures))
+    say_lines(_summary(start))
     made = {
         "command": _command(path, method, calibrate_only, pictures, keep_float, auto_keep, overrides),
         "quantised_from": {"file": path.name, "sha256": sha256_of(path), "made": checkpoint.made},
-        "calibration_pictures": pictures,
+        "calibration_pictures": start.pictures,
     }
     if settings is None or calibrate_only:
         _save_calibrated(checkpoint, start, made, out)
@@ -222,11 +223,11 @@ def _measured(
     return start
 
 
-def _summary(start: Calibrated, pictures: int) -> str:
+def _summary(start: Calibrated) -> str:
     from edgeface.int8.modules import convolutions
 
     every, kept = len(list(convolutions(start.net))), len(start.quantisation.keep_float)
-    how = f"calibrated by {start.quantisation.method} on {pictures} pictures"
+    how = f"calibrated by {start.quantisation.method} on {counted(start.pictures, 'picture')}"
     return f"{how}: {every - kept} of {every} convolutions in int8"
 
 
