@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -248,3 +250,23 @@ def test_a_device_that_may_not_be_opened_says_which_group_may(monkeypatch: pytes
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(SourceError, match=r"/dev/video0: permission denied: .* video: 'sudo usermod -aG video \$USER'"):
         check_device("/dev/video0")
+
+
+@pytest.mark.parametrize(("number", "said"), [
+    (errno.EBUSY, "in use by another program: close it, 'fuser -v camera' names it"),
+    (errno.EINVAL, "OpenCV gets no pictures from it: try another --pixel-format, --width and --height"),
+])
+def test_a_camera_that_opens_and_gives_nothing_is_told_from_a_busy_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    class Closed(FakeCapture):
+        def isOpened(self) -> bool:  # noqa: N802
+            return False
+
+    (here / "camera").touch()
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    with pytest.raises(SourceError, match=re.escape(f"camera: {said}")):
+        open_camera(SourceSpec(kind="v4l2", address="camera"), lambda _path, _settings: Closed("YUYV", None))
