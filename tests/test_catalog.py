@@ -309,6 +309,7 @@ def test_the_log_is_shown_as_asked(shelf: Path, options: list[str], shown: bool)
     assert result.exit_code == 0
     assert (f"edgeface: mos_s: taking {shelf / NAME}\n" == result.stderr) is shown
     assert shown or not result.stderr
+    assert edgeface(*options, "models", "info", "mos_s").stderr == result.stderr
 
 
 def test_quiet_leaves_out_what_is_no_error(shelf: Path) -> None:
@@ -322,6 +323,10 @@ def test_quiet_and_verbose_exclude_each_other(shelf: Path) -> None:
     result = edgeface("models", "info", "mos_s", "-q", "-v")
     assert result.exit_code == 2
     assert "-q, -v and --log-level exclude each other" in result.stderr
+    level = logging.getLogger("edgeface").level
+    assert "exclude each other" in edgeface("-q", "models", "info", "mos_s", "-v").stderr
+    assert edgeface("-q", "modles").exit_code == 2
+    assert logging.getLogger("edgeface").level == level
 
 
 def test_another_engines_bundle_is_not_replaced_unasked(shelf: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TextIO
 import click
 
 from edgeface.addresses import redacted_text
-from edgeface.cli.verbosity import add_to, logged
+from edgeface.cli.verbosity import add_to, logged, options
 from edgeface.cli.writing import complain, open_standard_streams, printable, say_lines
 from edgeface.errors import EdgefaceError, UnverifiedBundleWarning
 from edgeface.registry import unknown_name
@@ -90,7 +90,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with logged(), _warnings_in_one_line():
+            with logged(ctx), _warnings_in_one_line():
                 return super().invoke(ctx)
         except click.ClickException as error:
             # It repeats what was typed, and a log may hold what this says.
@@ -145,3 +145,6 @@ def main() -> None:
 
     Start with 'edgeface demo', or 'edgeface detect photo.jpg'.
     """
+
+
+main.params += options()

@@ -1,4 +1,4 @@
-"""``-q``, ``-v`` and ``--log-level`` of every command: edgeface's log as lines on standard error."""
+"""``-q``, ``-v`` and ``--log-level``, before a command's name and after it: edgeface's log on standard error."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def logged() -> Iterator[None]:
+def logged(context: click.Context) -> Iterator[None]:
     """The log on standard error from the level warning on, or the one that is chosen, as long as the block runs."""
     handler, before = _Lines(), _log.level
     _log.addHandler(handler)
-    _log.setLevel(_DEFAULT)
+    _log.setLevel(context.meta.get(_CHOSEN, _DEFAULT))
     try:
         yield
     finally:
@@ -53,7 +53,8 @@ def told(context: click.Context, part: str) -> Iterator[None]:
 def _choose(context: click.Context, level: int) -> None:
     if context.meta.setdefault(_CHOSEN, level) != level:
         raise click.UsageError("-q, -v and --log-level exclude each other: give one of them")
-    _log.setLevel(level)
+    if context.parent is not None:      # what stands before a command's name is chosen before 'logged'
+        _log.setLevel(level)
 
 
 def _quiet(context: click.Context, _option: click.Parameter, value: bool) -> None:
@@ -77,13 +78,18 @@ def add_to(command: click.Command) -> click.Command:
         for inner in command.commands.values():
             add_to(inner)
     elif not any(option.name == "log_level" for option in command.params):
-        command.params += [
-            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_quiet, is_eager=True,
-                         help="Errors and results alone: no notes, no progress."),
-            click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=_verbose, is_eager=True,
-                         help="Say what is chosen, such as which model's files; -vv says more."),
-            click.Option(["--log-level"], type=click.Choice(LEVELS, case_sensitive=False), expose_value=False,
-                         callback=_level, is_eager=True, metavar="LEVEL",
-                         help=f"The same in words: {', '.join(LEVELS)}."),
-        ]
+        command.params += options()
     return command
+
+
+def options() -> list[click.Parameter]:
+    """The three, made anew."""
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_quiet, is_eager=True,
+                     help="Errors and results alone: no notes, no progress."),
+        click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=_verbose, is_eager=True,
+                     help="Say what is chosen, such as which model's files; -vv says more."),
+        click.Option(["--log-level"], type=click.Choice(LEVELS, case_sensitive=False), expose_value=False,
+                     callback=_level, is_eager=True, metavar="LEVEL",
+                     help=f"The same in words: {', '.join(LEVELS)}."),
+    ]
