@@ -33,7 +33,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 from torch import nn
 
-from edgeface.data.pixels import cache_directory
+from edgeface.data.pixels import pixels_directory
 from edgeface.errors import EdgefaceError, TrainingError
 from edgeface.evaluation.attributes import roc_auc
 from edgeface.models.checkpoint import load_checkpoint
@@ -189,7 +189,7 @@ def main(
     torch.set_num_threads(threads)
     config = read_settings(default_config_path("tcnn"), [], TCNNConfig)
     try:
-        lines = table(TCNNData(config, data, run, cache or cache_directory(), _silent), config, weights, faces, steps)
+        lines = table(TCNNData(config, data, run, cache or pixels_directory(), _silent), config, weights, faces, steps)
     except EdgefaceError as error:
         click.echo(str(error), err=True)
         sys.exit(1)

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import torch
 
-from edgeface.data.pixels import cache_directory
+from edgeface.data.pixels import pixels_directory
 from edgeface.errors import EdgefaceError
 from edgeface.evaluation.attributes import BinaryFigures, binary_figures
 from edgeface.models import families
@@ -108,7 +108,7 @@ def main(
     torch.set_num_threads(threads)
     config = read_settings(default_config_path("tcnn"), [], TCNNConfig)
     try:
-        ready = TCNNData(config, data, run, cache or cache_directory(), _silent)
+        ready = TCNNData(config, data, run, cache or pixels_directory(), _silent)
         samples, faces = ready.samples("faces"), ready.dev_faces()
         rows = {
             row.name: train_row(row, samples, faces, step_of(row, steps, batch, seed), not as_json) for row in ROWS

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from edgeface.errors import DeviceError, UnknownDeviceError, UnknownEngineError
 from edgeface.registry import unknown_name
-from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
+from edgeface.regular_files import LARGEST_SETTINGS_BYTES, is_there, read_regular
 from edgeface.user_folders import devices_directory
 
 from .cores import Cluster, Index, Text
@@ -101,7 +101,7 @@ def find(name: str) -> Board:
     own, shipped = own_description(name), shipped_directory() / f"{name}.toml"
     if name not in names():
         raise UnknownDeviceError(unknown_name("device", name, names()) + f" Your own: {devices_directory()}/NAME.toml.")
-    if not own.is_file():
+    if not is_own(name):
         return find_shipped(name)
     content = _read(own)
     base = content.pop("extends", name if shipped.is_file() else None)
@@ -124,7 +124,7 @@ def find_shipped(name: str) -> Board:
 
 def is_own(name: str) -> bool:
     """Whether the user has a description of that name."""
-    return own_description(name).is_file()
+    return is_there(own_description(name))
 
 
 def own_description(name: str) -> Path:
@@ -152,7 +152,8 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    return (path for path in directory.glob("*.toml") if _NAME.fullmatch(path.stem))
+    found = directory.glob("*.toml") if is_there(directory) else ()
+    return (path for path in found if _NAME.fullmatch(path.stem))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -53,6 +53,14 @@ def read_regular(path: Path, limit_bytes: int) -> bytes:
         return stream.read(size_bytes)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is something that may be looked at; of a path that no file can have, no."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):   # a folder that is closed, a name too long for the file system
+        return False
+
+
 def real_path(path: Path) -> Path:
     """The absolute path without links, whether it is there or not; links in a circle stay, and fail where opened."""
     # Path.resolve raises RuntimeError for them, in Python before 3.13.

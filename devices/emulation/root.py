@@ -24,6 +24,7 @@ from edgeface.devices.emulation.parts import Part, sha256
 from edgeface.devices.emulation.programs import find_program, locked, run
 from edgeface.devices.progress import Progress, silent
 
+from edgeface import user_folders
 from edgeface.errors import DeviceError, OutputError
 
 # Everything below the cache is remade when this changes.
@@ -84,10 +85,8 @@ class EmulatedRoot:
 
 
 def cache_directory() -> Path:
-    """Where roots and downloads lie: ``$XDG_CACHE_HOME/edgeface/devices``, by default in ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a path that is not absolute is to be ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "edgeface" / "devices"
+    """Where roots and downloads lie."""
+    return user_folders.cache_directory() / "devices"
 
 
 def find_qemu() -> Path:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import click
 
 from edgeface.addresses import redacted_text
+from edgeface.atomic import refused
 from edgeface.cli.verbosity import add_to, logged, options
 from edgeface.cli.writing import complain, open_standard_streams, printable, say_lines
-from edgeface.errors import EdgefaceError, UnverifiedBundleWarning
+from edgeface.errors import EdgefaceError, InputError, OptionError, UnverifiedBundleWarning
 from edgeface.registry import unknown_name
 
 INTERRUPTED = 130
+# What the system answers to a path at any place, and what to do then.
+_REFUSALS = {
+    errno.EACCES: "ask for the right to it, or give another path", errno.ELOOP: "its links lead in a circle",
+    errno.EPERM: "ask for the right to it, or give another path", errno.ENAMETOOLONG: "give a shorter one",
+    errno.EMFILE: "allow more open files (ulimit -n)", errno.ENFILE: "close other programs",
+    errno.EIO: "see whether the disk is sound", errno.ESTALE: "mount its folder again",
+}
+_NUMBERS = re.compile(
+    r"OPENCV_(?:IO_MAX_IMAGE_\w+|VIDEOIO_PRIORITY_\w+|FFMPEG_READ_ATTEMPTS|THREAD_POOL_ACTIVE_WAIT_\w+)"
+)
+_NUMBER = re.compile(r"\d{1,18}(?:[KM][Bb])?", re.ASCII)
 
 
 class _Lazy(NamedTuple):
@@ -50,8 +67,8 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """Knows its commands by name and one line of help; imports the one that is asked for.
 
-    An EdgefaceError becomes one line on standard error and its exit code; any other exception is a mistake in edgeface
-    and keeps its traceback.
+    An EdgefaceError becomes one line on standard error and its exit code, and so does what the system refuses: a path,
+    memory. Any other exception is a mistake in edgeface and keeps its traceback.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -86,22 +103,66 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         open_standard_streams()
-        return super().main(*args, **kwargs)
+        with _one_line_for_an_error():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _check_environment()
             with logged(ctx), _warnings_in_one_line():
                 return super().invoke(ctx)
         except click.ClickException as error:
             # It repeats what was typed, and a log may hold what this says.
             error.message = printable(redacted_text(error.message))  # type: ignore[misc]  # final by its annotation alone
             raise
-        except EdgefaceError as error:
-            complain(str(error))
-            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             complain("stopped")
             ctx.exit(INTERRUPTED)
+
+
+@contextmanager
+def _one_line_for_an_error() -> Iterator[None]:
+    """End the process with the line and the exit code of what escapes, unless it is a mistake of edgeface's."""
+    try:
+        yield
+    except EdgefaceError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        reason, exit_code = _reason(error)
+        if reason is None:
+            raise
+        complain(reason)
+        sys.exit(exit_code)
+    except (ImportError, MemoryError) as error:
+        if isinstance(error, ImportError) and "failed to map segment" not in str(error):
+            raise
+        complain("there is not enough memory: allow more (ulimit -v), or close other programs")
+        sys.exit(InputError.exit_code)
+
+
+def _check_environment() -> None:
+    """OpenCV ends the process by a signal, as soon as it is imported, where one of these is no number."""
+    for name, value in os.environ.items():
+        if _NUMBERS.fullmatch(name) and not _NUMBER.fullmatch(value):
+            raise OptionError(f"{name}={value}: OpenCV takes a number there: unset it, or give one")
+
+
+def _reason(error: OSError) -> tuple[str | None, int]:
+    """What to say of an error that is the system's and no mistake of edgeface's, None of any other; and the exit code.
+    """
+    if error.errno == errno.ENOSPC and error.filename is None:
+        # Help, which click writes.
+        lost = refused("standard output", error)
+        return str(lost), lost.exit_code
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the current folder was removed: change to another one", InputError.exit_code
+    if error.errno not in _REFUSALS or not isinstance(error.filename, str | bytes):
+        return None, 1
+    name = os.fsdecode(error.filename)
+    return f"{name}: {error.strerror}: {_REFUSALS[error.errno]}", InputError.exit_code
 
 
 @contextmanager

@@ -264,7 +264,7 @@ def _train(
     cache: Path | None, overrides: tuple[str, ...],
 ) -> None:
     """Quantisation-aware training in ``OUT without suffix.run``, then OUT from its best weights."""
-    from edgeface.data.pixels import cache_directory
+    from edgeface.data.pixels import pixels_directory
     from edgeface.models.checkpoint import finished, load_checkpoint, save_checkpoint
     from edgeface.quantize.training import qat_trainer
     from edgeface.training.plots import plot_curves
@@ -273,7 +273,7 @@ def _train(
     run = out.with_name(f"{out.stem}.run")
     _require_same_start(run / f"{checkpoint.model}.last.pt", start)
     trainer = qat_trainer(
-        checkpoint, made["quantised_from"]["sha256"], start, settings, data, run, cache or cache_directory(),
+        checkpoint, made["quantised_from"]["sha256"], start, settings, data, run, cache or pixels_directory(),
         overrides, progress,
     )
     run_training(DetectorTraining(trainer), run)

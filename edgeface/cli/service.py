@@ -65,7 +65,7 @@ def install(
             )
         units.installed(name)
     where = (folder or Path.cwd()).absolute()
-    user = None if own else run_as or os.environ.get("SUDO_USER") or getpass.getuser()
+    user = None if own else run_as or os.environ.get("SUDO_USER") or _user_here()
     with _in(where):
         arguments = _with_source(arguments)
     service = Service(name, [sys.executable, "-m", "edgeface"], arguments, where, user)
@@ -86,6 +86,13 @@ def install(
     say(f"  {manager} daemon-reload && {manager} {start}")
     options = f"{' --user' if own else ''}{'' if name == DEFAULT_NAME else f' --name {name}'}"
     say(f"How it does: edgeface service status{options}, and logs. Secrets go into {service.secrets}, mode 0600.")
+
+
+def _user_here() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):     # the latter since Python 3.13
+        raise OptionError(f"the user {os.getuid()} has no name here: give --run-as USER") from None
 
 
 @command.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from edgeface.atomic import refused, replacing
 from edgeface.data.annotations import Picture
 from edgeface.errors import DataError, OutputError
+from edgeface.regular_files import is_there
+from edgeface.user_folders import cache_directory
 
 _LOG = logging.getLogger(__name__)
 ProgressBar = Callable[[Iterable[int], str, int], Iterable[int]]
@@ -50,9 +51,9 @@ class Pixels:
         return self._map[start : start + width * height * 3].reshape(height, width, 3)
 
 
-def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/edgeface/pixels``, by default below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeface" / "pixels"
+def pixels_directory() -> Path:
+    """Where decoded pictures are kept by default."""
+    return cache_directory() / "pixels"
 
 
 def open_pixels(
@@ -75,7 +76,7 @@ def open_pixels(
     offsets = np.concatenate(([0], np.cumsum([w * h * 3 for w, h in sizes]))).tolist()
     index = PixelIndex(offsets[:-1], sizes)
     path = cache / f"{digest.hexdigest()[:24]}.u8"
-    if path.is_file() and path.stat().st_size == offsets[-1]:
+    if is_there(path) and path.stat().st_size == offsets[-1]:
         return Pixels(path, index)
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from edgeface.bundle import MANIFEST, Bundle, read_bundle
 from edgeface.checkpoint_start import is_of_torch, why_no_checkpoint
 from edgeface.errors import BundleError, CheckpointError, EdgefaceError, OptionError, UnknownModelError
 from edgeface.registry import unknown_name
+from edgeface.regular_files import is_there
 from edgeface.runtime.preference import is_installed, preference_here
 from edgeface.user_folders import bundles_directory
 from edgeface.weights import SHIPPED
@@ -89,13 +90,13 @@ def find(
     bundle that cannot be read, and CheckpointError for a file that does not begin as a checkpoint does.
     """
     if isinstance(model, Path):
-        if _exists(model):
+        if is_there(model):
             check_file(model)
             return model
         raise UnknownModelError(f"{model}: no such bundle or checkpoint. {_choices()}")
     name = model.removeprefix(SHIPPED)
     is_known = name in _names() or name in _checkpoint_files()
-    if name == model and _exists(Path(name)):
+    if name == model and is_there(Path(name)):
         return _found_here(name, is_known)
     shipped_path = _find_shipped(name, engine, precision, best)
     if shipped_path is None:
@@ -258,13 +259,6 @@ def _clone_is_gone() -> str:
     return f", and the clone it was installed from ({clone.parents[1]}) is gone"
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):   # a name too long for the file system, or one that no file can have
-        return False
-
-
 def _checkpoint_files() -> list[str]:
     return [f"{stem}{_CHECKPOINT}" for stem in shipped_checkpoints()]
 
@@ -281,7 +275,7 @@ def _choices() -> str:
 
 
 def _bundle_directories(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}"))
+    return sorted(path.parent for path in folder.glob(f"[!.]*/{MANIFEST}")) if is_there(folder) else []
 
 
 def _names() -> list[str]:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 from edgeface.errors import UnknownNameError
 from edgeface.registry import Registry
+from edgeface.regular_files import is_there
 from edgeface.user_folders import devices_directory
 
 # Boards are ARM. Elsewhere only what a user kept for this very machine counts.
@@ -41,7 +42,7 @@ preferences: Registry[Callable[[bool], Preference]] = Registry("preference", Unk
 def preference_here() -> Preference:
     """That of this machine, looked for once; the log says which board it is like."""
     is_board = platform.machine() in _BOARDS
-    if not is_board and not (devices_directory() / THIS_MACHINE).is_file():
+    if not is_board and not is_there(devices_directory() / THIS_MACHINE):
         return Preference()     # without the 10 ms that reading descriptions of boards takes
     found = preferences.get("here")(is_board)
     if found.board is not None:

@@ -25,6 +25,8 @@ import msgspec
 from edgeface import errors, weights
 from edgeface.bundle import Bundle
 from edgeface.errors import EdgefaceError, EngineError
+from edgeface.regular_files import is_there
+from edgeface.user_folders import cache_directory
 
 # Of a child that waits for something; one that computes for ever meets its limit on processor time before.
 _TIMEOUT_S = 120.0
@@ -40,19 +42,14 @@ def require_tried(directory: Path, bundle: Bundle) -> None:
     """
     if bundle.engine not in _PACKAGES or _came_with_edgeface(directory):
         return
-    note = cache_directory() / _key(bundle)
-    if note.exists():
+    note = cache_directory() / "trials" / _key(bundle)
+    if is_there(note):
         return
     _try(directory, bundle)
     # Without a place for the note the bundle is tried each time, and works.
     with suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()
-
-
-def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/edgeface/trials``, by default below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeface" / "trials"
 
 
 def _came_with_edgeface(directory: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgeface.errors import InstallError, OutputError
 from edgeface.stream.service import DESCRIPTION, SYSTEM_UNITS, check_name
+from edgeface.user_folders import config_directory
 
 # Stopping waits for TimeoutStopSec of the unit, 10 s.
 _DEADLINE_S = 60
@@ -149,8 +150,7 @@ def _found(program: str) -> str:
 
 
 def _own_units() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "systemd" / "user"
+    return config_directory() / "systemd" / "user"
 
 
 def _number(text: str) -> int:

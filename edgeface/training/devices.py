@@ -43,21 +43,37 @@ def find_place(precision: str) -> Place:
     """Device and rank of this process; under torchrun it joins the group.
 
     ``precision`` auto is bf16 where the hardware multiplies it, fp16 on older GPUs, else fp32. Raises OptionError for
-    fp16 on a CPU, which cannot train in it.
+    fp16 on a CPU, which cannot train in it, and for an environment that torchrun did not make.
     """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
+    rank = _number("RANK", 0, world - 1)
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", _number("LOCAL_RANK", 0, torch.cuda.device_count() - 1))
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
     if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except ValueError as error:
+            raise OptionError(f"WORLD_SIZE={world}: {error}: start it with torchrun, or unset WORLD_SIZE") from None
     if precision == "fp16" and device.type == "cpu":
         raise OptionError("run.precision fp16 needs a GPU: use bf16, fp32 or auto")
     if precision == "auto":
         precision = _best_precision(device)
     return Place(device, rank, world, precision)
+
+
+def processes() -> int:
+    """How many train together: torchrun's WORLD_SIZE, else 1. Raises OptionError."""
+    return _number("WORLD_SIZE", 1, 1 << 16, least=1)
+
+
+def _number(variable: str, default: int, most: int, *, least: int = 0) -> int:
+    given = os.environ.get(variable, str(default))
+    if not given.isascii() or not given.isdigit() or not least <= int(given) <= most:
+        raise OptionError(f"{variable}={given}: is none of {least} to {most}: unset it, or start with torchrun")
+    return int(given)
 
 
 def _best_precision(device: torch.device) -> str:

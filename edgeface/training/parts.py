@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgeface.bundle import sha256_of
-from edgeface.data.pixels import ProgressBar, cache_directory
+from edgeface.data.pixels import ProgressBar, pixels_directory
 from edgeface.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from edgeface.training.config import Config
 from edgeface.training.loop import Trainer
@@ -116,7 +116,7 @@ class StagedRun(PartsRun):
     ) -> None:
         super().__init__(config.model, [part for part in parts if part != DETECTOR], out)
         self.config, self._data = config, data
-        self._cache, self._made, self._progress = cache or cache_directory(), dict(made), progress
+        self._cache, self._made, self._progress = cache or pixels_directory(), dict(made), progress
         self._start = start
         self._detector = detector(out / DETECTOR) if DETECTOR in parts else None
         self._current = self._detector

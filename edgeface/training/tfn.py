@@ -5,7 +5,6 @@ IV.C)."""
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from edgeface.atomic import write_bytes
-from edgeface.data.pixels import ProgressBar, cache_directory
+from edgeface.data.pixels import ProgressBar, pixels_directory
 from edgeface.data.sets import open_data
 from edgeface.errors import OptionError, TrainingError
 from edgeface.models.checkpoint import Checkpoint, load_checkpoint
@@ -25,6 +24,7 @@ from edgeface.models.starting import is_archive
 from edgeface.models.tfn import TFN, Group
 from edgeface.training.config import Config, plain_config
 from edgeface.training.detector import Lesson
+from edgeface.training.devices import processes
 from edgeface.training.joint import DevFaces, JointObjective, JointProbe, groups_of, tasks_of, trained_patterns
 from edgeface.training.joint_samples import Joint, JointSet, TaskFaces
 from edgeface.training.loop import Trainer
@@ -72,7 +72,7 @@ class TFNTraining(StagedRun):
         if not config.parts or len(set(config.parts)) < len(config.parts):
             raise OptionError("parts must be some of detector, joint, detection, landmarks and attributes, each once")
         parts = list(config.parts)
-        if JOINT in parts and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if JOINT in parts and processes() > 1:
             raise OptionError('the joint stage trains in one process: leave torchrun out, or set parts=["detector"]')
         if start is not None and DETECTOR in parts and _is_maskface(start):
             _LOG.warning("%s: its detector is taken as it is, and what comes after it is trained", start)
@@ -80,7 +80,7 @@ class TFNTraining(StagedRun):
         if DETECTOR not in parts and start is None:
             raise OptionError("without the part detector --start-from is needed, a TFN or MaskFace that finds faces")
         self._sources = Sources(
-            open_data(data), config.regions, cache or cache_directory(), out / "faces", progress
+            open_data(data), config.regions, cache or pixels_directory(), out / "faces", progress
         )
         _require_possible(config, parts, self._sources)
         super().__init__(config, parts, data, out, cache, made, progress, detector, start)

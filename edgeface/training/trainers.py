@@ -13,7 +13,7 @@ from torch import nn
 
 from edgeface.bundle import sha256_of
 from edgeface.data.detection import Batch
-from edgeface.data.pixels import ProgressBar, cache_directory
+from edgeface.data.pixels import ProgressBar, pixels_directory
 from edgeface.errors import TrainingError, UnknownModelError
 from edgeface.int8.network import Quantisation
 from edgeface.models import families
@@ -103,7 +103,7 @@ def _detector(request: Request, settings: Config, out: Path) -> DetectorTraining
     """A detector's run in the folder ``out``."""
     return DetectorTraining(
         detector_trainer(
-            plain_config(settings), request.data, out, request.cache or cache_directory(), request.licence,
+            plain_config(settings), request.data, out, request.cache or pixels_directory(), request.licence,
             request.overrides, request.progress, request.start_from,
         )
     )
@@ -128,7 +128,7 @@ def train_tfn(request: Request) -> Training:
     def joint(net: TFN, settings: Config, out: Path, widened: Callable[[Lesson], Lesson]) -> DetectorTraining:
         return DetectorTraining(
             network_trainer(
-                net, settings, request.data, out, request.cache or cache_directory(), request.licence,
+                net, settings, request.data, out, request.cache or pixels_directory(), request.licence,
                 {"overrides": list(request.overrides)}, request.progress, widened=widened,
             )
         )
@@ -154,7 +154,7 @@ def train_mtcnn(request: Request) -> Training:
     if not isinstance(net, MTCNN):
         raise TrainingError(f"{config.model} is not MTCNN, the only network that this trainer knows")
     return MTCNNTraining(
-        net, config, request.data, request.out, request.cache or cache_directory(), made,
+        net, config, request.data, request.out, request.cache or pixels_directory(), made,
         request.licence or DEFAULT_LICENCE, request.progress, quantisation,
     )
 
@@ -170,7 +170,7 @@ def train_tcnn(request: Request) -> Training:
     if not isinstance(net, PatchNet):
         raise TrainingError(f"{config.model} is not T-CNN, the only network that this trainer knows")
     return TCNNTraining(
-        net, config, request.data, request.out, request.cache or cache_directory(), made,
+        net, config, request.data, request.out, request.cache or pixels_directory(), made,
         request.licence or DEFAULT_LICENCE, request.progress, quantisation,
     )
 
