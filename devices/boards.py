@@ -20,6 +20,7 @@ from msgspec import Meta
 from edgeface.errors import DeviceError, UnknownDeviceError, UnknownEngineError
 from edgeface.registry import unknown_name
 from edgeface.regular_files import LARGEST_SETTINGS_BYTES, is_there, read_regular
+from edgeface.toml_reasons import NOT_TOML
 from edgeface.user_folders import devices_directory
 
 from .cores import Cluster, Index, Text
@@ -163,7 +164,7 @@ def _read(path: Path) -> dict[str, Any]:
         )
     except OSError as error:
         raise DeviceError(f"{path}: {error.strerror}: make it readable, or remove it") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_TOML as error:
         raise DeviceError(f"{path}: not TOML: {error}: mend it, or remove it") from None
     return content
 

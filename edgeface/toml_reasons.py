@@ -12,6 +12,9 @@ from msgspec import inspect
 from edgeface.errors import OptionError
 from edgeface.registry import nearest
 
+# What text that is no TOML raises: a bad one, one of other bytes, and tables or arrays in one another without end.
+NOT_TOML = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 def require_no_zero(settings: Any, where: Path | str) -> None:
     """Raises OptionError where a text in the ``settings`` from ``where`` is one that no path and no command can hold.

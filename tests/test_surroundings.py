@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from edgeface.devices import boards
 
 import edgeface.cli.service
 from edgeface.cli import _one_line_for_an_error, main
-from edgeface.errors import InputError, OptionError, OutputError
+from edgeface.data.sets import describe
+from edgeface.errors import EdgefaceError, InputError, OptionError, OutputError
 from edgeface.regular_files import is_there
 from edgeface.runtime import catalog
+from edgeface.stream.config import read_config
+from edgeface.training.config import read_toml
 from edgeface.user_folders import bundles_directory, cache_directory, devices_directory
 
 XDG = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
@@ -114,6 +118,17 @@ def test_what_the_system_refuses_is_one_line(error: Exception, says: str, capsys
 def test_a_mistake_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)), _one_line_for_an_error():
         raise error
+
+
+@pytest.mark.parametrize("content", [f"a = {'[' * 5000}{']' * 5000}", "a = '\udcff'"])
+@pytest.mark.parametrize("read", [read_toml, read_config, lambda path: describe(path.parent)])
+def test_settings_that_are_no_text_or_nested_without_end_are_no_toml(
+    read: Callable[[Path], object], content: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "set.toml"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(EdgefaceError, match="not TOML"):
+        read(path)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["detect", "--help"], ["--version"]])

@@ -14,6 +14,7 @@ import msgspec
 from edgeface.data.annotations import ANNOTATIONS, Picture, read_annotations
 from edgeface.errors import DataError
 from edgeface.regular_files import LARGEST_SETTINGS_BYTES, open_regular, read_regular
+from edgeface.toml_reasons import NOT_TOML
 
 DESCRIPTION = "set.toml"
 HELD_OUT_SHARE = 0.1
@@ -59,7 +60,7 @@ def describe(directory: Path) -> SetDescription:
     except msgspec.ValidationError as error:
         keys = ", ".join(SetDescription.__struct_fields__)
         raise DataError(f"{file}: {error}: it may say {keys}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_TOML as error:
         raise DataError(f"{file}: not TOML: {error}") from None
 
 

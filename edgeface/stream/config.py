@@ -11,7 +11,7 @@ from msgspec import Meta
 from edgeface.errors import OptionError
 from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
 from edgeface.runtime.detector_options import Count, DetectorOptions
-from edgeface.toml_reasons import reason, require_no_zero
+from edgeface.toml_reasons import NOT_TOML, reason, require_no_zero
 
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -119,7 +119,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = msgspec.toml.decode(content, type=CameraConfig)
     except msgspec.ValidationError as error:
         raise OptionError(f"{path}: {reason(error, CameraConfig)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_TOML as error:
         raise OptionError(f"{path}: not TOML: {error}") from None
     settings: dict[str, Any] = {}
     for section in msgspec.to_builtins(config).values():

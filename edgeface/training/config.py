@@ -13,7 +13,7 @@ from msgspec import Meta
 from edgeface.data.settings import Data
 from edgeface.errors import OptionError, TrainingError
 from edgeface.regular_files import LARGEST_SETTINGS_BYTES, read_regular
-from edgeface.toml_reasons import reason, require_no_zero
+from edgeface.toml_reasons import NOT_TOML, reason, require_no_zero
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 Count = Annotated[int, Meta(ge=1)]
@@ -145,7 +145,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = msgspec.toml.decode(read_regular(path, LARGEST_SETTINGS_BYTES))
     except OSError as error:
         raise OptionError(f"{path}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except NOT_TOML as error:
         raise OptionError(f"{path}: not TOML: {error}") from None
     return content
 
@@ -169,7 +169,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise OptionError(f"override {override!r}: write section.key=value, for instance run.steps=2000")
     try:
         value = msgspec.toml.decode(f"value = {text}")["value"]
-    except msgspec.DecodeError:
+    except NOT_TOML:
         value = text                    # a bare word is a string: run.precision=bf16
     *path, last = key.split(".")
     table = content
