@@ -22,6 +22,8 @@ from edgeface.runtime import catalog
 
 NAME = "mos_s-fp16-ncnn"
 BOARDS = "mos_s-int8-ncnn"
+# The forms of mos_s that a clone has.
+FORMS = (NAME, BOARDS, "mos_s-int8-tflite")
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def board_shelf(shelf: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pyt
     shutil.rmtree(shelf)
     _copy(tiny_bundle, shelf / BOARDS)
     monkeypatch.setattr(weights, "DEFAULTS", {"mos_s": BOARDS})
+    monkeypatch.setattr(weights, "figures", lambda: dict.fromkeys(FORMS))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return shelf
 
@@ -163,6 +166,7 @@ def installed(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (clone / "edgeface").mkdir(parents=True)
     shelf.rename(clone / "edgeface" / "weights")
     monkeypatch.setattr(weights, "directory", lambda: site / "edgeface" / "weights")
+    monkeypatch.setattr(weights, "figures", lambda: dict.fromkeys(FORMS))
     note = site / "edgeface-0.1.0.dist-info" / "direct_url.json"
     note.parent.mkdir()
     note.write_bytes(msgspec.json.encode({"dir_info": {}, "url": clone.as_uri()}))
@@ -212,7 +216,6 @@ def test_an_edgeface_that_came_without_a_clone_has_only_its_own(
         ("mos_s", "tflite", None, "mos_s-int8-tflite"),
         ("mos_s", None, "fp16", "mos_s-fp16-ncnn"),
         ("mos_s-fp16-ncnn", None, None, "mos_s-fp16-ncnn"),
-        ("mos_s", "tflite", "fp32", "mos_s-fp32-tflite"),
     ],
 )
 def test_a_board_without_a_bundle_says_how_to_get_it_and_finds_it_then(
@@ -228,6 +231,17 @@ def test_a_board_without_a_bundle_says_how_to_get_it_and_finds_it_then(
     assert catalog.find(model, engine, precision) == there
     assert [entry.name for entry in catalog.deployed()] == [lacks]
     assert catalog.find("mos_s") == board_shelf / BOARDS
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "precision"), [("mos_s", "tflite", "fp32"), ("mos_s-fp32-tflite", None, None)]
+)
+def test_a_board_is_not_sent_for_a_bundle_that_comes_with_no_edgeface(
+    board_shelf: Path, model: str, engine: str | None, precision: str | None
+) -> None:
+    step = f"mos_s-fp32-tflite: no edgeface comes with this bundle: take {BOARDS}, or make it .*'edgeface deploy"
+    with pytest.raises(EdgefaceError, match=step):
+        catalog.find(model, engine, precision)
 
 
 def test_what_serves_a_board_best_is_passed_by_where_it_is_not_and_taken_where_it_was_deployed(

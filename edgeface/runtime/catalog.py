@@ -246,9 +246,15 @@ def _form(name: str) -> tuple[str, str, str] | None:
 
 
 def _way_to_a_board(name: str) -> str:
+    bring = f"'edgeface deploy {name} --device BOARD'"
+    if name not in weights.figures() and (form := _form(name)):
+        return (
+            f"no edgeface comes with this bundle: take {form[0]}{weights.ON_BOARDS}, or make it on another computer "
+            f"and bring it with {bring}"
+        )
     return (
         f"this edgeface has no such bundle, to save room{_clone_is_gone()}: bring it from another computer with "
-        f"'edgeface deploy {name} --device BOARD', or install here from a clone and keep that"
+        f"{bring}, or install here from a clone and keep that"
     )
 
 
