@@ -163,6 +163,8 @@ def test_training_in_int8_needs_samples(run: Path, data: Path, tmp_path: Path) -
         (["options.activation=gelu"], "activation 'gelu' cannot work: choose prelu or relu"),
         (["rnet.stepps=3"], "stepps"),
         (["onet.steps=0"], "onet.steps: Expected `int` >= 1"),
+        (["onet.optimiser.learning_rate=-1"], "onet.optimiser.learning_rate: Expected `float` > 0.0"),
+        (["onet.optimiser.clip_norm=-1"], "onet.optimiser.clip_norm: Expected `float` > 0.0"),
         (["onet.weights={fase=1.0}"], "onet.weights has no value 'fase'. Did you mean 'face'?"),
         (["rnet.shares={faces=1.0}"], "rnet.shares has no value 'faces'. Its values are landmarks, negatives"),
         (["thresholds.rnett=0.2"], "rnett"),

@@ -32,13 +32,13 @@ class Optimiser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``drops``: the shares of the run after which the rate falls to a tenth."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 0.002
-    weight_decay: float = 0.02
-    warmup_steps: int = 200
-    final_share: float = 0.01           # of the peak rate, at the end of the cosine
-    drops: list[float] = []
-    clip_norm: float = 10.0
-    ema_decay: float = 0.998
+    learning_rate: Annotated[float, Meta(gt=0)] = 0.002
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.02
+    warmup_steps: Annotated[int, Meta(ge=0)] = 200
+    final_share: Annotated[float, Meta(ge=0, le=1)] = 0.01      # of the peak rate, at the end of the cosine
+    drops: list[Annotated[float, Meta(ge=0, le=1)]] = []
+    clip_norm: Annotated[float, Meta(gt=0)] = 10.0
+    ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.998
 
 
 class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
