@@ -145,6 +145,16 @@ def test_labels_of_yolo_without_pictures_find_them_elsewhere(pictures: Path, tmp
     (pictures / "below" / "a.jpg").write_bytes((pictures / "a.png").read_bytes())
     two = edgeface("import", "yolo", tmp_path / "yolo", "--images", pictures, "--out", tmp_path / "two")
     assert "a: 2 pictures have this name" in two.output
+    assert ": 1 problem: mend" in two.output
+
+
+@pytest.mark.parametrize("kind", ["coco", "cvat", "label-studio", "voc", "wider", "yolo"])
+def test_what_is_not_there_is_named(kind: str, pictures: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for source, images in ((gone, pictures), (pictures, gone)):
+        result = edgeface("import", kind, source, "--images", images, "--out", tmp_path / "mine")
+        assert result.exit_code == DataError.exit_code
+        assert f"{gone}: No such file or directory" in result.output
 
 
 def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(pictures: Path, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from edgeface.data.sets import DESCRIPTION
 from edgeface.errors import DataError, InputError, OutputError
 from edgeface.image_headers import MAX_MEGAPIXELS, read_header
 from edgeface.images import read_image
-from edgeface.regular_files import LARGEST_BYTES, read_regular
+from edgeface.regular_files import LARGEST_BYTES, is_there, read_regular
+from edgeface.wording import counted
 
 _PROBLEMS_SHOWN = 20
 _JPEG_QUALITY = 95
@@ -65,7 +66,11 @@ def import_export(
     there is not, DataError for an export that is wrong, each problem of which the log lists, and OutputError where
     ``out`` is there already.
     """
-    export = reader.get(kind)(source)
+    read = reader.get(kind)
+    for path in (source, wanted.images or source):
+        if not is_there(path):
+            raise DataError(f"{path}: No such file or directory")
+    export = read(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: is there already: choose another --out")
     if not any(picture.boxes for picture in export.pictures):
@@ -82,7 +87,7 @@ def import_export(
             where = "" if wanted.images else " (--images says where the pictures are)"
             _log(problems)
             raise DataError(
-                f"{source}: {len(problems)} problems{where}: mend them, or --skip-bad leaves them out; "
+                f"{source}: {counted(len(problems), 'problem')}{where}: mend them, or --skip-bad leaves them out; "
                 f"the first: {problems[0]}"
             )
         if not lines:
