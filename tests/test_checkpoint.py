@@ -36,6 +36,11 @@ def test_round_trip(tmp_path: Path, checkpoint: Checkpoint) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["mos_s.pt"]
 
 
+def test_a_checkpoint_needs_no_suffix(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    save_checkpoint(tmp_path / "mine", checkpoint)
+    assert load_checkpoint(tmp_path / "mine").model == "mos_s"
+
+
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[object, tuple[str]]:

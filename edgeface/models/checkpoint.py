@@ -115,7 +115,9 @@ def write_atomically(path: Path, content: Any) -> None:
         raise refused(path.parent, error) from None
     with replacing(path) as temporary:
         try:
-            torch.save(content, temporary)
+            # Given a path, torch takes the archive's name from it, and refuses ".edgeface-1", which has none.
+            with temporary.open("wb") as stream:
+                torch.save(content, stream)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as a RuntimeError of its archive writer.
             raise refused(path, error if isinstance(error, OSError) else OSError(errno.ENOSPC, "disk full")) from None
