@@ -67,7 +67,7 @@ class Subject:
 def load_there(client: Client, directory: Path, **options: Any) -> LoadedBundle:
     """A bundle loaded on the board; one that edgeface for a board comes without is copied there first."""
     there = directory.name
-    if not there.endswith(weights.ON_BOARDS):
+    if not weights.is_in_wheels(there):
         there = folder_there(client, directory.name)
         client.link.put(directory, there, timeout_s=TIMEOUT_S)
     return client.load(there, threads=1, size_px=SIZE_PX, timeout_s=TIMEOUT_S, **options)

@@ -131,7 +131,7 @@ def test_a_training_run_is_answered_with_its_checkpoint(shelf: Path) -> None:
         ("Mos_S-FP16-ncnn", f"Did you mean '{NAME}'"),
         ("MOS.pt", "no such file here, and no checkpoint 'MOS.pt'. Did you mean 'mos_s.pt'"),
         ("x" * 5000, "no model"),
-        ("mos_tiny", "comes without weights: train it with 'edgeface train mos_tiny', or choose another. Models:"),
+        ("mos_fast", "comes without weights: train it with 'edgeface train mos_fast', or choose another. Models:"),
         ("face.onnx", "no such bundle or checkpoint"),
         (
             "mos_s-fp32-ncnn",
@@ -272,8 +272,8 @@ def test_what_a_wheel_leaves_out_is_what_the_catalog_takes_it_to_lack() -> None:
     folders = [each.removesuffix("/**") for each in excluded if each.endswith("/**")]
     names = {entry.name for entry in catalog.shipped()}
     left_out = {name for name in names if any(fnmatch(f"edgeface/weights/{name}", folder) for folder in folders)}
-    assert names - left_out == {name for name in names if name.endswith(weights.ON_BOARDS)}
-    assert set(weights.DEFAULTS.values()) <= names - left_out
+    assert names - left_out == {name for name in names if weights.is_in_wheels(name)}
+    assert {name for name in weights.DEFAULTS.values() if not name.startswith("tfn-")} <= names - left_out
     parts = {part for name in names - left_out for part in read_bundle(weights.directory() / name).parts}
     assert parts <= names - left_out
 

@@ -18,11 +18,16 @@ GOLDEN: dict[str, tuple[tuple[float, ...], float, tuple[float, ...] | None]] = {
     "mhcnn-int8-tflite": ((180.8, 57.2, 268.4, 175.4), 0.784, (-18.3, -0.2, 2.7)),
     "mhcnn_m-int8-ncnn": ((181.4, 53.0, 270.1, 177.2), 0.790, (-26.4, 1.2, 4.0)),
     "mhcnn_m-int8-tflite": ((181.4, 53.4, 270.0, 177.4), 0.788, (-26.7, 0.7, 4.2)),
+    "mhcnn_tiny-int8-ncnn": ((183.1, 55.2, 267.5, 174.7), 0.821, (-21.0, 0.2, 2.9)),
+    "mhcnn_tiny-int8-tflite": ((183.0, 55.0, 267.6, 174.6), 0.820, (-20.8, 0.3, 2.9)),
     "mos_m-int8-ncnn": ((178.3, 53.2, 270.4, 175.0), 0.702, (-1.7, 0.0, 2.0)),
     "mos_m-int8-tflite": ((178.3, 53.3, 270.3, 175.0), 0.698, (-1.4, -0.1, 2.1)),
     "mos_s-fp16-ncnn": ((177.4, 53.5, 270.1, 177.6), 0.700, (-1.3, -1.4, 2.6)),
     "mos_s-int8-ncnn": ((177.1, 53.4, 270.5, 178.2), 0.690, (-1.4, -1.9, 3.0)),
     "mos_s-int8-tflite": ((177.2, 53.2, 270.6, 178.1), 0.692, (-1.7, -2.1, 3.2)),
+    "mos_tiny-fp16-ncnn": ((180.5, 53.9, 269.9, 173.6), 0.733, (-2.5, 0.6, 4.5)),
+    "mos_tiny-int8-ncnn": ((178.8, 54.3, 270.9, 173.0), 0.744, (-3.0, -0.3, 4.0)),
+    "mos_tiny-int8-tflite": ((179.2, 54.6, 271.0, 172.8), 0.743, (-2.4, -0.9, 4.4)),
     "mtcnn-fp16-ncnn": ((180.0, 56.2, 271.8, 178.3), 1.0, (-22.9, 0.2, 0.9)),
     "mtcnn-int8-ncnn": ((179.8, 58.4, 270.1, 176.9), 1.0, (-21.4, -0.7, 2.1)),
     "tfn-int8-ncnn": ((176.6, 47.6, 271.4, 176.7), 0.904, None),
@@ -44,13 +49,13 @@ def faces(astronaut: NDArray[np.uint8], model: str) -> edgeface.Faces:
 def test_all_of_them_come_along_and_int8_is_the_default() -> None:
     assert {entry.name for entry in shipped()} == set(GOLDEN) | REFINEMENTS
     assert [entry.name for entry in shipped() if entry.default] == [
-        "maskface-int8-ncnn", "mhcnn-int8-ncnn", "mhcnn_m-int8-ncnn", "mos_m-int8-ncnn", "mos_s-int8-ncnn",
-        "mtcnn-int8-ncnn", "tcnn-int8-ncnn", "tfn-int8-ncnn",
+        "maskface-int8-ncnn", "mhcnn-int8-ncnn", "mhcnn_m-int8-ncnn", "mhcnn_tiny-int8-ncnn", "mos_m-int8-ncnn",
+        "mos_s-int8-ncnn", "mos_tiny-int8-ncnn", "mtcnn-int8-ncnn", "tcnn-int8-ncnn", "tfn-int8-ncnn",
     ]
     assert all(entry.read().verified for entry in shipped())
     assert set(shipped_checkpoints()) == {
-        "maskface", "maskface_int8", "mos_m", "mos_m_int8", "mos_s", "mos_s_qat", "mtcnn", "mtcnn_int8", "tcnn",
-        "tcnn_int8", "tfn", "tfn_int8",
+        "maskface", "maskface_int8", "mos_m", "mos_m_int8", "mos_s", "mos_s_qat", "mos_tiny", "mos_tiny_int8",
+        "mtcnn", "mtcnn_int8", "tcnn", "tcnn_int8", "tfn", "tfn_int8",
     }
 
 

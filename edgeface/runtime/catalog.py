@@ -203,7 +203,7 @@ def _unknown(name: str, engine: str | None, precision: str | None, is_known: boo
         )
     if is_known and is_for_board():
         form = f"{name}-{precision or 'int8'}-{engine or 'ncnn'}"
-        if not form.endswith(weights.ON_BOARDS):
+        if not weights.is_in_wheels(form):
             return OptionError(f"{form}: {_way_to_a_board(form)}")
     if is_known:
         wanted = [f"for the engine {engine}"] * bool(engine) + [f"in {precision}"] * bool(precision)
@@ -247,9 +247,9 @@ def _form(name: str) -> tuple[str, str, str] | None:
 
 def _way_to_a_board(name: str) -> str:
     bring = f"'edgeface deploy {name} --device BOARD'"
-    if name not in weights.figures() and (form := _form(name)):
+    if name not in weights.figures() and (form := _form(name)) and (usual := weights.DEFAULTS.get(form[0])):
         return (
-            f"no edgeface comes with this bundle: take {form[0]}{weights.ON_BOARDS}, or make it on another computer "
+            f"no edgeface comes with this bundle: take {usual}, or make it on another computer "
             f"and bring it with {bring}"
         )
     return (

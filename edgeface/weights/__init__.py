@@ -1,7 +1,7 @@
 """The models that come with the package: a directory a bundle, named model-precision-engine, and checkpoints.
 
-A wheel has of each model the bundle in int8 for ncnn, which detection needs, and no checkpoints (``pyproject.toml``).
-The rest is taken from the clone that pip installed from, while it is there.
+A wheel has of each model but TFN the bundle in int8 for ncnn, which detection needs, and no checkpoints
+(``pyproject.toml``). The rest is taken from the clone that pip installed from, while it is there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ FIGURES = "figures.json"
 SHIPPED = "shipped:"
 # What is taken where no model is given, which a folder that happens to lie here does not change.
 DEFAULT_MODEL = f"{SHIPPED}mhcnn"
-# How the names of bundles end that every wheel has.
-ON_BOARDS = "-int8-ncnn"
+# How the names of bundles end that every wheel has, and how those begin that it lacks: TFN, a beginning, would be a
+# third of it.
+_IN_WHEELS, _LEFT_OUT = "-int8-ncnn", ("tfn-",)
 # What a model's name alone means.
 DEFAULTS = {
     "mos_s": "mos_s-int8-ncnn",
@@ -29,6 +30,8 @@ DEFAULTS = {
     "tfn": "tfn-int8-ncnn",
     "mos_m": "mos_m-int8-ncnn",
     "mhcnn_m": "mhcnn_m-int8-ncnn",
+    "mos_tiny": "mos_tiny-int8-ncnn",
+    "mhcnn_tiny": "mhcnn_tiny-int8-ncnn",
 }
 # What each model is to be taken for, in one line.
 PURPOSES = {
@@ -36,6 +39,8 @@ PURPOSES = {
     "mos_s": "crowds: one net in one pass, so that faces cost next to no time",
     "mhcnn_m": "the most faces, for about twice the time: MOS on MobileNetV2, and T-CNN's second look",
     "mos_m": "crowds where the most faces count more than time",
+    "mhcnn_tiny": "little time: MOS on a trunk made for Cortex-A72, and T-CNN's second look",
+    "mos_tiny": "crowds in the least time; it misses more small faces than mos_s",
     "mtcnn": "comparison: the published cascade on an image pyramid",
     "maskface": "68 points of each face: eyes, brows, nose, mouth and jaw",
     "tfn": "a beginning: 68 points, apparent age, gender and ethnicity, often wrong",
@@ -55,6 +60,11 @@ def directories() -> list[Path]:
     """Where they lie: in the package, and what it lacks in the clone that it was installed from."""
     clone = clone_directory()
     return [directory()] if clone is None or not clone.is_dir() else [directory(), clone]
+
+
+def is_in_wheels(name: str) -> bool:
+    """Whether every wheel has the bundle of this name, if there is one."""
+    return name.endswith(_IN_WHEELS) and not name.startswith(_LEFT_OUT)
 
 
 def directory() -> Path:
