@@ -45,8 +45,8 @@ def board_shelf(shelf: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pyt
     """As ``shelf``, as a board has it."""
     shutil.rmtree(shelf)
     _copy(tiny_bundle, shelf / BOARDS)
-    monkeypatch.setattr(weights, "DEFAULTS", {"mos_s": BOARDS})
-    monkeypatch.setattr(weights, "figures", lambda: dict.fromkeys(FORMS))
+    monkeypatch.setattr(weights, "DEFAULTS", {"mos_s": BOARDS, "tfn": "tfn-int8-ncnn"})
+    monkeypatch.setattr(weights, "figures", lambda: dict.fromkeys([*FORMS, "tfn-int8-ncnn"]))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return shelf
 
@@ -216,6 +216,8 @@ def test_an_edgeface_that_came_without_a_clone_has_only_its_own(
         ("mos_s", "tflite", None, "mos_s-int8-tflite"),
         ("mos_s", None, "fp16", "mos_s-fp16-ncnn"),
         ("mos_s-fp16-ncnn", None, None, "mos_s-fp16-ncnn"),
+        ("tfn", None, None, "tfn-int8-ncnn"),
+        ("tfn-int8-ncnn", None, None, "tfn-int8-ncnn"),
     ],
 )
 def test_a_board_without_a_bundle_says_how_to_get_it_and_finds_it_then(

@@ -100,7 +100,8 @@ def find(
         return _found_here(name, is_known)
     shipped_path = _find_shipped(name, engine, precision, best)
     if shipped_path is None:
-        raise _unknown(name, engine, precision, is_known)
+        # A wheel lacks all bundles of a model that it is still to speak of.
+        raise _unknown(name, engine, precision, is_known or name in weights.DEFAULTS)
     if name == model and name.endswith(_CHECKPOINT):
         path = "" if shipped_path.parent == weights.directory() else f", {shipped_path}"
         _log.warning("%s: no such file here: taking the checkpoint of that name that comes with edgeface%s", name, path)
@@ -226,7 +227,7 @@ def _shipped_forms(name: str) -> str | None:
     any other name."""
     model, precision, engine = _form(name) or ("", "", "")
     own = [entry.name for entry in shipped() if entry.name.startswith(f"{model}-")]
-    if not own:
+    if not own and model not in weights.DEFAULTS:
         return None
     if is_for_board():
         return f"{name}: {_way_to_a_board(name)}"
@@ -273,7 +274,7 @@ def _trainable() -> set[str]:
     """The models that a training is configured for. Their configurations are looked for and not imported, as a board
     has nothing that trains."""
     found = (Path(__file__).parents[1] / "training" / "configs").glob("*.toml")
-    return {path.stem for path in found if not path.stem.endswith("_qat")}
+    return {path.stem for path in found if path.stem != "qat"}
 
 
 def _choices() -> str:
