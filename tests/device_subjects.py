@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ def load_there(client: Client, directory: Path, **options: Any) -> LoadedBundle:
 
 
 def folder_there(client: Client, name: str) -> str:
-    """A folder on the board for that worker alone: emulated processors share the folders of this machine."""
-    return f"~/.cache/edgeface/tests/{client.link.core.replace(' ', '-')}-{name}"
+    """A folder on the board for that worker alone: emulated processors and pytest's processes share the folders of this
+    machine."""
+    core, process = client.link.core.replace(" ", "-"), os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    return f"~/.cache/edgeface/tests/{core}-{process}-{name}"
 
 
 def dev_pictures() -> list[Image]:

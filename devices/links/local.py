@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def _copy_folder(source: Path, target: Path) -> None:
     try:
         new, old = work / "new", work / "old"
         shutil.copytree(source, new)
-        if target.exists():
+        with suppress(FileNotFoundError):
             target.replace(old)
         try:
             new.replace(target)
