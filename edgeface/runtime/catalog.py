@@ -100,8 +100,7 @@ def find(
         return _found_here(name, is_known)
     shipped_path = _find_shipped(name, engine, precision, best)
     if shipped_path is None:
-        # A wheel lacks all bundles of a model that it is still to speak of.
-        raise _unknown(name, engine, precision, is_known or name in weights.DEFAULTS)
+        raise _unknown(name, engine, precision, is_known)
     if name == model and name.endswith(_CHECKPOINT):
         path = "" if shipped_path.parent == weights.directory() else f", {shipped_path}"
         _log.warning("%s: no such file here: taking the checkpoint of that name that comes with edgeface%s", name, path)
@@ -193,6 +192,8 @@ def _of_model(model: str, names: Sequence[str], bundles: Mapping[str, Named], wh
 
 def _unknown(name: str, engine: str | None, precision: str | None, is_known: bool) -> EdgefaceError:
     """The error for a name that means nothing here."""
+    if not is_known and (left_out := weights.DEFAULTS.get(name)) in weights.figures():
+        return UnknownModelError(f"{left_out}: {_way_to_a_board(str(left_out))}")
     if not is_known and name in _trainable():
         return UnknownModelError(
             f"{name} comes without weights: train it with 'edgeface train {name}', or choose another. {_choices()}"
@@ -227,7 +228,7 @@ def _shipped_forms(name: str) -> str | None:
     any other name."""
     model, precision, engine = _form(name) or ("", "", "")
     own = [entry.name for entry in shipped() if entry.name.startswith(f"{model}-")]
-    if not own and model not in weights.DEFAULTS:
+    if not own and weights.DEFAULTS.get(model) not in weights.figures():
         return None
     if is_for_board():
         return f"{name}: {_way_to_a_board(name)}"
