@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from edgeface.data.detection import Batch
 from edgeface.data.pixels import ProgressBar
 from edgeface.models.checkpoint import Checkpoint
@@ -49,14 +47,13 @@ def qat_trainer(
 ) -> Trainer[Batch]:
     """A trainer of ``start``'s weights and scales, resumed when ``out`` holds an earlier run.
 
-    ``checkpoint`` is the float one that ``start`` was calibrated from, ``source_sha256`` its file's hash. The weights
-    that the trainer saves are quantised checkpoints, and its dev figures those of the quantised network. Errors as in
-    ``edgeface.training.detector.detector_trainer``.
+    ``checkpoint`` is the float one that ``start`` was calibrated from, whose network ``config`` names, and
+    ``source_sha256`` its file's hash. The weights that the trainer saves are quantised checkpoints, and its dev figures
+    those of the quantised network. Errors as in ``edgeface.training.detector.detector_trainer``.
     """
     made = {"overrides": list(overrides), "quantised_from": {"sha256": source_sha256, "made": checkpoint.made}}
     assert isinstance(start.net, MOS)      # the caller asked for a detector's trainer
-    settings = msgspec.structs.replace(config, model=checkpoint.model, options=checkpoint.options)
     return network_trainer(
-        start.net.train(), settings, data, out, cache, checkpoint.licence, made, progress,
+        start.net.train(), config, data, out, cache, checkpoint.licence, made, progress,
         replace(start.quantisation, trained=True),
     )

@@ -187,7 +187,7 @@ def test_what_a_wheel_lacks_is_taken_from_the_clone_it_was_installed_from(
     shutil.rmtree(tmp_path / "my clone")
     with pytest.raises(UnknownModelError, match=r"has none, and the clone .*/my clone\) is gone: give"):
         catalog.find("mos_s.pt")
-    with pytest.raises(OptionError, match=r"to save room, and the clone .*/my clone\) is gone: bring"):
+    with pytest.raises(UnknownModelError, match=r"to save room, and the clone .*/my clone\) is gone: bring"):
         catalog.find("mos_s", "tflite")
 
 

@@ -85,9 +85,10 @@ def find(
     machine.
 
     The log of this module says what was taken: as a warning where a shipped file stands in for one that is not here,
-    or one here is in the way of a shipped one. Raises UnknownModelError with the choices, OptionError when the model
-    has nothing for the engine or in the precision, BundleError for a folder without a bundle in it, or a shipped
-    bundle that cannot be read, and CheckpointError for a file that does not begin as a checkpoint does.
+    or one here is in the way of a shipped one. Raises UnknownModelError with the choices, or with the way to what this
+    edgeface was installed without, OptionError when the model has nothing for the engine or in the precision,
+    BundleError for a folder without a bundle in it, or a shipped bundle that cannot be read, and CheckpointError for a
+    file that does not begin as a checkpoint does.
     """
     if isinstance(model, Path):
         if is_there(model):
@@ -192,21 +193,20 @@ def _of_model(model: str, names: Sequence[str], bundles: Mapping[str, Named], wh
 
 def _unknown(name: str, engine: str | None, precision: str | None, is_known: bool) -> EdgefaceError:
     """The error for a name that means nothing here."""
-    if not is_known and (left_out := weights.DEFAULTS.get(name)) in weights.figures():
-        return UnknownModelError(f"{left_out}: {_way_to_a_board(str(left_out))}")
-    if not is_known and name in _trainable():
+    ships = is_known or weights.DEFAULTS.get(name) in weights.figures()
+    if not ships and name in _trainable():
         return UnknownModelError(
             f"{name} comes without weights: train it with 'edgeface train {name}', or choose another. {_choices()}"
         )
-    if (name.endswith(_CHECKPOINT) or (is_known and engine == "torch")) and is_for_board():
+    if (name.endswith(_CHECKPOINT) or (ships and engine == "torch")) and is_for_board():
         return UnknownModelError(
             f"{name}: no such checkpoint here, and this edgeface has none{_clone_is_gone()}: give a checkpoint's path "
             "(edgeface's own lie in edgeface/weights of a clone), or keep the clone that you install from"
         )
-    if is_known and is_for_board():
+    if ships and is_for_board():
         form = f"{name}-{precision or 'int8'}-{engine or 'ncnn'}"
         if not weights.is_in_wheels(form):
-            return OptionError(f"{form}: {_way_to_a_board(form)}")
+            return UnknownModelError(f"{form}: {_way_to_a_board(form)}")
     if is_known:
         wanted = [f"for the engine {engine}"] * bool(engine) + [f"in {precision}"] * bool(precision)
         step = " or ".join(["engine"] * bool(engine) + ["precision"] * bool(precision))
